@@ -1,0 +1,3 @@
+//! Client keys: how they are kept and found.
+
+pub mod key;

@@ -1,0 +1,404 @@
+//! The configuration as the running server uses it: immutable, cross-checked, cheap to share.
+//!
+//! A request takes one snapshot at its start and keeps it to its last byte; a reload swaps the whole thing.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Uri};
+use ipnet::IpNet;
+
+use crate::auth::key::KeyTable;
+use crate::id::{BackendId, ModelId, ModelName, ProviderId, UpstreamModel, UserId};
+use crate::money::Prices;
+use crate::operation::Dialect;
+use crate::policy::ModelPolicy;
+use crate::secret::Secret;
+
+/// Everything that one configuration says.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// `[server]`.
+    pub server: Server,
+    /// `[settings]` that are not folded into providers and models.
+    pub settings: Settings,
+    /// Users by key and by token.
+    pub users: Users,
+    /// Providers by table key, disabled ones included.
+    pub providers: HashMap<ProviderId, Arc<Provider>>,
+    /// Models by every name that reaches them.
+    pub models: Models,
+}
+
+/// `[server]` with its defaults filled in.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Where to listen, when neither `--bind` nor `BIND_ADDRESS` says so.
+    pub bind_address: SocketAddr,
+    /// Connections held at once; more wait in the listen queue.
+    pub max_connections: usize,
+    /// Largest request body, bytes.
+    pub max_body_bytes: usize,
+    /// All request bodies and answers held at once, bytes.
+    pub max_buffered_bytes: usize,
+    /// Largest plain answer of an upstream, bytes.
+    pub max_response_bytes: usize,
+    /// TLS for clients; plain text without it.
+    pub tls: Option<ServerTls>,
+    /// How long a drain waits for requests in flight.
+    pub shutdown_grace: Duration,
+    /// How long `/readyz` fails before the listener closes.
+    pub drain_delay: Duration,
+    /// Origins that browsers may call `/v1*` from; `*` for any.
+    pub cors_allowed_origins: Vec<String>,
+    /// Whether `/metrics`, `/prometheus` and `/smart-ai/*` need an admin token.
+    pub protect_monitoring: bool,
+    /// Silence after which a stream carries a keep-alive comment.
+    pub keep_alive: Duration,
+    /// Silence after which a plain answer is kept alive with white space; off without it.
+    pub plain_keep_alive: Option<Duration>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether connections start with a PROXY protocol header.
+    pub proxy_protocol: bool,
+    /// Time for a request head to arrive, from its first byte.
+    pub header_timeout: Duration,
+    /// Time for a request body to arrive, beyond what its size earns at one KiB a second.
+    pub body_timeout: Duration,
+    /// How long an idle client connection is kept.
+    pub idle_timeout: Duration,
+    /// Whether replies carry `x-berry-provider`, `x-berry-model` and `x-berry-attempts`.
+    pub berry_headers: bool,
+    /// Failed authentications a minute from one address beyond which it is answered 429.
+    pub auth_failures_per_minute: u32,
+    /// Where the ledger and other state live; resolved by the server when absent.
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Certificate and key of the server, and who may connect.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// PEM chain.
+    pub cert: PathBuf,
+    /// PEM key.
+    pub key: PathBuf,
+    /// PEM roots; with it a client must show a certificate that they signed.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// What of `[settings]` concerns no single provider or model.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Log request bodies at debug level.
+    pub log_request_body: bool,
+    /// Log answer bodies at debug level.
+    pub log_response_body: bool,
+    /// Hide keys whole in `/admin/config`; otherwise their ends are shown there.
+    pub mask_api_keys: bool,
+    /// Attempts for a request beyond the first.
+    pub max_retries: u32,
+    /// Of these, how many may go to the same backend.
+    pub max_internal_retries: u32,
+    /// Longest time for a whole plain request, or for a stream up to its commit point.
+    pub total_timeout: Duration,
+}
+
+/// The users.
+#[derive(Debug, Default)]
+pub struct Users {
+    /// By SHA-256 of the token; disabled users are here too, so that they can be told why they are refused.
+    pub by_token: KeyTable<Arc<User>>,
+    /// By table key.
+    pub by_id: HashMap<UserId, Arc<User>>,
+}
+
+/// One user: who holds a token and what they may do.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// Table key.
+    pub id: UserId,
+    /// Name for people.
+    pub name: String,
+    /// Switched off users are refused with 403.
+    pub enabled: bool,
+    /// Whether the admin endpoints are open to them.
+    pub admin: bool,
+    /// Labels that pick backends.
+    pub tags: Vec<String>,
+    /// What they may ask for.
+    pub models: ModelPolicy,
+}
+
+/// One account at one upstream.
+#[derive(Debug)]
+pub struct Provider {
+    /// Table key.
+    pub id: ProviderId,
+    /// Name for people.
+    pub name: String,
+    /// Takes no traffic and no probes when off.
+    pub enabled: bool,
+    /// What it speaks and where.
+    pub upstream: Upstream,
+    /// Our key there; empty for keyless servers.
+    pub api_key: Secret,
+    /// Model names that it serves; empty = any.
+    pub models: Vec<UpstreamModel>,
+    /// Sent on every call.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Client headers that are passed on beside the fixed list.
+    pub forward_headers: Vec<HeaderName>,
+    /// Attempts here beyond the first within one request; `None` = no limit of its own.
+    pub max_retries: Option<u32>,
+    /// How long each silence is waited out.
+    pub timeouts: Timeouts,
+    /// Whether streams are asked for their usage.
+    pub stream_usage: StreamUsage,
+    /// TLS and proxy of the connection.
+    pub transport: Transport,
+}
+
+/// What an upstream speaks and where it is.
+#[derive(Clone, Debug)]
+pub enum Upstream {
+    /// OpenAI-compatible; `base` ends before `/chat/completions`, without a trailing slash.
+    OpenAi {
+        /// `https://api.openai.com/v1`.
+        base: Uri,
+    },
+    /// Azure OpenAI.
+    Azure(Azure),
+    /// Anthropic; `base` ends in `/v1`.
+    Anthropic {
+        /// `https://api.anthropic.com/v1`.
+        base: Uri,
+        /// Bearer instead of `x-api-key`, for Azure's `/anthropic` path with `auth = "bearer"`.
+        auth: KeyHeader,
+    },
+    /// Gemini; `base` ends in `/v1beta`.
+    Gemini {
+        /// `https://generativelanguage.googleapis.com/v1beta`.
+        base: Uri,
+    },
+    /// The upstream that is built in.
+    Demo(Demo),
+}
+
+impl Upstream {
+    /// The dialect that it speaks.
+    pub fn dialect(&self) -> Dialect {
+        match self {
+            Self::OpenAi { .. } | Self::Azure(_) | Self::Demo(_) => Dialect::OpenAi,
+            Self::Anthropic { .. } => Dialect::Anthropic,
+            Self::Gemini { .. } => Dialect::Gemini,
+        }
+    }
+}
+
+/// An Azure OpenAI resource.
+#[derive(Clone, Debug)]
+pub struct Azure {
+    /// Scheme, host and path prefix: what stands before `/openai/deployments`, or the whole base of the other styles.
+    pub base: Uri,
+    /// Which of Azure's URL styles.
+    pub style: AzureStyle,
+    /// `api-version` of the query; the v1 style needs none.
+    pub api_version: Option<String>,
+    /// Which header carries the key.
+    pub auth: KeyHeader,
+}
+
+/// Azure's URL styles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AzureStyle {
+    /// `{base}/openai/deployments/{deployment}/chat/completions?api-version=…`.
+    Deployments,
+    /// `{base}/chat/completions`, the deployment in `model`; `base` ends in `/openai/v1`.
+    V1,
+    /// `{base}/chat/completions?api-version=…`; `base` ends in `/models`.
+    Inference,
+}
+
+/// Which header carries a provider's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyHeader {
+    /// `authorization: Bearer KEY`.
+    Bearer,
+    /// `api-key: KEY` (Azure).
+    ApiKey,
+    /// `x-api-key: KEY` (Anthropic).
+    XApiKey,
+    /// `x-goog-api-key: KEY` (Gemini).
+    XGoogApiKey,
+}
+
+/// Knobs of the built-in demo upstream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Demo {
+    /// Makes its answers repeatable.
+    pub seed: u64,
+    /// Silence before the first token.
+    pub first_token_latency: Duration,
+    /// Between tokens.
+    pub token_latency: Duration,
+    /// Share of requests that it answers with an error, 0 to 1.
+    pub failure_rate: f64,
+}
+
+/// Longest silences that are waited out at a provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP and TLS.
+    pub connect: Duration,
+    /// Headers of a stream.
+    pub stream_headers: Duration,
+    /// Headers of a plain request, which is silent while the model thinks.
+    pub completion: Duration,
+    /// First content event of a stream; `None` = only the other limits hold.
+    pub first_token: Option<Duration>,
+    /// Between two chunks.
+    pub stream_idle: Duration,
+}
+
+/// Whether streams are asked for a usage chunk that the client did not ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamUsage {
+    /// Unless the upstream is known not to take it.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// How the connection to a provider is made.
+#[derive(Clone, Debug, Default)]
+pub struct Transport {
+    /// PEM roots that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM chain and key that we show.
+    pub client_identity: Option<(PathBuf, PathBuf)>,
+    /// Proxy of its own; without it the proxy variables of the environment decide.
+    pub proxy: Option<Uri>,
+}
+
+/// The models.
+#[derive(Debug, Default)]
+pub struct Models {
+    /// By public name, table key and alias; enabled ones only.
+    pub by_name: HashMap<Box<str>, Arc<Model>>,
+    /// All of them in table order, disabled ones included.
+    pub all: Vec<Arc<Model>>,
+}
+
+impl Models {
+    /// The model that a client means by `name`.
+    pub fn find(&self, name: &str) -> Option<&Arc<Model>> {
+        self.by_name.get(name)
+    }
+}
+
+/// One public model.
+#[derive(Debug)]
+pub struct Model {
+    /// Table key.
+    pub id: ModelId,
+    /// What clients ask for.
+    pub name: ModelName,
+    /// Further names.
+    pub aliases: Vec<ModelName>,
+    /// Not found by clients when off.
+    pub enabled: bool,
+    /// How a backend is chosen.
+    pub strategy: Strategy,
+    /// Whether answers carry the public name instead of the upstream's.
+    pub rewrite_response_model: bool,
+    /// Its pool, in file order, disabled ones included.
+    pub backends: Vec<Arc<Backend>>,
+}
+
+/// One backend of a model's pool.
+#[derive(Debug)]
+pub struct Backend {
+    /// Who it is.
+    pub id: BackendId,
+    /// Where it is.
+    pub provider: Arc<Provider>,
+    /// Off without it, or with its provider or model off.
+    pub enabled: bool,
+    /// Relative share; finite and above 0.
+    pub weight: f64,
+    /// Lower is tried first.
+    pub priority: u32,
+    /// Labels that fence it to users who share one.
+    pub tags: Vec<String>,
+    /// What it charges for.
+    pub billing: BillingMode,
+    /// What it charges.
+    pub prices: Prices,
+}
+
+/// What a backend charges for; decides whether it is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum BillingMode {
+    /// Tokens: probed actively.
+    #[default]
+    PerToken,
+    /// Requests: health is learnt from user traffic only.
+    PerRequest,
+}
+
+/// The policy that picks a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Strategy {
+    /// In proportion to weight.
+    WeightedRandom,
+    /// Strict rotation.
+    RoundRobin,
+    /// Lowest peak-EWMA of TTFT.
+    LeastLatency,
+    /// Lowest priority number.
+    Failover,
+    /// Uniform.
+    Random,
+    /// By weight over healthy ones.
+    WeightedFailover,
+    /// By weight times recovery factor.
+    SmartWeightedFailover,
+    /// Confidence, cost and exploration.
+    SmartAi,
+    /// Power of two choices on latency times load.
+    LeastBusy,
+    /// Lowest expected cost.
+    Cheapest,
+    /// Consistent hashing on the conversation.
+    Sticky,
+}
+
+impl Strategy {
+    /// All of them with their configured names.
+    pub const ALL: &'static [(&'static str, Self)] = &[
+        ("weighted_random", Self::WeightedRandom),
+        ("round_robin", Self::RoundRobin),
+        ("least_latency", Self::LeastLatency),
+        ("failover", Self::Failover),
+        ("random", Self::Random),
+        ("weighted_failover", Self::WeightedFailover),
+        ("smart_weighted_failover", Self::SmartWeightedFailover),
+        ("smart_ai", Self::SmartAi),
+        ("least_busy", Self::LeastBusy),
+        ("cheapest", Self::Cheapest),
+        ("sticky", Self::Sticky),
+    ];
+
+    /// The configured name, which metrics and logs use too.
+    pub fn as_str(self) -> &'static str {
+        Self::ALL
+            .iter()
+            .find(|(_, strategy)| *strategy == self)
+            .map_or("", |(name, _)| name)
+    }
+}

@@ -1,0 +1,98 @@
+//! Names of the things that a configuration declares, each in a type of its own so that they cannot be mixed up.
+//!
+//! All of them are cheap to clone (`Arc<str>`), compare and hash as their text, and print as it.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+        #[serde(transparent)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Takes the text as it is; the configuration decides what is acceptable.
+            pub fn new(text: impl Into<Arc<str>>) -> Self {
+                Self(text.into())
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(Arc::from(text))
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+    };
+}
+
+text_id! {
+    /// Table key of a user: `team_a` of `[users.team_a]`.
+    UserId
+}
+text_id! {
+    /// Table key of a provider: `openai` of `[providers.openai]`.
+    ProviderId
+}
+text_id! {
+    /// Table key of a model: `gpt_4` of `[models.gpt_4]`. An alias of its [`ModelName`].
+    ModelId
+}
+text_id! {
+    /// Public name of a model, the one that clients ask for.
+    ModelName
+}
+text_id! {
+    /// Name of a model at its provider; what is sent upstream.
+    UpstreamModel
+}
+
+/// One backend: a provider's model inside a public model's pool.
+///
+/// Live state (circuit, latency, confidence) is carried over a reload by this identity, so it holds names and never a position.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendId {
+    /// The public model whose pool it is in.
+    pub model: ModelId,
+    /// The account that it belongs to.
+    pub provider: ProviderId,
+    /// What it is called there.
+    pub upstream: UpstreamModel,
+    /// Tells apart backends of one pool that name the same provider and upstream model: 0 for the first, 1 for the next.
+    pub repeat: u16,
+}
+
+impl fmt::Display for BackendId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}:{}", self.model, self.provider, self.upstream)?;
+        match self.repeat {
+            0 => Ok(()),
+            n => write!(f, "#{}", n + 1),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Money as integers: nano-USD. Floating point never touches an amount that somebody pays.
+
+use std::fmt;
+use std::iter::Sum;
+use std::ops::{Add, AddAssign};
+
+/// An amount in billionths of a US dollar. One dollar is 1 000 000 000.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NanoUsd(i64);
+
+/// Why a number is not an amount of money.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MoneyError {
+    /// Below zero.
+    #[error("must not be negative")]
+    Negative,
+    /// Not a finite number.
+    #[error("must be a finite number")]
+    NotFinite,
+    /// Over nine billion dollars, or over that per million tokens.
+    #[error("is too large")]
+    TooLarge,
+}
+
+impl NanoUsd {
+    /// Nothing.
+    pub const ZERO: Self = Self(0);
+
+    /// From billionths of a dollar.
+    pub const fn from_nanos(nanos: i64) -> Self {
+        Self(nanos)
+    }
+
+    /// Billionths of a dollar.
+    pub const fn as_nanos(self) -> i64 {
+        self.0
+    }
+
+    /// From a configured number of dollars, rounded to the nearest billionth.
+    pub fn from_usd(usd: f64) -> Result<Self, MoneyError> {
+        if !usd.is_finite() {
+            return Err(MoneyError::NotFinite);
+        }
+        if usd < 0.0 {
+            return Err(MoneyError::Negative);
+        }
+        let nanos = (usd * 1e9).round();
+        if nanos >= i64::MAX as f64 {
+            return Err(MoneyError::TooLarge);
+        }
+        Ok(Self(nanos as i64))
+    }
+
+    /// Adds, stopping at the largest amount.
+    pub fn saturating_add(self, rhs: Self) -> Self {
+        Self(self.0.saturating_add(rhs.0))
+    }
+}
+
+impl Add for NanoUsd {
+    type Output = Self;
+
+    fn add(self, rhs: Self) -> Self {
+        self.saturating_add(rhs)
+    }
+}
+
+impl AddAssign for NanoUsd {
+    fn add_assign(&mut self, rhs: Self) {
+        *self = *self + rhs;
+    }
+}
+
+impl Sum for NanoUsd {
+    fn sum<I: Iterator<Item = Self>>(iter: I) -> Self {
+        iter.fold(Self::ZERO, Self::saturating_add)
+    }
+}
+
+/// Exact decimal dollars without trailing zeros: `0.0000025`, `12`, `-0.5`.
+impl fmt::Display for NanoUsd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.0 < 0 { "-" } else { "" };
+        let nanos = self.0.unsigned_abs();
+        let (whole, rest) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
+        if rest == 0 {
+            return write!(f, "{sign}{whole}");
+        }
+        let digits = format!("{rest:09}");
+        write!(f, "{sign}{whole}.{}", digits.trim_end_matches('0'))
+    }
+}
+
+/// A price in USD per million tokens, kept as nano-USD per million tokens so that any catalogue price is exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PricePerMillion(NanoUsd);
+
+impl PricePerMillion {
+    /// From a configured number of dollars per million tokens.
+    pub fn from_usd(usd: f64) -> Result<Self, MoneyError> {
+        NanoUsd::from_usd(usd).map(Self)
+    }
+
+    /// Nano-USD for a million tokens.
+    pub const fn per_million(self) -> NanoUsd {
+        self.0
+    }
+
+    /// What `tokens` cost, rounded half up to a whole nano-USD.
+    pub fn cost(self, tokens: u64) -> NanoUsd {
+        let nanos = (i128::from(self.0.0) * i128::from(tokens) + 500_000) / 1_000_000;
+        NanoUsd(i64::try_from(nanos).unwrap_or(i64::MAX))
+    }
+}
+
+/// What a backend charges. `None` = not stated, which is different from free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prices {
+    /// Uncached input.
+    pub input: Option<PricePerMillion>,
+    /// Input served from the vendor's prompt cache.
+    pub cached_input: Option<PricePerMillion>,
+    /// Input written to the vendor's prompt cache.
+    pub cache_write: Option<PricePerMillion>,
+    /// Visible output.
+    pub output: Option<PricePerMillion>,
+    /// Reasoning output; without it reasoning is priced as output.
+    pub reasoning: Option<PricePerMillion>,
+    /// A fixed amount for each request.
+    pub request: Option<NanoUsd>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_print_exactly() {
+        for (nanos, text) in [
+            (0, "0"),
+            (2_500, "0.0000025"),
+            (12_000_000_000, "12"),
+            (-500_000_000, "-0.5"),
+            (1, "0.000000001"),
+        ] {
+            assert_eq!(NanoUsd::from_nanos(nanos).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn cost_is_exact_to_the_nano_dollar() {
+        let price = PricePerMillion::from_usd(2.5).unwrap();
+        assert_eq!(price.cost(1), NanoUsd::from_nanos(2_500));
+        assert_eq!(price.cost(1_000_000), NanoUsd::from_usd(2.5).unwrap());
+        assert_eq!(
+            PricePerMillion::from_usd(0.000_000_5).unwrap().cost(1),
+            NanoUsd::from_nanos(0),
+            "0.0005 nano rounds down"
+        );
+    }
+
+    #[test]
+    fn a_price_below_zero_or_not_finite_is_refused() {
+        assert_eq!(NanoUsd::from_usd(-0.1), Err(MoneyError::Negative));
+        assert_eq!(NanoUsd::from_usd(f64::NAN), Err(MoneyError::NotFinite));
+        assert_eq!(NanoUsd::from_usd(1e12), Err(MoneyError::TooLarge));
+    }
+}

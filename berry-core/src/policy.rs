@@ -1,0 +1,137 @@
+//! Who may use which model, and which backend.
+
+use crate::id::{ModelId, ModelName};
+
+/// One entry of `allowed_models`: a public name, an alias, a table key, or a glob over them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelPattern(Box<str>);
+
+impl ModelPattern {
+    /// Any text is a pattern; `*` stands for any run of characters, everything else for itself.
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The pattern as written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `name` is covered. Case counts, as it does in model names.
+    pub fn matches(&self, name: &str) -> bool {
+        glob(self.0.as_bytes(), name.as_bytes())
+    }
+}
+
+/// Linear-time glob with `*` only: on a mismatch it returns to the last star, and never further back.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    let mut retry: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                retry = Some((p, t));
+                p += 1;
+            }
+            Some(c) if *c == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => match retry {
+                Some((star, at)) => {
+                    retry = Some((star, at + 1));
+                    p = star + 1;
+                    t = at + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|c| *c == b'*')
+}
+
+/// What a user may ask for. An empty list allows every model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelPolicy(Vec<ModelPattern>);
+
+impl ModelPolicy {
+    /// From the entries of `allowed_models`.
+    pub fn new(patterns: Vec<ModelPattern>) -> Self {
+        Self(patterns)
+    }
+
+    /// Whether every model is allowed.
+    pub fn allows_all(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether the model may be used, whichever of its names the entry was written for.
+    pub fn allows(&self, id: &ModelId, name: &ModelName, aliases: &[ModelName]) -> bool {
+        self.0.is_empty()
+            || self.0.iter().any(|p| {
+                p.matches(name.as_str())
+                    || p.matches(id.as_str())
+                    || aliases.iter().any(|alias| p.matches(alias.as_str()))
+            })
+    }
+
+    /// The entries as written.
+    pub fn patterns(&self) -> &[ModelPattern] {
+        &self.0
+    }
+}
+
+/// Whether a user with `user_tags` may use a backend with `backend_tags`.
+///
+/// A user without tags may use every backend, a backend without tags is open to all, an `admin` may use all; otherwise they
+/// must share one.
+pub fn tags_allow<U: AsRef<str>, B: AsRef<str>>(user_tags: &[U], backend_tags: &[B]) -> bool {
+    user_tags.is_empty()
+        || backend_tags.is_empty()
+        || user_tags
+            .iter()
+            .any(|user| user.as_ref() == "admin" || backend_tags.iter().any(|tag| tag.as_ref() == user.as_ref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs_match_any_run_and_nothing_else() {
+        for (pattern, name, expected) in [
+            ("gpt-4", "gpt-4", true),
+            ("gpt-4", "gpt-4o", false),
+            ("gpt-*", "gpt-4o", true),
+            ("gpt-*", "GPT-4o", false),
+            ("*", "", true),
+            ("*-mini", "gpt-4o-mini", true),
+            ("*-mini", "gpt-4o-mini-2", false),
+            ("a*b*c", "a-b-b-c", true),
+            ("", "", true),
+            ("", "x", false),
+        ] {
+            assert_eq!(
+                ModelPattern::new(pattern).matches(name),
+                expected,
+                "{pattern} over {name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_hostile_glob_stays_linear_enough() {
+        let pattern = "*a".repeat(200);
+        assert!(!ModelPattern::new(&pattern).matches(&"a".repeat(199)));
+    }
+
+    #[test]
+    fn tags_are_a_fence_only_where_both_sides_have_them() {
+        let none: [&str; 0] = [];
+        assert!(tags_allow(&none, &["premium"]));
+        assert!(tags_allow(&["basic"], &none));
+        assert!(!tags_allow(&["basic"], &["premium"]));
+        assert!(tags_allow(&["basic", "premium"], &["premium", "eu"]));
+        assert!(tags_allow(&["admin"], &["premium"]));
+    }
+}
