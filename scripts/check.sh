@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# The one check of this repository: continuous integration runs exactly this.
+#
+#   scripts/check.sh                 every step, in the order below
+#   scripts/check.sh fmt clippy      only these steps
+#   scripts/check.sh --list          the names of the steps
+#   scripts/check.sh e2e -- -k tls   what follows `--` goes to pytest
+#
+# A step that fails does not stop the ones after it, so that one run shows everything; the exit status is 1 if any failed.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+steps=(fmt clippy doc test licences build configs e2e)
+
+step_fmt() { cargo fmt --all --check; }
+
+step_clippy() { cargo clippy --locked --workspace --all-targets -- -D warnings; }
+
+step_doc() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps; }
+
+step_test() { cargo test --locked --workspace; }
+
+# cargo-deny takes minutes to build; this reads the same deny.toml.
+step_licences() { python3 scripts/licences.py; }
+
+step_build() { cargo build --locked --release --workspace --bins; }
+
+# Every configuration that is shipped passes the server's own check. A name missing here is a failure, not a skip.
+step_configs() {
+  local file status=0
+  local files=(config-example.toml config_example.toml config_simple.toml test_config.toml smart_ai_example.toml config/*.toml)
+  for file in "${files[@]}"; do
+    printf '%s\n' "--- $file"
+    target/release/berry-api --check-config --config "$file" || status=1
+  done
+  return "$status"
+}
+
+# Installs the pinned Python and Node packages under target/e2e and runs the end-to-end suite against the release binary.
+# First everything that may share the machine, then, alone, the tests that measure time.
+step_e2e() {
+  local home=target/e2e
+  mkdir -p "$home"
+  if ! cmp -s e2e/requirements.txt "$home/venv/requirements.txt"; then
+    rm -rf "$home/venv"
+    python3 -m venv "$home/venv" || return 1
+    "$home/venv/bin/pip" install --quiet --disable-pip-version-check -r e2e/requirements.txt || return 1
+    cp e2e/requirements.txt "$home/venv/requirements.txt"
+  fi
+  if ! cmp -s e2e/package-lock.json "$home/package-lock.json" || [ ! -d "$home/node_modules" ]; then
+    cp e2e/package.json e2e/package-lock.json "$home/" || return 1
+    (cd "$home" && npm ci --no-audit --no-fund --loglevel=error) || return 1
+  fi
+  local pytest=("$home/venv/bin/python" -m pytest -c e2e/pytest.ini --rootdir e2e e2e)
+  local shared alone
+  "${pytest[@]}" -m "not alone" -n 4 --dist loadscope "$@"
+  shared=$?
+  "${pytest[@]}" -m alone "$@"
+  alone=$?
+  # Pytest answers 5 when it selected nothing, which is a fault of the suite unless the caller did the selecting.
+  if (($#)); then
+    ((shared == 5)) && shared=0
+    ((alone == 5)) && alone=0
+  fi
+  ((shared == 0 && alone == 0))
+}
+
+chosen=()
+extra=()
+while (($#)); do
+  case "$1" in
+    --list) printf '%s\n' "${steps[@]}"; exit 0 ;;
+    --) shift; extra=("$@"); break ;;
+    *)
+      if ! declare -F "step_$1" >/dev/null; then
+        echo "no step named \"$1\"; the steps are: ${steps[*]}" >&2
+        exit 2
+      fi
+      chosen+=("$1") ;;
+  esac
+  shift
+done
+((${#chosen[@]})) || chosen=("${steps[@]}")
+
+failed=0
+summary=()
+for step in "${chosen[@]}"; do
+  printf '\n== %s\n' "$step"
+  began=$SECONDS
+  if [ "$step" = e2e ]; then "step_$step" "${extra[@]}"; else "step_$step"; fi
+  status=$?
+  took="$((SECONDS - began)) s"
+  if ((status == 0)); then
+    summary+=("passed  $step ($took)")
+  else
+    summary+=("FAILED  $step ($took, status $status)")
+    failed=$((failed + 1))
+  fi
+  printf '== %s: status %s after %s\n' "$step" "$status" "$took"
+done
+
+printf '\n== summary after %s s\n' "$SECONDS"
+printf '%s\n' "${summary[@]}"
+printf 'steps: %s passed, %s failed\n' "$((${#chosen[@]} - failed))" "$failed"
+((failed == 0))
