@@ -1,0 +1,94 @@
+"""Clients that leave: the upstream learns it at once, in every phase, and nothing stays counted as being in flight."""
+
+import asyncio
+import itertools
+import resource
+
+import pytest
+
+from harness.gateway import USERS, Gateway, model
+from harness.upstream import PHASES, Upstream
+from harness.wire import Client
+
+pytestmark = pytest.mark.alone
+
+CLIENTS = 1000
+#: Clients that leave at the same moment. All of them are measured against one clock in one thread.
+WAVE = 25
+LIMIT_MS = 100
+
+
+def config(upstream_url: str) -> str:
+    provider = f'[providers.scripted]\nname = "Scripted"\nbase_url = "{upstream_url}/v1"\napi_key = ""\nmodels = []\n'
+    return USERS + provider + model("scripted", "scripted", "scripted")
+
+
+async def leave_in_waves(gateway: Gateway, upstream: Upstream) -> list[float]:
+    """Opens all clients, then lets them leave; the time in ms from each leaving to the upstream's seeing it."""
+    loop = asyncio.get_running_loop()
+    combinations = itertools.cycle(itertools.product(("plain", "streamed"), PHASES))
+    exchanges = [upstream.announce(kind, phase, number) for number, (kind, phase) in zip(range(CLIENTS), combinations)]
+
+    async def open_one(exchange) -> Client:
+        client = await Client.send(gateway.port, "scripted", exchange.script, exchange.kind == "streamed")
+        await exchange.reached.wait()
+        if exchange.kind == "streamed" and exchange.phase == "mid-body":
+            await client.read_until(b"first ")
+        return client
+
+    clients = []
+    for start in range(0, CLIENTS, 100):
+        clients += await asyncio.gather(*(open_one(exchange) for exchange in exchanges[start : start + 100]))
+    assert gateway.in_flight() == CLIENTS
+
+    delays = []
+    for start in range(0, CLIENTS, WAVE):
+        wave = list(zip(clients, exchanges))[start : start + WAVE]
+        left_at = []
+        for client, exchange in wave:
+            client.leave(reset=exchange.number % 2 == 1)
+            left_at.append(loop.time())
+        await asyncio.wait_for(asyncio.gather(*(exchange.closed.wait() for _, exchange in wave)), 5)
+        delays += [(exchange.closed_at - at) * 1000 for at, (_, exchange) in zip(left_at, wave)]
+    return delays
+
+
+def test_a_thousand_clients_that_leave_are_noticed_upstream_within_100_ms(tmp_path, record_property):
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    async def main() -> list[float]:
+        async with Upstream() as upstream:
+            gateway = Gateway(config(upstream.url), tmp_path)
+            try:
+                delays = await asyncio.wait_for(leave_in_waves(gateway, upstream), 60)
+                gateway.wait_for(lambda: gateway.in_flight() == 0, 2, "no request in flight")
+            finally:
+                gateway.stop()
+            return delays
+
+    delays = sorted(asyncio.run(main()))
+    median, p99, worst = delays[len(delays) // 2], delays[len(delays) * 99 // 100], delays[-1]
+    figures = f"median {median:.1f}, p99 {p99:.1f}, worst {worst:.1f}"
+    record_property(f"ms from a client's leaving to the upstream's seeing it, {len(delays)} clients:", figures)
+    assert len(delays) == CLIENTS
+    assert worst <= LIMIT_MS, figures
+
+
+def test_clients_that_leave_while_they_still_send_leave_nothing_in_flight(tmp_path):
+    gateway = Gateway(config("http://127.0.0.1:9"), tmp_path)
+    try:
+        request = (
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer e2e-token-that-may-use-everything\r\n"
+            b'content-length: 100000\r\ncontent-type: application/json\r\n\r\n{"model":"scripted",'
+        )
+        connections = [gateway.connect() for _ in range(100)]
+        for number, connection in enumerate(connections):
+            # Within the request line, within the headers, after the headers, within the body.
+            cut = (5, 60, request.index(b"\r\n\r\n") + 4, len(request))[number % 4]
+            connection.sendall(request[:cut])
+        for connection in connections:
+            connection.close()
+        gateway.wait_for(lambda: gateway.in_flight() == 0, 2, "no request in flight")
+    finally:
+        gateway.stop()

@@ -1,0 +1,250 @@
+"""Bad requests: the right status, the JSON error shape, and a process that stays flat in memory."""
+
+import json
+import socket
+import time
+
+import pytest
+
+from harness.gateway import DISABLED_TOKEN, NARROW_TOKEN, TOKEN, USERS, model, parse_response, read_until_closed
+
+DEMO = '[providers.demo]\nname = "Demo"\nbackend_type = "demo"\nmodels = []\n' + model("demo-model", "demo", "demo-model")
+
+MIB = 1024 * 1024
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def gateway(start):
+    return start(USERS + DEMO)
+
+
+def post(gateway, body: bytes, **headers: str):
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return gateway.request("POST", CHAT, body, TOKEN, headers)
+
+
+def nested(opening: bytes, closing: bytes, depth: int) -> bytes:
+    return b'{"model":"demo-model","messages":' + opening * depth + closing * depth + b"}"
+
+
+MALFORMED = {
+    "empty": b"",
+    "not json": b"hello",
+    "truncated": b'{"model":"demo-model","messages":[',
+    "trailing comma": b'{"model":"demo-model","messages":[],}',
+    "two documents": b'{"model":"demo-model"}{"model":"demo-model"}',
+    "single quotes": b"{'model':'demo-model'}",
+    "not utf-8": b'{"model":"demo-model","messages":"\xff\xfe"}',
+    "lone control character": b'{"model":"demo-model","messages":"\x01"}',
+    "array": b'["demo-model"]',
+    "string": b'"demo-model"',
+    "null": b"null",
+    "deep arrays never closed": nested(b"[", b"", 200_000),
+    "deep arrays closed": nested(b"[", b"]", 200_000),
+    "deep objects closed": nested(b'{"a":', b"}", 200_000).replace(b":}", b":1}", 1),
+}
+
+
+@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED.keys())
+def test_a_body_that_is_not_a_json_object_is_400_invalid_json(gateway, body):
+    error = post(gateway, body).error(400)
+    assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_json")
+
+
+def test_a_missing_model_is_400_missing_model(gateway):
+    error = post(gateway, b'{"messages":[]}').error(400)
+    assert (error["code"], error["param"]) == ("missing_model", "model")
+
+
+@pytest.mark.parametrize("value", ["1", "null", "true", "[]", "{}", '""'])
+def test_a_model_of_the_wrong_type_is_400(gateway, value):
+    error = post(gateway, b'{"model":%s,"messages":[]}' % value.encode()).error(400)
+    assert (error["type"], error["param"]) == ("invalid_request_error", "model")
+
+
+@pytest.mark.parametrize("second", ['"model":"b"', '"mod\\u0065l":"b"', '"backend":"demo","backend":"demo"', '"stream":true,"stream":false'])
+def test_a_duplicate_of_a_key_that_routes_is_400(gateway, second):
+    post(gateway, b'{"model":"demo-model",%s,"messages":[]}' % second.encode()).error(400)
+
+
+def test_an_encoded_body_is_415(gateway):
+    post(gateway, b"\x1f\x8b", content_encoding="gzip").error(415)
+
+
+def test_a_declared_65_mib_body_is_413_before_it_is_sent(gateway):
+    with gateway.connect() as connection:
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: {65 * MIB}\r\n\r\n"
+        connection.sendall(head.encode())
+        answer = parse_response(read_until_closed(connection, within=5))
+    assert answer.error(413)["code"] == "payload_too_large"
+
+
+def send_chunked(gateway, size: int) -> bytes:
+    """Sends a chat body of `size` bytes in chunks without a declared length; stops where the gateway stops reading."""
+    chunk = b"100000\r\n" + b"x" * MIB + b"\r\n"
+    with gateway.connect() as connection:
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\ntransfer-encoding: chunked\r\n\r\n"
+        connection.sendall(head.encode())
+        try:
+            for _ in range(size // MIB):
+                connection.sendall(chunk)
+            connection.sendall(b"0\r\n\r\n")
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        return read_until_closed(connection, within=10)
+
+
+def test_a_65_mib_body_of_undeclared_length_is_413(gateway):
+    assert parse_response(send_chunked(gateway, 65 * MIB)).error(413)["code"] == "payload_too_large"
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/nowhere", "/v1/chat/completions/more", "/dashboard/nowhere", "/admin/nowhere"])
+def test_an_unknown_path_is_404_without_a_token(gateway, path):
+    gateway.request("GET", path).error(404)
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/assistants", "/v1/fine_tuning/jobs", "/v1/realtime"])
+def test_an_endpoint_that_is_not_offered_says_so(gateway, path):
+    assert gateway.request("GET", path, token=TOKEN).error(404)["code"] == "unsupported_endpoint"
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", CHAT), ("DELETE", "/v1/models"), ("PUT", "/v1/embeddings"), ("POST", "/health")])
+def test_a_wrong_method_is_405_and_names_the_right_one(gateway, method, path):
+    answer = gateway.request(method, path)
+    answer.error(405)
+    assert answer.headers["allow"]
+
+
+# The order of the checks, each request failing several of them.
+
+
+def test_authentication_comes_before_size_json_and_model(gateway):
+    for token in (None, "wrong", ""):
+        assert gateway.request("POST", CHAT, b"x" * 100, token).error(401)["code"] == "invalid_token"
+    assert gateway.request("POST", CHAT, b"{", DISABLED_TOKEN).error(401)["code"] == "disabled_user"
+
+
+def test_an_unauthenticated_65_mib_body_is_401_and_not_read(gateway):
+    with gateway.connect() as connection:
+        connection.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {65 * MIB}\r\n\r\n".encode())
+        parse_response(read_until_closed(connection, within=5)).error(401)
+
+
+def test_a_model_that_exists_for_nobody_is_404_for_everybody(gateway):
+    for token in (TOKEN, NARROW_TOKEN):
+        assert gateway.chat("no-such-model", token=token).error(404)["code"] == "model_not_found"
+
+
+def test_a_model_that_is_not_allowed_is_403(gateway):
+    assert gateway.chat("demo-model", token=NARROW_TOKEN).error(403)["code"] == "model_access_denied"
+
+
+@pytest.mark.parametrize("header", ["authorization", "x-api-key", "api-key", "x-goog-api-key"])
+def test_every_header_that_may_carry_the_token_does(gateway, header):
+    value = f"Bearer {TOKEN}" if header == "authorization" else TOKEN
+    assert gateway.request("GET", "/v1/models", headers={header: value}).status == 200
+    gateway.request("GET", "/v1/models", headers={header: value + "x"}).error(401)
+
+
+def test_the_first_credential_decides_alone(gateway):
+    gateway.request("GET", "/v1/models", headers={"authorization": "Bearer wrong", "x-api-key": TOKEN}).error(401)
+
+
+def test_two_authorization_headers_are_401(gateway):
+    with gateway.connect() as connection:
+        twice = f"authorization: Bearer {TOKEN}\r\n" * 2
+        connection.sendall(f"GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{twice}\r\n".encode())
+        parse_response(read_until_closed(connection, within=5)).error(401)
+
+
+def test_a_refused_request_leaves_the_connection_usable(gateway):
+    body = b'{"messages":[]}'
+    refused = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer wrong\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+    with gateway.connect() as connection:
+        connection.sendall(refused + b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        received = read_until_closed(connection, within=5)
+    assert received.startswith(b"HTTP/1.1 401 ") and b"HTTP/1.1 200 " in received
+
+
+# Clients that are slow, and bytes that are not HTTP.
+
+
+def test_a_head_that_never_ends_closes_the_connection(gateway):
+    """However often a little more of it comes: the deadline is for the whole head."""
+    began = time.monotonic()
+    with gateway.connect() as connection:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n")
+        connection.settimeout(1)
+        while True:
+            try:
+                if not connection.recv(4096):
+                    break
+            except TimeoutError:
+                # The sending is the attack: one more header each second.
+                connection.sendall(b"x-slow: 1\r\n")
+            except ConnectionError:
+                break
+            assert time.monotonic() - began < 60, "the connection is still open after 60 s"
+
+
+def test_a_body_that_never_ends_is_408(gateway):
+    with gateway.connect() as connection:
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 1000\r\n\r\n{{"
+        connection.sendall(head.encode())
+        parse_response(read_until_closed(connection, within=90)).error(408)
+
+
+def test_a_connection_on_which_nothing_is_sent_is_closed(gateway):
+    with gateway.connect() as connection:
+        read_until_closed(connection, within=90)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"HELO mail\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x00" * 64 + b"\r\n\r\n"],
+    ids=["tls hello", "smtp", "unknown version", "zeros"],
+)
+def test_bytes_that_are_not_http_end_the_connection_and_nothing_else(gateway, garbage):
+    with gateway.connect() as connection:
+        connection.sendall(garbage)
+        connection.shutdown(socket.SHUT_WR)
+        received = read_until_closed(connection, within=10)
+    assert not received or received.startswith(b"HTTP/1.1 400 ")
+    assert gateway.request("GET", "/livez").status == 200
+
+
+def test_headers_beyond_the_limit_are_431(gateway):
+    with gateway.connect() as connection:
+        try:
+            connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\nx-long: " + b"x" * MIB + b"\r\n\r\n")
+        except ConnectionError:
+            pass
+        received = read_until_closed(connection, within=10)
+    assert not received or received.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 "))
+    assert gateway.request("GET", "/livez").status == 200
+
+
+# Memory.
+
+
+def test_refused_requests_leave_memory_flat(start, record_property):
+    gateway = start(USERS + DEMO)
+
+    def storm() -> int:
+        for body in MALFORMED.values():
+            post(gateway, body)
+        for _ in range(3):
+            send_chunked(gateway, 65 * MIB)
+            with gateway.connect() as connection:
+                connection.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {65 * MIB}\r\n\r\n".encode())
+                read_until_closed(connection, within=5)
+        for _ in range(50):
+            gateway.chat("no-such-model", "x" * 100_000)
+            gateway.request("POST", CHAT, json.dumps({"model": "demo-model"}).encode(), "wrong")
+        return gateway.resident_kib() // 1024
+
+    # The first rounds fill pools and allocator caches; afterwards nothing more may be kept.
+    rounds = [storm() for _ in range(8)]
+    record_property("resident MiB after each round of refused requests:", rounds)
+    assert max(rounds[3:]) - min(rounds[1:3]) <= 16, rounds
