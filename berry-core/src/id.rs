@@ -96,3 +96,67 @@ impl fmt::Display for BackendId {
         }
     }
 }
+
+/// Our name for one client request: `req_` and twenty letters and digits, inline, so that making and copying one allocates
+/// nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId([u8; Self::LEN]);
+
+impl RequestId {
+    const LEN: usize = 24;
+    /// Crockford's base 32 in lower case: no letter that reads like a digit.
+    const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+    /// From a number drawn once for each process and a counter; each contributes its low 50 bits.
+    pub fn new(process: u64, counter: u64) -> Self {
+        let mut text = *b"req_00000000000000000000";
+        for (part, start) in [(process, 4), (counter, 14)] {
+            for place in 0..10 {
+                let digit = (part >> (5 * (9 - place))) & 31;
+                text[start + place] = Self::ALPHABET[digit as usize];
+            }
+        }
+        Self(text)
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("made of ASCII letters")
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_of_one_process_share_a_prefix_and_differ_in_the_counter() {
+        assert_eq!(RequestId::new(0, 0).as_str(), "req_00000000000000000000");
+        assert_eq!(RequestId::new(1, 33).as_str(), "req_00000000010000000011");
+        assert_eq!(RequestId::new(u64::MAX, u64::MAX).as_str(), "req_zzzzzzzzzzzzzzzzzzzz");
+    }
+
+    #[test]
+    fn a_repeated_backend_is_told_apart_in_print() {
+        let id = |repeat| BackendId {
+            model: "gpt_4".into(),
+            provider: "openai".into(),
+            upstream: "gpt-4".into(),
+            repeat,
+        };
+        assert_eq!(id(0).to_string(), "gpt_4/openai:gpt-4");
+        assert_eq!(id(1).to_string(), "gpt_4/openai:gpt-4#2");
+    }
+}

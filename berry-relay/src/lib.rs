@@ -1,1 +1,25 @@
-//! Placeholder while the workspace is laid.
+//! Sends requests upstream and brings answers back. The only crate that reads vendors' JSON.
+//!
+//! [`forward::Relay`] is the way in; [`answer::Answer`] the way out. Between them stand one attempt ([`mod@attempt`]), the edits
+//! of bodies ([`body`], [`envelope`]), the framing of streams ([`sse`]) and what is learnt on the way ([`meter`], [`exchange`]).
+
+pub mod answer;
+mod attempt;
+pub mod body;
+pub mod buffer;
+pub mod client;
+pub mod clock;
+mod decode;
+pub mod envelope;
+pub mod error;
+pub mod exchange;
+pub mod forward;
+mod headers;
+pub mod json;
+pub mod meter;
+pub mod prepare;
+pub mod probe;
+pub mod sse;
+mod stream;
+mod target;
+pub mod upstream_body;

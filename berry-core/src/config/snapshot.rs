@@ -275,7 +275,7 @@ pub enum StreamUsage {
 }
 
 /// How the connection to a provider is made.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transport {
     /// PEM roots that are trusted beside the system's.
     pub ca_file: Option<PathBuf>,

@@ -1,0 +1,607 @@
+//! What goes back to the client: a head, and a body that ends exactly once, with the record of the request inside it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use berry_core::config::snapshot::Backend;
+use berry_core::error::ErrorKind;
+use berry_core::operation::Operation;
+use berry_loadbalance::lease::Lease;
+use berry_loadbalance::outcome::{FailureClass, Outcome};
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::attempt::Through;
+use crate::body::Chunks;
+use crate::buffer::BufferPermit;
+use crate::error::{BoxError, ForwardError};
+use crate::exchange::{End, Exchange};
+use crate::forward::{Refusal, Relay, SayError};
+use crate::stream::{EventStream, Progress};
+
+/// An answer for the client. Its headers are those of the upstream that may pass; ours are added by the caller.
+pub struct Answer {
+    /// Status.
+    pub status: StatusCode,
+    /// Headers of the upstream that may pass.
+    pub headers: HeaderMap,
+    /// Body; carries the record of the request.
+    pub body: RelayBody,
+}
+
+impl Answer {
+    /// An answer whose status is fixed while the work on it goes on.
+    pub(crate) fn waiting(body: RelayBody, keep_alive: KeepAlive) -> Self {
+        let content_type = match keep_alive {
+            KeepAlive::Comment(_) => "text/event-stream",
+            KeepAlive::WhiteSpace(_) => "application/json",
+        };
+        let mut headers = HeaderMap::with_capacity(16);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        Self {
+            status: StatusCode::OK,
+            headers,
+            body,
+        }
+    }
+
+    /// The backend that answered; none while that is not decided.
+    pub fn backend(&self) -> Option<&Arc<Backend>> {
+        self.body.exchange()?.backend.as_ref()
+    }
+
+    /// Attempts that it took; none while that is not decided.
+    pub fn attempts(&self) -> Option<u32> {
+        Some(self.body.exchange()?.attempts)
+    }
+}
+
+/// How the silence of an answer is filled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum KeepAlive {
+    /// With a comment, or whatever the dialect has, between events.
+    Comment(Duration),
+    /// With white space before the JSON.
+    WhiteSpace(Duration),
+}
+
+impl KeepAlive {
+    pub(crate) fn period(self) -> Duration {
+        match self {
+            Self::Comment(period) | Self::WhiteSpace(period) => period,
+        }
+    }
+}
+
+/// The frame that fills a silence between events.
+fn filler(operation: Operation) -> Bytes {
+    match operation {
+        Operation::Messages => Bytes::from_static(b"event: ping\ndata: {\"type\": \"ping\"}\n\n"),
+        _ => Bytes::from_static(b": keep-alive\n\n"),
+    }
+}
+
+type Work = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>;
+
+/// Body of an answer. Dropping it before its end cancels what runs upstream and counts as the client having left.
+pub struct RelayBody(State);
+
+enum State {
+    Held {
+        chunks: Chunks,
+        _permit: Option<BufferPermit>,
+        exchange: Exchange,
+    },
+    Events(Box<Events>),
+    Through(Box<Passing>),
+    Waiting(Box<Waiting>),
+    Over,
+}
+
+struct Events {
+    stream: Box<EventStream>,
+    lease: Option<Lease>,
+    exchange: Exchange,
+    quiet: Quiet,
+    say: Arc<dyn SayError>,
+    cut: Cut,
+}
+
+struct Passing {
+    through: Box<Through>,
+    lease: Option<Lease>,
+    exchange: Exchange,
+    quiet: Quiet,
+}
+
+struct Waiting {
+    work: Work,
+    filler: Bytes,
+    quiet: Quiet,
+    /// Whether the first filler has gone out; it fixes the status.
+    spoke: bool,
+    streams: bool,
+    say: Arc<dyn SayError>,
+}
+
+impl RelayBody {
+    pub(crate) fn held(chunks: Chunks, permit: BufferPermit, exchange: Exchange) -> Self {
+        Self(State::Held {
+            chunks,
+            _permit: Some(permit),
+            exchange,
+        })
+    }
+
+    pub(crate) fn events(stream: Box<EventStream>, lease: Lease, exchange: Exchange, relay: &Relay) -> Self {
+        let quiet = Quiet::new(relay.limits.keep_alive, Some(stream.idle()));
+        let say = Arc::clone(&relay.shared.say);
+        let cut = Cut::new(&relay.shared.cut);
+        Self(State::Events(Box::new(Events {
+            stream,
+            lease: Some(lease),
+            exchange,
+            quiet,
+            say,
+            cut,
+        })))
+    }
+
+    pub(crate) fn through(through: Box<Through>, lease: Lease, exchange: Exchange) -> Self {
+        // Nothing can be said inside bytes that are not understood, so the only limit is the idle one.
+        let quiet = Quiet::new(through.idle, Some(through.idle));
+        Self(State::Through(Box::new(Passing {
+            through,
+            lease: Some(lease),
+            exchange,
+            quiet,
+        })))
+    }
+
+    pub(crate) fn waiting(work: Work, keep_alive: KeepAlive, operation: Operation, say: Arc<dyn SayError>) -> Self {
+        let (filler, streams) = match keep_alive {
+            KeepAlive::Comment(_) => (filler(operation), true),
+            KeepAlive::WhiteSpace(_) => (Bytes::from_static(b" "), false),
+        };
+        let quiet = Quiet::new(keep_alive.period(), None);
+        Self(State::Waiting(Box::new(Waiting {
+            work,
+            filler,
+            quiet,
+            spoke: false,
+            streams,
+            say,
+        })))
+    }
+
+    fn exchange(&self) -> Option<&Exchange> {
+        match &self.0 {
+            State::Held { exchange, .. } => Some(exchange),
+            State::Events(events) => Some(&events.exchange),
+            State::Through(passing) => Some(&passing.exchange),
+            State::Waiting(_) | State::Over => None,
+        }
+    }
+}
+
+impl Body for RelayBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut self.get_mut().0;
+        loop {
+            let step = match this {
+                State::Held { chunks, exchange, .. } => {
+                    let bytes = chunks.pop_front();
+                    if chunks.is_empty() {
+                        exchange.finish();
+                    }
+                    Step::from_last(bytes)
+                }
+                State::Events(events) => ready!(events.poll(cx)),
+                State::Through(passing) => ready!(passing.poll(cx)),
+                State::Waiting(waiting) => ready!(waiting.poll(cx)),
+                State::Over => Step::End,
+            };
+            match step {
+                Step::Bytes(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Step::Last(bytes) => {
+                    *this = State::Over;
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
+                Step::Become(next) => *this = next,
+                Step::Break(error) => {
+                    *this = State::Over;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Step::End => {
+                    *this = State::Over;
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            State::Held { chunks, .. } => chunks.is_empty(),
+            State::Over => true,
+            _ => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            State::Held { chunks, .. } => SizeHint::with_exact(chunks.len() as u64),
+            State::Through(passing) => passing
+                .through
+                .length
+                .map_or_else(SizeHint::default, SizeHint::with_exact),
+            State::Over => SizeHint::with_exact(0),
+            State::Events(_) | State::Waiting(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// What a poll of a body came to.
+enum Step {
+    /// More for the client.
+    Bytes(Bytes),
+    /// The last of it.
+    Last(Bytes),
+    /// The body goes on as another kind.
+    Become(State),
+    /// Nothing more, and the client must see that it is not whole.
+    Break(BoxError),
+    /// The end.
+    End,
+}
+
+impl Step {
+    fn from_last(bytes: Option<Bytes>) -> Self {
+        bytes.map_or(Self::End, Self::Bytes)
+    }
+}
+
+impl Events {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            if let Some(bytes) = self.stream.pop() {
+                self.quiet.sent();
+                return Poll::Ready(Step::Bytes(bytes));
+            }
+            match self.stream.poll_progress(cx) {
+                Poll::Ready(Progress::More) => self.quiet.received(),
+                Poll::Ready(Progress::End(Ok(()))) => {
+                    self.settle(None);
+                    return Poll::Ready(Step::End);
+                }
+                Poll::Ready(Progress::End(Err(error))) => return Poll::Ready(self.fail(error)),
+                Poll::Pending => break,
+            }
+        }
+        if self.cut.poll(cx).is_ready() {
+            return Poll::Ready(self.fail(ForwardError::Shutdown));
+        }
+        match ready!(self.quiet.poll(cx)) {
+            Silence::Upstream(waited) => {
+                if let Some(error) = self.stream.went_silent(waited) {
+                    return Poll::Ready(self.fail(error));
+                }
+                self.settle(None);
+                Poll::Ready(Step::End)
+            }
+            Silence::Client if self.stream.between_events() => {
+                self.quiet.sent();
+                Poll::Ready(Step::Bytes(filler(self.exchange.operation)))
+            }
+            Silence::Client => {
+                self.quiet.sent();
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Tells the client in its dialect, then ends.
+    fn fail(&mut self, error: ForwardError) -> Step {
+        let event = self.say.event(&error, &self.exchange);
+        tracing::warn!(request_id = self.exchange.request_id.as_str(), %error, "stream failed after its start");
+        self.settle(Some(error));
+        Step::Last(event)
+    }
+
+    fn settle(&mut self, error: Option<ForwardError>) {
+        self.exchange.usage = self.stream.usage();
+        let now = self.exchange.now();
+        let told = self.stream.error_told();
+        let outcome = match error.as_ref().map(ForwardError::failure_class) {
+            None if told => Outcome::Failure {
+                class: FailureClass::Server,
+                retry_after: None,
+            },
+            None => self.stream.success(now),
+            Some(Some(class)) => Outcome::Failure {
+                class,
+                retry_after: None,
+            },
+            Some(None) => Outcome::Cancelled,
+        };
+        self.exchange.end = match error {
+            None if told => End::Failed(ErrorKind::UpstreamError),
+            None => End::Complete,
+            Some(error) => End::Failed(error.kind()),
+        };
+        if let Some(lease) = self.lease.take() {
+            lease.report(outcome, now);
+        }
+    }
+}
+
+impl Passing {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            match Pin::new(&mut self.through.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.quiet.received();
+                    let Ok(data) = frame.into_data() else { continue };
+                    return Poll::Ready(self.pass(data));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    let what = "the connection broke inside the answer";
+                    let backend = self.backend();
+                    let error = ForwardError::Network {
+                        backend,
+                        what,
+                        source: Box::new(error),
+                    };
+                    return Poll::Ready(self.fail(error));
+                }
+                Poll::Ready(None) => {
+                    let latency = self.exchange.now().since(self.through.sent_at);
+                    self.report(Outcome::Success { ttft: None, latency });
+                    self.exchange.finish();
+                    return Poll::Ready(Step::End);
+                }
+                Poll::Pending => {}
+            }
+            if let Silence::Upstream(waited) = ready!(self.quiet.poll(cx)) {
+                let error = ForwardError::Timeout {
+                    backend: self.backend(),
+                    what: "the next part of its answer",
+                    waited,
+                };
+                return Poll::Ready(self.fail(error));
+            }
+            self.quiet.sent();
+        }
+    }
+
+    fn pass(&mut self, data: Bytes) -> Step {
+        if self.exchange.ttft.is_none() {
+            self.exchange.ttft = Some(self.exchange.now().since(self.exchange.started));
+        }
+        let decoded = match &mut self.through.decoder {
+            Some(decoder) => decoder.push(&data),
+            None => Ok(data),
+        };
+        match decoded {
+            Ok(bytes) => {
+                self.through.length = self
+                    .through
+                    .length
+                    .map(|length| length.saturating_sub(bytes.len() as u64));
+                Step::Bytes(bytes)
+            }
+            Err(error) => {
+                let error = ForwardError::BadAnswer {
+                    backend: self.backend(),
+                    why: error.to_string(),
+                };
+                self.fail(error)
+            }
+        }
+    }
+
+    /// Nothing can be said inside bytes that are not understood: the connection is broken off, so that the cut shows.
+    fn fail(&mut self, error: ForwardError) -> Step {
+        tracing::warn!(request_id = self.exchange.request_id.as_str(), %error, "answer failed after its start");
+        if let Some(class) = error.failure_class() {
+            self.report(Outcome::Failure {
+                class,
+                retry_after: None,
+            });
+        }
+        self.exchange.end = End::Failed(error.kind());
+        Step::Break(Box::new(error))
+    }
+
+    fn report(&mut self, outcome: Outcome) {
+        if let Some(lease) = self.lease.take() {
+            lease.report(outcome, self.exchange.now());
+        }
+    }
+
+    fn backend(&self) -> berry_core::id::BackendId {
+        self.exchange
+            .backend
+            .as_ref()
+            .expect("an answer has a backend")
+            .id
+            .clone()
+    }
+}
+
+impl Waiting {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        if let Poll::Ready(done) = self.work.as_mut().poll(cx) {
+            return Poll::Ready(self.resolve(done));
+        }
+        if !std::mem::replace(&mut self.spoke, true) {
+            return Poll::Ready(Step::Bytes(self.filler.clone()));
+        }
+        ready!(self.quiet.poll(cx));
+        self.quiet.sent();
+        Poll::Ready(Step::Bytes(self.filler.clone()))
+    }
+
+    /// The status 200 is out: what is not an answer can only be told in the body.
+    fn resolve(&mut self, done: Result<Answer, Refusal>) -> Step {
+        match done {
+            Ok(answer) if answer.status.is_success() => Step::Become(answer.body.0),
+            Ok(answer) => self.tell_upstream_error(answer),
+            Err(Refusal { error, mut exchange }) => {
+                exchange.status = StatusCode::OK.as_u16();
+                let told = if self.streams {
+                    self.say.event(&error, &exchange)
+                } else {
+                    self.say.body(&error, &exchange)
+                };
+                Step::Last(told)
+            }
+        }
+    }
+
+    fn tell_upstream_error(&self, answer: Answer) -> Step {
+        let State::Held {
+            chunks, mut exchange, ..
+        } = answer.body.0
+        else {
+            return Step::End;
+        };
+        exchange.status = StatusCode::OK.as_u16();
+        exchange.end = End::Failed(ErrorKind::UpstreamError);
+        let body = chunks.into_bytes();
+        Step::Last(if self.streams {
+            error_event(exchange.operation, &body)
+        } else {
+            body
+        })
+    }
+}
+
+/// An upstream's error body as an event.
+fn error_event(operation: Operation, body: &[u8]) -> Bytes {
+    let mut event = Vec::with_capacity(body.len() + 32);
+    if operation == Operation::Messages {
+        event.extend_from_slice(b"event: error\n");
+    }
+    for line in body
+        .split(|byte| matches!(byte, b'\n' | b'\r'))
+        .filter(|line| !line.is_empty())
+    {
+        event.extend_from_slice(b"data: ");
+        event.extend_from_slice(line);
+        event.push(b'\n');
+    }
+    event.push(b'\n');
+    Bytes::from(event)
+}
+
+/// Which side has heard nothing for too long.
+enum Silence {
+    /// Nothing came from the upstream for this long.
+    Upstream(Duration),
+    /// Nothing went to the client for its keep-alive period.
+    Client,
+}
+
+/// Watches both silences of an answer with one timer.
+///
+/// What happens between two waits is only marked; the clock is read and the timer moved when there is nothing else to do, and
+/// a timer that is early is left alone until it fires.
+struct Quiet {
+    period: Duration,
+    idle: Option<Duration>,
+    received_at: tokio::time::Instant,
+    sent_at: tokio::time::Instant,
+    received: bool,
+    sent: bool,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Quiet {
+    fn new(period: Duration, idle: Option<Duration>) -> Self {
+        let now = tokio::time::Instant::now();
+        Self {
+            period,
+            idle,
+            received_at: now,
+            sent_at: now,
+            received: false,
+            sent: false,
+            timer: None,
+        }
+    }
+
+    fn received(&mut self) {
+        self.received = true;
+    }
+
+    fn sent(&mut self) {
+        self.sent = true;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Silence> {
+        let mut now = tokio::time::Instant::now();
+        if std::mem::take(&mut self.received) {
+            self.received_at = now;
+        }
+        if std::mem::take(&mut self.sent) {
+            self.sent_at = now;
+        }
+        let client_at = self.sent_at + self.period;
+        let upstream_at = self.idle.map(|idle| self.received_at + idle);
+        let next = upstream_at.map_or(client_at, |at| at.min(client_at));
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
+        loop {
+            if timer.deadline() > next {
+                timer.as_mut().reset(next);
+            }
+            ready!(timer.as_mut().poll(cx));
+            now = now.max(timer.deadline());
+            if let (Some(at), Some(idle)) = (upstream_at, self.idle)
+                && now >= at
+            {
+                return Poll::Ready(Silence::Upstream(idle));
+            }
+            if now >= client_at {
+                return Poll::Ready(Silence::Client);
+            }
+            timer.as_mut().reset(next);
+        }
+    }
+}
+
+/// The end of a shutdown's grace period, waited for only once a stream has nothing else to do.
+struct Cut {
+    token: CancellationToken,
+    wait: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+impl Cut {
+    fn new(token: &CancellationToken) -> Self {
+        Self {
+            token: token.clone(),
+            wait: None,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wait
+            .get_or_insert_with(|| Box::pin(self.token.clone().cancelled_owned()))
+            .as_mut()
+            .poll(cx)
+    }
+}

@@ -1,0 +1,516 @@
+//! One try at one endpoint: send, wait under deadlines, and read as far as it takes to know whether this is an answer.
+//!
+//! A plain answer is held whole and must be JSON; a stream is read up to its first content event. Until then nothing has gone
+//! to the client, so a failure can still be rescued elsewhere.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berry_core::config::snapshot::Backend;
+use berry_core::operation::Operation;
+use berry_core::time::Instant;
+use berry_loadbalance::lease::Lease;
+use berry_loadbalance::outcome::Outcome;
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+use crate::answer::{Answer, RelayBody};
+use crate::body::Chunks;
+use crate::buffer::BufferPermit;
+use crate::client::{ConnectTimeout, Upstream};
+use crate::decode::Decoder;
+use crate::error::{ForwardError, rejection_class};
+use crate::exchange::Exchange;
+use crate::forward::{Relay, RelayRequest};
+use crate::json::{Members, Scanner};
+use crate::prepare::{self, Prepared, PublicModel};
+use crate::stream::{EventStream, Treatment};
+use crate::{headers, meter};
+
+/// Longest error body that is passed on.
+const ERROR_BODY_MAX: usize = 1024 * 1024;
+/// Members of a plain answer that are looked at.
+const ANSWER_MEMBERS: &[&str] = &["model", "usage", "usageMetadata"];
+
+/// What an attempt came to: an answer that may go to the client.
+pub(crate) struct Committed {
+    status: StatusCode,
+    headers: HeaderMap,
+    content: Content,
+}
+
+/// The body of an answer.
+enum Content {
+    /// Held whole.
+    Held(Chunks, BufferPermit),
+    /// Events, of which the first ones are held.
+    Events(Box<EventStream>, Lease),
+    /// Bytes that pass as they come.
+    Through(Box<Through>, Lease),
+}
+
+/// A body that is not looked into.
+pub(crate) struct Through {
+    pub(crate) incoming: Incoming,
+    pub(crate) decoder: Option<Decoder>,
+    pub(crate) length: Option<u64>,
+    pub(crate) idle: Duration,
+    pub(crate) sent_at: Instant,
+}
+
+impl Committed {
+    /// The answer with its record inside.
+    pub(crate) fn into_answer(self, mut exchange: Exchange, relay: &Relay) -> Answer {
+        exchange.status = self.status.as_u16();
+        let body = match self.content {
+            Content::Held(chunks, permit) => RelayBody::held(chunks, permit, exchange),
+            Content::Events(events, lease) => RelayBody::events(events, lease, exchange, relay),
+            Content::Through(through, lease) => RelayBody::through(through, lease, exchange),
+        };
+        Answer {
+            status: self.status,
+            headers: self.headers,
+            body,
+        }
+    }
+}
+
+/// Runs one attempt. The lease is told how it went; for a stream, when the stream ends.
+pub(crate) async fn run(
+    relay: &Relay,
+    lease: Lease,
+    request: &mut RelayRequest,
+    deadline: tokio::time::Instant,
+    exchange: &mut Exchange,
+) -> Result<Committed, ForwardError> {
+    let backend = Arc::clone(lease.backend());
+    let Some(upstream) = relay.upstreams.get(&backend.provider.id) else {
+        return Err(ForwardError::Internal(format!(
+            "{}: no client for its provider",
+            backend.id
+        )));
+    };
+    let attempt = Attempt {
+        relay,
+        upstream,
+        operation: exchange.operation,
+        streams: exchange.stream,
+        sent_at: exchange.now(),
+        deadline,
+        backend,
+    };
+    match attempt.send(request, exchange).await {
+        Ok((head, Reply::Events(events))) => Ok(head.committed(Content::Events(events, lease))),
+        Ok((head, Reply::Through(through))) => Ok(head.committed(Content::Through(through, lease))),
+        Ok((head, Reply::Held(chunks, permit))) => {
+            lease.report(attempt.outcome(head.status, exchange), exchange.now());
+            Ok(head.committed(Content::Held(chunks, permit)))
+        }
+        Err(error) => {
+            if let Some(class) = error.failure_class() {
+                lease.report(
+                    Outcome::Failure {
+                        class,
+                        retry_after: None,
+                    },
+                    exchange.now(),
+                );
+            }
+            Err(error)
+        }
+    }
+}
+
+/// What one attempt works with.
+struct Attempt<'a> {
+    relay: &'a Relay,
+    upstream: &'a Upstream,
+    backend: Arc<Backend>,
+    operation: Operation,
+    streams: bool,
+    sent_at: Instant,
+    /// End of the time for the whole request.
+    deadline: tokio::time::Instant,
+}
+
+/// Status and headers of an upstream's answer.
+struct Head {
+    status: StatusCode,
+    headers: HeaderMap,
+}
+
+impl Head {
+    fn committed(self, content: Content) -> Committed {
+        Committed {
+            status: self.status,
+            headers: headers::response(&self.headers),
+            content,
+        }
+    }
+
+    /// Whether the content type begins with `kind`; parameters and case do not count.
+    fn is(&self, kind: &str) -> bool {
+        self.headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.as_bytes().get(..kind.len()))
+            .is_some_and(|start| start.eq_ignore_ascii_case(kind.as_bytes()))
+    }
+
+    fn declared_length(&self) -> Option<u64> {
+        self.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
+}
+
+/// The body that came with a head.
+enum Reply {
+    Held(Chunks, BufferPermit),
+    Events(Box<EventStream>),
+    Through(Box<Through>),
+}
+
+/// A body held whole, checked to be JSON where `members` says so.
+struct HeldBody {
+    chunks: Chunks,
+    permit: BufferPermit,
+    /// `None` = not JSON.
+    members: Option<Members>,
+}
+
+impl Attempt<'_> {
+    async fn send(&self, request: &mut RelayRequest, exchange: &mut Exchange) -> Result<(Head, Reply), ForwardError> {
+        let prepared = prepare::request(&self.backend, self.upstream, self.operation, self.streams, request)?;
+        let usage_was_added = prepared.usage_was_added;
+        let (head, incoming) = self.exchange_heads(request, prepared).await?;
+        if !(usage_was_added && head.status == StatusCode::BAD_REQUEST) {
+            return self.reply(head, incoming, usage_was_added, exchange).await;
+        }
+        // The refusal may be of what we added: then the client's own request has not been answered yet.
+        let held = self.hold(&head, incoming, ERROR_BODY_MAX, exchange).await?;
+        if !names_stream_options(&held.chunks) {
+            return self.passed_error(head, held);
+        }
+        self.upstream.note_refused_stream_options(&self.backend.id.upstream);
+        let prepared = prepare::request(&self.backend, self.upstream, self.operation, self.streams, request)?;
+        let (head, incoming) = self.exchange_heads(request, prepared).await?;
+        self.reply(head, incoming, false, exchange).await
+    }
+
+    /// Sends the request and waits for the head of the answer.
+    async fn exchange_heads(
+        &self,
+        request: &RelayRequest,
+        prepared: Prepared,
+    ) -> Result<(Head, Incoming), ForwardError> {
+        let provider = &self.backend.provider;
+        let mut outgoing = Request::new(prepared.body);
+        *outgoing.method_mut() = Method::POST;
+        *outgoing.uri_mut() = self
+            .upstream
+            .url(provider, self.operation, self.backend.id.upstream.as_str())
+            .map_err(|error| ForwardError::Internal(format!("{}: {error}", self.backend.id)))?;
+        *outgoing.headers_mut() = headers::request(&request.headers, &provider.forward_headers, &self.upstream.headers);
+        let patience = if self.streams {
+            provider.timeouts.stream_headers
+        } else {
+            provider.timeouts.completion
+        };
+        let sent = self
+            .within(
+                patience,
+                "the head of its answer",
+                self.upstream.client.request(outgoing),
+            )
+            .await?;
+        let (parts, incoming) = sent.map_err(|error| self.not_sent(error))?.into_parts();
+        Ok((
+            Head {
+                status: parts.status,
+                headers: parts.headers,
+            },
+            incoming,
+        ))
+    }
+
+    fn not_sent(&self, error: hyper_util::client::legacy::Error) -> ForwardError {
+        let backend = self.backend.id.clone();
+        if is_connect_timeout(&error) {
+            let waited = self.backend.provider.timeouts.connect;
+            return ForwardError::Timeout {
+                backend,
+                what: "a connection",
+                waited,
+            };
+        }
+        let what = if error.is_connect() {
+            "no connection"
+        } else {
+            "the connection broke before an answer"
+        };
+        ForwardError::Network {
+            backend,
+            what,
+            source: Box::new(error),
+        }
+    }
+
+    async fn reply(
+        &self,
+        head: Head,
+        incoming: Incoming,
+        usage_was_added: bool,
+        exchange: &mut Exchange,
+    ) -> Result<(Head, Reply), ForwardError> {
+        match head.status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(ForwardError::KeyRefused {
+                backend: self.backend.id.clone(),
+                status: head.status,
+            }),
+            status if status.is_client_error() || status.is_server_error() => {
+                let held = self.hold(&head, incoming, ERROR_BODY_MAX, exchange).await?;
+                self.passed_error(head, held)
+            }
+            status if !status.is_success() => Err(self.bad(format!("unexpected status {}", status.as_u16()))),
+            _ if self.streams && head.is("text/event-stream") => {
+                let events = self.open_stream(&head, incoming, usage_was_added, exchange).await?;
+                Ok((head, Reply::Events(events)))
+            }
+            _ if !self.operation.holds_plain_answer() => self.through(head, incoming),
+            _ if self.streams => Err(self.bad("a plain answer where a stream was asked for".to_owned())),
+            _ => self.plain(head, incoming, exchange).await,
+        }
+    }
+
+    /// A plain JSON answer: held whole, checked, its usage read.
+    async fn plain(
+        &self,
+        head: Head,
+        incoming: Incoming,
+        exchange: &mut Exchange,
+    ) -> Result<(Head, Reply), ForwardError> {
+        let held = self
+            .hold(&head, incoming, self.relay.limits.max_response_bytes, exchange)
+            .await?;
+        let Some(members) = held.members else {
+            return Err(self.bad("it is not valid JSON".to_owned()));
+        };
+        exchange.ttft = Some(exchange.now().since(exchange.started));
+        exchange.usage = meter::usage_of_answer(&held.chunks, &members);
+        let rename = PublicModel::wanted(exchange.model.as_ref()).and_then(|name| name.edit(&members));
+        let chunks = match rename {
+            Some(edit) => held.chunks.splice(&mut [edit]),
+            None => held.chunks,
+        };
+        Ok((head, Reply::Held(chunks, held.permit)))
+    }
+
+    /// The upstream's own error, passed on when it is JSON.
+    fn passed_error(&self, head: Head, held: HeldBody) -> Result<(Head, Reply), ForwardError> {
+        if held.members.is_some() {
+            return Ok((head, Reply::Held(held.chunks, held.permit)));
+        }
+        Err(ForwardError::Rejected {
+            backend: self.backend.id.clone(),
+            status: head.status,
+            headers: Box::new(headers::response(&head.headers)),
+        })
+    }
+
+    async fn hold(
+        &self,
+        head: &Head,
+        mut incoming: Incoming,
+        limit: usize,
+        exchange: &Exchange,
+    ) -> Result<HeldBody, ForwardError> {
+        if head.declared_length().is_some_and(|length| length > limit as u64) {
+            return Err(self.bad(format!(
+                "it announces more than {limit} bytes (server.max_response_bytes)"
+            )));
+        }
+        let mut decoder = self.decoder(head)?;
+        let mut scanner = Some(Scanner::new(ANSWER_MEMBERS));
+        let mut held = HeldBody {
+            chunks: Chunks::default(),
+            permit: self.relay.shared.buffers.permit(),
+            members: None,
+        };
+        let idle = self.backend.provider.timeouts.stream_idle;
+        while let Some(piece) = self.next_piece(&mut incoming, idle, &mut decoder).await? {
+            if held.chunks.len() + piece.len() > limit {
+                return Err(self.bad(format!("it is over {limit} bytes (server.max_response_bytes)")));
+            }
+            held.permit.grow(piece.len()).map_err(|_| ForwardError::Overloaded)?;
+            // What is not JSON is still read to its end, so that the connection can be used again.
+            scanner = scanner.and_then(|mut scanner| scanner.push(&piece).is_ok().then_some(scanner));
+            held.chunks.push(piece);
+        }
+        held.members = scanner.and_then(|scanner| scanner.finish().ok());
+        tracing::trace!(
+            request_id = exchange.request_id.as_str(),
+            bytes = held.chunks.len(),
+            "answer held"
+        );
+        Ok(held)
+    }
+
+    /// The next bytes of a body, decoded; `None` at its end.
+    async fn next_piece(
+        &self,
+        incoming: &mut Incoming,
+        idle: Duration,
+        decoder: &mut Option<Decoder>,
+    ) -> Result<Option<Bytes>, ForwardError> {
+        loop {
+            let frame = match self
+                .within(idle, "the next part of its answer", incoming.frame())
+                .await?
+            {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Err(self.broken(error)),
+                None => return Ok(None),
+            };
+            let Ok(data) = frame.into_data() else { continue };
+            return match decoder {
+                Some(decoder) => decoder
+                    .push(&data)
+                    .map(Some)
+                    .map_err(|error| self.bad(error.to_string())),
+                None => Ok(Some(data)),
+            };
+        }
+    }
+
+    /// A stream, read up to its first content.
+    async fn open_stream(
+        &self,
+        head: &Head,
+        incoming: Incoming,
+        hide_usage: bool,
+        exchange: &mut Exchange,
+    ) -> Result<Box<EventStream>, ForwardError> {
+        let timeouts = &self.backend.provider.timeouts;
+        let model = PublicModel::wanted(exchange.model.as_ref());
+        let treatment = Treatment {
+            hide_usage,
+            model,
+            idle: timeouts.stream_idle,
+        };
+        let mut events = Box::new(EventStream::new(
+            incoming,
+            self.decoder(head)?,
+            Arc::clone(&self.backend),
+            self.operation,
+            treatment,
+            self.sent_at,
+        ));
+        let until_content = async {
+            while !self
+                .within(timeouts.stream_idle, "the next part of the stream", events.advance())
+                .await??
+            {}
+            Ok::<(), ForwardError>(())
+        };
+        match timeouts.first_token {
+            Some(patience) => self.within(patience, "the first token", until_content).await??,
+            None => until_content.await?,
+        }
+        let now = exchange.now();
+        exchange.ttft = Some(now.since(exchange.started));
+        events.committed_at(now);
+        Ok(events)
+    }
+
+    fn through(&self, head: Head, incoming: Incoming) -> Result<(Head, Reply), ForwardError> {
+        let decoder = self.decoder(&head)?;
+        let length = if decoder.is_some() {
+            None
+        } else {
+            head.declared_length()
+        };
+        let idle = self.backend.provider.timeouts.stream_idle;
+        let through = Through {
+            incoming,
+            decoder,
+            length,
+            idle,
+            sent_at: self.sent_at,
+        };
+        Ok((head, Reply::Through(Box::new(through))))
+    }
+
+    fn decoder(&self, head: &Head) -> Result<Option<Decoder>, ForwardError> {
+        Decoder::for_headers(&head.headers).map_err(|coding| self.bad(format!("it is encoded as {coding:?}, unasked")))
+    }
+
+    /// Waits for `future` no longer than `patience` and the request's deadline allow.
+    async fn within<T>(
+        &self,
+        patience: Duration,
+        what: &'static str,
+        future: impl Future<Output = T>,
+    ) -> Result<T, ForwardError> {
+        let until = (tokio::time::Instant::now() + patience).min(self.deadline);
+        match tokio::time::timeout_at(until, future).await {
+            Ok(done) => Ok(done),
+            Err(_) if until == self.deadline => Err(ForwardError::TotalTimeout(self.relay.limits.total_timeout)),
+            Err(_) => Err(ForwardError::Timeout {
+                backend: self.backend.id.clone(),
+                what,
+                waited: patience,
+            }),
+        }
+    }
+
+    fn bad(&self, why: String) -> ForwardError {
+        ForwardError::BadAnswer {
+            backend: self.backend.id.clone(),
+            why,
+        }
+    }
+
+    fn broken(&self, error: hyper::Error) -> ForwardError {
+        let what = "the connection broke inside the answer";
+        ForwardError::Network {
+            backend: self.backend.id.clone(),
+            what,
+            source: Box::new(error),
+        }
+    }
+
+    /// What a complete plain answer says about the backend.
+    fn outcome(&self, status: StatusCode, exchange: &Exchange) -> Outcome {
+        let latency = exchange.now().since(self.sent_at);
+        match rejection_class(status) {
+            Some(class) => Outcome::Failure {
+                class,
+                retry_after: None,
+            },
+            None if status.is_success() => Outcome::Success {
+                ttft: Some(latency),
+                latency,
+            },
+            None => Outcome::CallerFault,
+        }
+    }
+}
+
+/// Whether an error body complains about the parameter that we had added.
+fn names_stream_options(body: &Chunks) -> bool {
+    let text = body.slice(0..body.len());
+    memchr::memmem::find(&text, b"stream_options").is_some() || memchr::memmem::find(&text, b"include_usage").is_some()
+}
+
+fn is_connect_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<ConnectTimeout>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}

@@ -1,0 +1,475 @@
+//! Connections to upstreams: one pooled client for each provider, kept over reloads while what it connects to stays the same.
+//!
+//! HTTP/2 where TLS offers it, HTTP/1.1 otherwise; happy eyeballs, TCP keep-alive, `TCP_NODELAY`; proxies by configuration or
+//! by the usual variables; trust in the system's roots (the bundled Mozilla roots where the system has none) and the
+//! provider's own. The built-in demo upstream is reached over an in-memory connection through the same client.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use berry_core::config::snapshot::{Provider, Transport};
+use berry_core::id::{ProviderId, UpstreamModel};
+use berry_core::operation::Operation;
+use http::header::PROXY_AUTHORIZATION;
+use http::{HeaderName, HeaderValue, Uri};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::legacy::{Builder, Client};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::DuplexStream;
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use crate::target;
+use crate::upstream_body::UpstreamBody;
+
+/// Idle pooled connections are closed before the other side is likely to do it.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// First TCP keep-alive probe on a silent connection; long plain answers depend on it.
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Head of an upstream's answer.
+const HEADERS_MAX: usize = 100;
+
+/// Opens an in-memory connection to an upstream in this process.
+pub type Dial = Arc<dyn Fn() -> DuplexStream + Send + Sync>;
+
+/// A pooled client.
+pub(crate) type HttpClient = Client<Connector, UpstreamBody>;
+
+/// Why a client for a provider could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// A file of the provider's TLS settings does not hold what it should.
+    #[error("{provider}: {path}: {why}")]
+    Pem {
+        /// Whose setting.
+        provider: ProviderId,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Certificate and key do not make an identity.
+    #[error("{provider}: the client certificate cannot be used: {source}")]
+    Identity {
+        /// Whose setting.
+        provider: ProviderId,
+        /// The reason.
+        #[source]
+        source: rustls::Error,
+    },
+    /// A proxy address of a kind that is not supported.
+    #[error("{provider}: proxy scheme {scheme} is not supported, use http:// or socks5://")]
+    ProxyScheme {
+        /// Whose setting.
+        provider: ProviderId,
+        /// The scheme.
+        scheme: String,
+    },
+}
+
+/// The upstreams of one configuration, ready to be called.
+#[derive(Debug, Default)]
+pub struct Upstreams {
+    by_provider: HashMap<ProviderId, Upstream>,
+}
+
+/// One provider, ready to be called.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    /// Its pooled client.
+    pub(crate) client: HttpClient,
+    /// Headers that go with every call, the key last.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    made_for: (Transport, Uri, Duration),
+    /// Addresses by operation, for the styles where the model is not part of them.
+    urls: Vec<Option<Uri>>,
+    /// Backends that refused `stream_options`, which we had added.
+    refuses_stream_options: Mutex<HashSet<UpstreamModel>>,
+    any_refuses_stream_options: AtomicBool,
+}
+
+impl Upstream {
+    /// The address of `operation` for `model`.
+    ///
+    /// # Errors
+    /// When a model name cannot be part of an address.
+    pub(crate) fn url(&self, provider: &Provider, operation: Operation, model: &str) -> Result<Uri, http::Error> {
+        match &self.urls[operation as usize] {
+            Some(url) => Ok(url.clone()),
+            None => target::url(provider, operation, model),
+        }
+    }
+
+    /// Whether `model` is known to refuse `stream_options`.
+    pub(crate) fn refuses_stream_options(&self, model: &UpstreamModel) -> bool {
+        self.any_refuses_stream_options.load(Ordering::Relaxed) && self.refuses_stream_options.lock().contains(model)
+    }
+
+    /// Remembers that `model` refused `stream_options`.
+    pub(crate) fn note_refused_stream_options(&self, model: &UpstreamModel) {
+        self.refuses_stream_options.lock().insert(model.clone());
+        self.any_refuses_stream_options.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Upstreams {
+    /// Upstreams for every enabled provider. A client of `old` is kept where nothing that concerns its connections has changed.
+    ///
+    /// `dials` gives the in-memory upstreams by provider.
+    ///
+    /// # Errors
+    /// [`ClientError`] for TLS files or proxies that cannot be used.
+    pub fn new<'a>(
+        providers: impl Iterator<Item = &'a Arc<Provider>>,
+        dials: &HashMap<ProviderId, Dial>,
+        old: Option<&Self>,
+    ) -> Result<Self, ClientError> {
+        let mut by_provider = HashMap::new();
+        for provider in providers.filter(|provider| provider.enabled) {
+            let made_for = (
+                provider.transport.clone(),
+                target::origin(provider),
+                provider.timeouts.connect,
+            );
+            let kept = old
+                .and_then(|old| old.by_provider.get(&provider.id))
+                .filter(|kept| kept.made_for == made_for);
+            let client = match kept {
+                Some(kept) => kept.client.clone(),
+                None => {
+                    let route = match dials.get(&provider.id) {
+                        Some(dial) => Route::Memory(Arc::clone(dial)),
+                        None => Route::for_provider(provider, &made_for.1)?,
+                    };
+                    build(Connector {
+                        route,
+                        timeout: provider.timeouts.connect,
+                    })
+                }
+            };
+            by_provider.insert(provider.id.clone(), prepare(provider, client, made_for));
+        }
+        Ok(Self { by_provider })
+    }
+
+    /// The upstream of an enabled provider.
+    pub(crate) fn get(&self, provider: &ProviderId) -> Option<&Upstream> {
+        self.by_provider.get(provider)
+    }
+}
+
+fn prepare(provider: &Provider, client: HttpClient, made_for: (Transport, Uri, Duration)) -> Upstream {
+    let mut headers = provider.headers.clone();
+    headers.extend(target::key_header(provider));
+    // A forward proxy sees the request itself; a tunnel or a SOCKS proxy has its credentials in the connector.
+    if made_for.1.scheme_str() == Some("http")
+        && let Some(auth) = intercept(provider, &made_for.1)
+            .as_ref()
+            .and_then(Intercept::basic_auth)
+    {
+        headers.push((PROXY_AUTHORIZATION, auth.clone()));
+    }
+    let urls = Operation::ALL
+        .iter()
+        .map(|operation| match target::names_model(provider, *operation) {
+            true => None,
+            false => target::url(provider, *operation, "").ok(),
+        })
+        .collect();
+    Upstream {
+        client,
+        headers,
+        made_for,
+        urls,
+        refuses_stream_options: Mutex::default(),
+        any_refuses_stream_options: AtomicBool::new(false),
+    }
+}
+
+fn build(connector: Connector) -> HttpClient {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .pool_timer(TokioTimer::new())
+        .timer(TokioTimer::new())
+        .http1_max_headers(HEADERS_MAX)
+        .http2_keep_alive_interval(TCP_KEEP_ALIVE)
+        .http2_adaptive_window(true);
+    builder.build(connector)
+}
+
+/// Opens connections to one provider.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    route: Route,
+    timeout: Duration,
+}
+
+#[derive(Clone)]
+enum Route {
+    Plain(HttpConnector),
+    Tls(HttpsConnector<HttpConnector>),
+    /// Plain text through a proxy that understands absolute request targets.
+    ForwardProxy(HttpConnector, Uri),
+    TunnelTls(HttpsConnector<Tunnel<HttpConnector>>),
+    Socks(SocksV5<HttpConnector>),
+    SocksTls(HttpsConnector<SocksV5<HttpConnector>>),
+    Memory(Dial),
+}
+
+impl Route {
+    fn for_provider(provider: &Provider, origin: &Uri) -> Result<Self, ClientError> {
+        let tls = origin.scheme_str() == Some("https");
+        let tcp = tcp_connector();
+        let Some(proxy) = intercept(provider, origin) else {
+            return Ok(if tls {
+                Self::Tls(https(tls_config(provider)?, tcp))
+            } else {
+                Self::Plain(tcp)
+            });
+        };
+        let address = proxy.uri().clone();
+        match address.scheme_str() {
+            Some("http") if tls => {
+                let tunnel = Tunnel::new(address, tcp);
+                let tunnel = match proxy.basic_auth() {
+                    Some(auth) => tunnel.with_auth(auth.clone()),
+                    None => tunnel,
+                };
+                Ok(Self::TunnelTls(https(tls_config(provider)?, tunnel)))
+            }
+            Some("http") => Ok(Self::ForwardProxy(tcp, address)),
+            Some("socks5" | "socks5h") => {
+                let socks = SocksV5::new(address, tcp);
+                let socks = match proxy.raw_auth() {
+                    Some((user, password)) => socks.with_auth(user.to_owned(), password.to_owned()),
+                    None => socks,
+                };
+                Ok(if tls {
+                    Self::SocksTls(https(tls_config(provider)?, socks))
+                } else {
+                    Self::Socks(socks)
+                })
+            }
+            other => Err(ClientError::ProxyScheme {
+                provider: provider.id.clone(),
+                scheme: other.unwrap_or_default().to_owned(),
+            }),
+        }
+    }
+}
+
+/// The proxy for an origin: the provider's own, else what the environment's variables say.
+pub(crate) fn intercept(provider: &Provider, origin: &Uri) -> Option<Intercept> {
+    static ENVIRONMENT: OnceLock<Matcher> = OnceLock::new();
+    match &provider.transport.proxy {
+        Some(own) => Matcher::builder().all(own.to_string()).build().intercept(origin),
+        None => ENVIRONMENT.get_or_init(Matcher::from_env).intercept(origin),
+    }
+}
+
+fn tcp_connector() -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(TCP_KEEP_ALIVE));
+    tcp.set_keepalive_interval(Some(TCP_KEEP_ALIVE));
+    tcp
+}
+
+fn https<T>(config: ClientConfig, connector: T) -> HttpsConnector<T> {
+    HttpsConnectorBuilder::new()
+        .with_tls_config(config)
+        .https_or_http()
+        .enable_all_versions()
+        .wrap_connector(connector)
+}
+
+/// Roots, and the identity that we show, for one provider.
+fn tls_config(provider: &Provider) -> Result<ClientConfig, ClientError> {
+    let pem = |path: &PathBuf, why: String| ClientError::Pem {
+        provider: provider.id.clone(),
+        path: path.clone(),
+        why,
+    };
+    let mut roots = RootCertStore::clone(system_roots());
+    if let Some(path) = &provider.transport.ca_file {
+        for certificate in read_certificates(path).map_err(|why| pem(path, why))? {
+            roots.add(certificate).map_err(|error| pem(path, error.to_string()))?;
+        }
+    }
+    let builder = ClientConfig::builder().with_root_certificates(roots);
+    let Some((chain_path, key_path)) = &provider.transport.client_identity else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let chain = read_certificates(chain_path).map_err(|why| pem(chain_path, why))?;
+    let key = PrivateKeyDer::from_pem_file(key_path).map_err(|error| pem(key_path, error.to_string()))?;
+    builder
+        .with_client_auth_cert(chain, key)
+        .map_err(|source| ClientError::Identity {
+            provider: provider.id.clone(),
+            source,
+        })
+}
+
+fn read_certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| error.to_string())?;
+    if certificates.is_empty() {
+        Err("no certificate in it".to_owned())
+    } else {
+        Ok(certificates)
+    }
+}
+
+/// Loaded at the first provider that needs TLS.
+fn system_roots() -> &'static RootCertStore {
+    static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
+    ROOTS.get_or_init(|| {
+        let mut roots = RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
+        roots
+    })
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").finish_non_exhaustive()
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Service<Uri> for Connector {
+    type Response = UpstreamIo;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<UpstreamIo, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // Each inner connector is always ready; waiting happens in the call.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, target: Uri) -> Self::Future {
+        let Self { route, timeout } = self.clone();
+        Box::pin(async move {
+            match tokio::time::timeout(timeout, route.connect(target)).await {
+                Ok(connected) => connected,
+                Err(_) => Err(Box::new(ConnectTimeout(timeout)) as BoxError),
+            }
+        })
+    }
+}
+
+/// TCP or TLS did not come up in time.
+#[derive(Debug, thiserror::Error)]
+#[error("no connection within {0:?}")]
+pub(crate) struct ConnectTimeout(Duration);
+
+impl Route {
+    async fn connect(self, target: Uri) -> Result<UpstreamIo, BoxError> {
+        Ok(match self {
+            Self::Plain(mut tcp) => UpstreamIo::Plain {
+                io: tcp.call(target).await?,
+                proxied: false,
+            },
+            Self::ForwardProxy(mut tcp, proxy) => UpstreamIo::Plain {
+                io: tcp.call(proxy).await?,
+                proxied: true,
+            },
+            Self::Socks(mut socks) => UpstreamIo::Plain {
+                io: socks.call(target).await?,
+                proxied: false,
+            },
+            Self::Tls(mut tls) => UpstreamIo::Tls(Box::new(tls.call(target).await?)),
+            Self::TunnelTls(mut tls) => UpstreamIo::Tls(Box::new(tls.call(target).await?)),
+            Self::SocksTls(mut tls) => UpstreamIo::Tls(Box::new(tls.call(target).await?)),
+            Self::Memory(dial) => UpstreamIo::Memory(TokioIo::new(dial())),
+        })
+    }
+}
+
+/// One connection to an upstream.
+pub(crate) enum UpstreamIo {
+    Plain { io: TokioIo<TcpStream>, proxied: bool },
+    Tls(Box<MaybeHttpsStream<TokioIo<TcpStream>>>),
+    Memory(TokioIo<DuplexStream>),
+}
+
+impl Connection for UpstreamIo {
+    fn connected(&self) -> Connected {
+        match self {
+            Self::Plain { io, proxied } => io.connected().proxy(*proxied),
+            Self::Tls(io) => io.connected(),
+            Self::Memory(_) => Connected::new(),
+        }
+    }
+}
+
+/// Runs `$body` on whichever connection it is.
+macro_rules! each {
+    ($self:ident, $io:ident => $body:expr) => {
+        match Pin::get_mut($self) {
+            Self::Plain { io: $io, .. } => $body,
+            Self::Tls($io) => $body,
+            Self::Memory($io) => $body,
+        }
+    };
+}
+
+impl Read for UpstreamIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_read(cx, buf))
+    }
+}
+
+impl Write for UpstreamIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_shutdown(cx))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain { io, .. } => io.is_write_vectored(),
+            Self::Tls(io) => io.is_write_vectored(),
+            Self::Memory(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
+    }
+}

@@ -1,0 +1,364 @@
+//! What Berry reads of a JSON request: a handful of top-level members, found by a skipping scan. The body itself stays as it is.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::body::{Chunks, Edit, removal};
+use crate::json::{JsonError, Kind, Member, Members, Scanner, quote, unquote};
+
+/// The members that are looked at.
+pub const MEMBERS: &[&str] = &["model", "stream", "backend", "stream_options"];
+
+/// What a request says about itself.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    /// The model that is asked for.
+    pub model: String,
+    /// Whether a stream is asked for.
+    pub stream: bool,
+    /// The provider that is forced.
+    pub backend: Option<String>,
+    /// Whether the client itself asks for usage on its stream.
+    pub wants_usage: bool,
+    model_value: Range<usize>,
+    backend_member: Option<Range<usize>>,
+    stream_options: StreamOptions,
+    /// Where a member can be put in at the end.
+    close: usize,
+}
+
+/// State of `stream_options`, as far as it matters for putting `include_usage` into it.
+#[derive(Clone, Debug)]
+enum StreamOptions {
+    /// Not there.
+    Absent,
+    /// There, but `null`: the range of the value.
+    Null(Range<usize>),
+    /// An object without `include_usage`: where it closes, and whether it is empty.
+    Object { close: usize, empty: bool },
+    /// The range of `include_usage`'s value.
+    Value(Range<usize>),
+    /// Something that only the upstream can judge.
+    Odd,
+}
+
+/// Why a request cannot be served as it is. Each is the caller's fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EnvelopeError {
+    /// Not JSON.
+    #[error("the request body is not valid JSON: {expected} expected at line {line} column {column}")]
+    Syntax {
+        /// What should have stood there.
+        expected: &'static str,
+        /// Counted from 1.
+        line: usize,
+        /// In bytes, counted from 1.
+        column: usize,
+    },
+    /// Nothing at all.
+    #[error("the request body is empty; send a JSON object with a `model`")]
+    Empty,
+    /// JSON, but no object.
+    #[error("the request body must be a JSON object")]
+    NotAnObject,
+    /// No `model`.
+    #[error("the request names no model; add a `model` member")]
+    MissingModel,
+    /// A member of the wrong type.
+    #[error("`{field}` must be {expected}, not {found}")]
+    WrongType {
+        /// The member.
+        field: &'static str,
+        /// What it must be.
+        expected: &'static str,
+        /// What it is.
+        found: Kind,
+    },
+    /// A string that cannot be read.
+    #[error("`{field}` is not readable text: {why}")]
+    BadText {
+        /// The member.
+        field: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// A member that must be there at most once.
+    #[error("`{field}` stands in the request more than once; leave one")]
+    Repeated {
+        /// The member.
+        field: &'static str,
+    },
+}
+
+impl EnvelopeError {
+    /// The member at fault.
+    pub fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::MissingModel => Some("model"),
+            Self::WrongType { field, .. } | Self::BadText { field, .. } | Self::Repeated { field } => Some(field),
+            Self::Syntax { .. } | Self::Empty | Self::NotAnObject => None,
+        }
+    }
+}
+
+impl Envelope {
+    /// Reads the envelope of a whole body.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`], the first that is met.
+    pub fn read(body: &Chunks) -> Result<Self, EnvelopeError> {
+        let members = scan(body, MEMBERS)?;
+        let Some(close) = members.close() else {
+            return Err(EnvelopeError::NotAnObject);
+        };
+        for field in ["model", "backend", "stream"] {
+            if members.is_repeated(field) {
+                return Err(EnvelopeError::Repeated { field });
+            }
+        }
+        let model_member = members.get("model").ok_or(EnvelopeError::MissingModel)?;
+        let model = text(body, model_member)?;
+        if model.is_empty() {
+            return Err(EnvelopeError::MissingModel);
+        }
+        let backend = members.get("backend").filter(|member| member.kind != Kind::Null);
+        let (stream_options, wants_usage) = stream_options(body, &members);
+        Ok(Self {
+            model,
+            stream: stream(body, &members)?,
+            backend: backend.map(|member| text(body, member)).transpose()?,
+            wants_usage,
+            model_value: model_member.value.clone(),
+            backend_member: members
+                .get("backend")
+                .map(|member| removal(body, member.key.start..member.value.end)),
+            stream_options,
+            close,
+        })
+    }
+
+    /// The edits that make the client's body the upstream's: its own name for the model, no `backend`, and `include_usage`
+    /// where we ask for it.
+    pub fn edits(&self, upstream_model: &str, add_usage: bool) -> Vec<Edit> {
+        let mut edits = Vec::with_capacity(3);
+        if self.model != upstream_model {
+            edits.push(Edit {
+                range: self.model_value.clone(),
+                replacement: Bytes::from(quote(upstream_model)),
+            });
+        }
+        if let Some(range) = &self.backend_member {
+            edits.push(Edit {
+                range: range.clone(),
+                replacement: Bytes::new(),
+            });
+        }
+        if add_usage {
+            edits.extend(self.usage_edit());
+        }
+        edits
+    }
+
+    /// Whether `include_usage` can be put in.
+    pub fn can_add_usage(&self) -> bool {
+        !matches!(self.stream_options, StreamOptions::Odd)
+    }
+
+    fn usage_edit(&self) -> Option<Edit> {
+        let (range, text): (Range<usize>, &'static str) = match &self.stream_options {
+            StreamOptions::Absent => (self.close..self.close, ",\"stream_options\":{\"include_usage\":true}"),
+            StreamOptions::Null(value) => (value.clone(), "{\"include_usage\":true}"),
+            StreamOptions::Object { close, empty: true } => (*close..*close, "\"include_usage\":true"),
+            StreamOptions::Object { close, empty: false } => (*close..*close, ",\"include_usage\":true"),
+            StreamOptions::Value(value) => (value.clone(), "true"),
+            StreamOptions::Odd => return None,
+        };
+        Some(Edit {
+            range,
+            replacement: Bytes::from_static(text.as_bytes()),
+        })
+    }
+}
+
+/// Scans a whole body.
+fn scan(body: &Chunks, wanted: &'static [&'static str]) -> Result<Members, EnvelopeError> {
+    if body.is_empty() {
+        return Err(EnvelopeError::Empty);
+    }
+    let mut scanner = Scanner::new(wanted);
+    body.iter()
+        .try_for_each(|chunk| scanner.push(chunk))
+        .and_then(|()| scanner.finish())
+        .map_err(|error| syntax_error(body, error))
+}
+
+fn syntax_error(body: &Chunks, error: JsonError) -> EnvelopeError {
+    let before = body.slice(0..error.offset);
+    let line_start = memchr::memrchr(b'\n', &before).map_or(0, |newline| newline + 1);
+    EnvelopeError::Syntax {
+        expected: error.expected,
+        line: memchr::memchr_iter(b'\n', &before).count() + 1,
+        column: before.len() - line_start + 1,
+    }
+}
+
+fn text(body: &Chunks, member: &Member) -> Result<String, EnvelopeError> {
+    if member.kind != Kind::String {
+        return Err(EnvelopeError::WrongType {
+            field: member.name,
+            expected: "a string",
+            found: member.kind,
+        });
+    }
+    unquote(&body.slice(member.value.clone())).map_err(|error| EnvelopeError::BadText {
+        field: member.name,
+        why: error.to_string(),
+    })
+}
+
+fn stream(body: &Chunks, members: &Members) -> Result<bool, EnvelopeError> {
+    match members.get("stream") {
+        None => Ok(false),
+        Some(member) => match member.kind {
+            Kind::Null => Ok(false),
+            Kind::Bool => Ok(body.get(member.value.start) == Some(b't')),
+            found => Err(EnvelopeError::WrongType {
+                field: "stream",
+                expected: "a boolean",
+                found,
+            }),
+        },
+    }
+}
+
+/// How `stream_options` stands, and whether it asks for usage already.
+fn stream_options(body: &Chunks, members: &Members) -> (StreamOptions, bool) {
+    let Some(member) = members.get("stream_options") else {
+        return (StreamOptions::Absent, false);
+    };
+    if members.is_repeated("stream_options") {
+        return (StreamOptions::Odd, false);
+    }
+    let start = member.value.start;
+    match member.kind {
+        Kind::Null => (StreamOptions::Null(member.value.clone()), false),
+        Kind::Object => {
+            let mut inner = Scanner::new(&["include_usage"]);
+            let found = inner
+                .push(&body.slice(member.value.clone()))
+                .and_then(|()| inner.finish());
+            let found = found.expect("it was valid as part of the whole");
+            match found.get("include_usage") {
+                None => {
+                    let close = start + found.close().expect("it is an object");
+                    (
+                        StreamOptions::Object {
+                            close,
+                            empty: found.is_empty(),
+                        },
+                        false,
+                    )
+                }
+                Some(_) if found.is_repeated("include_usage") => (StreamOptions::Odd, false),
+                Some(usage) => {
+                    let value = start + usage.value.start..start + usage.value.end;
+                    let asks = body.get(value.start) == Some(b't');
+                    (StreamOptions::Value(value), asks)
+                }
+            }
+        }
+        _ => (StreamOptions::Odd, false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(text: &str) -> Chunks {
+        Chunks::from(Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    fn edited(text: &str, model: &str) -> String {
+        let body = body(text);
+        let mut edits = Envelope::read(&body).unwrap().edits(model, true);
+        String::from_utf8(body.splice(&mut edits).into_bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn only_the_named_members_change_and_everything_else_stays_byte_for_byte() {
+        for (from, to) in [
+            (
+                r#"{"model":"a"}"#,
+                r#"{"model":"up","stream_options":{"include_usage":true}}"#,
+            ),
+            (
+                r#"{"model":"up","x":1.0e5 }"#,
+                r#"{"model":"up","x":1.0e5 ,"stream_options":{"include_usage":true}}"#,
+            ),
+            (
+                r#"{"backend":"b", "model":"a","stream_options":null}"#,
+                r#"{ "model":"up","stream_options":{"include_usage":true}}"#,
+            ),
+            (
+                r#"{"mod\u0065l":"a","stream_options":{}}"#,
+                r#"{"mod\u0065l":"up","stream_options":{"include_usage":true}}"#,
+            ),
+            (
+                r#"{"stream_options":{ "z":1 },"model":"a","backend":null}"#,
+                r#"{"stream_options":{ "z":1 ,"include_usage":true},"model":"up"}"#,
+            ),
+            (
+                r#"{"stream_options":{"include_usage": false},"model":"a"}"#,
+                r#"{"stream_options":{"include_usage": true},"model":"up"}"#,
+            ),
+        ] {
+            assert_eq!(edited(from, "up"), to, "{from}");
+        }
+    }
+
+    #[test]
+    fn what_a_request_says_is_read_through_escapes_and_nulls() {
+        let envelope = Envelope::read(&body(
+            r#"{"messages":[{"model":"inner","stream":true}],"m\u006fdel":"gpt-\u0034","stream":null,"backend":"openai"}"#,
+        ))
+        .unwrap();
+        assert_eq!((envelope.model.as_str(), envelope.stream), ("gpt-4", false));
+        assert_eq!(envelope.backend.as_deref(), Some("openai"));
+    }
+
+    #[test]
+    fn each_mistake_has_its_own_error() {
+        let fails = |text: &str| Envelope::read(&body(text)).unwrap_err().to_string();
+        for (text, expected) in [
+            ("", "the request body is empty; send a JSON object with a `model`"),
+            ("[]", "the request body must be a JSON object"),
+            ("{}", "the request names no model; add a `model` member"),
+            (r#"{"model":""}"#, "the request names no model; add a `model` member"),
+            (r#"{"model":4}"#, "`model` must be a string, not a number"),
+            (
+                r#"{"model":"a","stream":"yes"}"#,
+                "`stream` must be a boolean, not a string",
+            ),
+            (
+                r#"{"model":"a","backend":[]}"#,
+                "`backend` must be a string, not an array",
+            ),
+            (
+                r#"{"model":"a","model":"b"}"#,
+                "`model` stands in the request more than once; leave one",
+            ),
+            (
+                r#"{"model":"a","mod\u0065l":"b"}"#,
+                "`model` stands in the request more than once; leave one",
+            ),
+            (
+                "{\"model\":\"a\",\n  \"x\" 1}",
+                "the request body is not valid JSON: `:` expected at line 2 column 7",
+            ),
+        ] {
+            assert_eq!(fails(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! One client request, from the choice of a backend to the head of its answer.
+//!
+//! [`Relay::forward`] runs the request; what it returns is either an answer whose body goes on by itself, or the error and the
+//! record of the request, so that the caller can say it in the client's dialect. A stream that is silent for long gets its
+//! status 200 and keep-alive comments while the work goes on inside its body ([`crate::answer::RelayBody`]).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use berry_core::config::snapshot::{Model, User};
+use berry_loadbalance::eligibility::Demand;
+use berry_loadbalance::selector::RouteSelector;
+use bytes::Bytes;
+use http::HeaderMap;
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
+use tokio_util::sync::CancellationToken;
+
+use crate::answer::{Answer, KeepAlive, RelayBody};
+use crate::attempt;
+use crate::body::Chunks;
+use crate::buffer::{BufferBudget, BufferPermit};
+use crate::client::Upstreams;
+use crate::clock::Clock;
+use crate::envelope::Envelope;
+use crate::error::ForwardError;
+use crate::exchange::{End, Exchange, Facts};
+use crate::prepare::Form;
+
+/// Says an error in the dialect of the request, as an event of its stream or as a body. `berry-api` has the one mapping.
+pub trait SayError: Send + Sync {
+    /// A frame that ends a stream.
+    fn event(&self, error: &ForwardError, facts: &Facts) -> Bytes;
+
+    /// A body that takes the place of a plain answer.
+    fn body(&self, error: &ForwardError, facts: &Facts) -> Bytes;
+}
+
+/// Random sources for choices, each with a seed of its own, all from one.
+#[derive(Debug)]
+pub struct Seeds(AtomicU64);
+
+impl Seeds {
+    /// The same start gives the same sequence.
+    pub fn new(start: u64) -> Self {
+        Self(AtomicU64::new(start))
+    }
+
+    /// The next random source.
+    pub fn next_rng(&self) -> SmallRng {
+        // An odd step visits every number; the generator's own seeding scatters them.
+        SmallRng::seed_from_u64(self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed))
+    }
+}
+
+/// Limits of one configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Largest plain answer, bytes.
+    pub max_response_bytes: usize,
+    /// Silence after which a stream carries a comment.
+    pub keep_alive: Duration,
+    /// Silence after which a plain answer is kept alive with white space.
+    pub plain_keep_alive: Option<Duration>,
+    /// Longest time to the head of an answer, over all attempts.
+    pub total_timeout: Duration,
+}
+
+/// What outlives a reload.
+#[derive(Clone)]
+pub struct Shared {
+    /// The time.
+    pub clock: Clock,
+    /// Chance.
+    pub seeds: Arc<Seeds>,
+    /// The bound on held bytes.
+    pub buffers: BufferBudget,
+    /// Cancelled when the grace period of a shutdown is over.
+    pub cut: CancellationToken,
+    /// How errors are said.
+    pub say: Arc<dyn SayError>,
+}
+
+/// Serves requests under one configuration.
+pub struct Relay {
+    pub(crate) selector: Arc<dyn RouteSelector>,
+    pub(crate) upstreams: Arc<Upstreams>,
+    pub(crate) limits: Limits,
+    pub(crate) shared: Shared,
+}
+
+/// Body of a client's request.
+pub enum RequestBody {
+    /// JSON, held whole and peeked at.
+    Json {
+        /// The bytes.
+        body: Chunks,
+        /// What they say.
+        envelope: Envelope,
+    },
+    /// A form whose beginning was read as far as its `model` field.
+    Form(Form),
+}
+
+/// A request that has passed authentication and permission.
+pub struct RelayRequest {
+    /// Who asks.
+    pub user: Arc<User>,
+    /// For which model.
+    pub model: Arc<Model>,
+    /// The client's headers.
+    pub headers: HeaderMap,
+    /// The provider that the client forces.
+    pub provider: Option<String>,
+    /// The body.
+    pub body: RequestBody,
+    /// Keeps the held bytes counted.
+    pub permit: BufferPermit,
+    /// The client's own limit on the time to the head.
+    pub timeout: Option<Duration>,
+}
+
+/// A request that got no answer, with its record.
+pub struct Refusal {
+    /// Why.
+    pub error: ForwardError,
+    /// The record; dropping it settles the request.
+    pub exchange: Exchange,
+}
+
+impl Relay {
+    /// A relay for one configuration.
+    pub fn new(selector: Arc<dyn RouteSelector>, upstreams: Arc<Upstreams>, limits: Limits, shared: Shared) -> Self {
+        Self {
+            selector,
+            upstreams,
+            limits,
+            shared,
+        }
+    }
+
+    /// The selector, for its figures.
+    pub fn selector(&self) -> &Arc<dyn RouteSelector> {
+        &self.selector
+    }
+
+    /// Runs a request. Dropping the future, or later the body, cancels what runs upstream.
+    ///
+    /// # Errors
+    /// [`Refusal`] when nothing was sent to the client yet and nothing can be.
+    pub async fn forward(self: Arc<Self>, request: RelayRequest, exchange: Exchange) -> Result<Answer, Refusal> {
+        let keep_alive = match (exchange.stream, self.limits.plain_keep_alive) {
+            (true, _) => KeepAlive::Comment(self.limits.keep_alive),
+            (false, Some(period)) if exchange.operation.holds_plain_answer() => KeepAlive::WhiteSpace(period),
+            (false, _) => return self.run(request, exchange).await,
+        };
+        let (say, operation) = (Arc::clone(&self.shared.say), exchange.operation);
+        let mut work = Box::pin(self.run(request, exchange));
+        match tokio::time::timeout(keep_alive.period(), &mut work).await {
+            Ok(done) => done,
+            Err(_) => Ok(Answer::waiting(
+                RelayBody::waiting(work, keep_alive, operation, say),
+                keep_alive,
+            )),
+        }
+    }
+
+    async fn run(self: Arc<Self>, request: RelayRequest, mut exchange: Exchange) -> Result<Answer, Refusal> {
+        let limit = request
+            .timeout
+            .map_or(self.limits.total_timeout, |own| own.min(self.limits.total_timeout));
+        let deadline = tokio::time::Instant::now() + limit;
+        match self.attempts(request, deadline, &mut exchange).await {
+            Ok(committed) => Ok(committed.into_answer(exchange, &self)),
+            Err(error) => {
+                exchange.end = End::Failed(error.kind());
+                Err(Refusal { error, exchange })
+            }
+        }
+    }
+
+    /// The attempt loop. One attempt for now: the place where another is chosen after a failure is here.
+    async fn attempts(
+        &self,
+        mut request: RelayRequest,
+        deadline: tokio::time::Instant,
+        exchange: &mut Exchange,
+    ) -> Result<attempt::Committed, ForwardError> {
+        let demand = Demand {
+            now: exchange.now(),
+            tags: &request.user.tags,
+            dialect: exchange.operation.dialect(),
+            provider: request.provider.as_deref(),
+            tried: &[],
+        };
+        let mut rng = self.shared.seeds.next_rng();
+        let lease = self.selector.select_route(&request.model.id, &demand, &mut rng)?;
+        exchange.backend = Some(Arc::clone(lease.backend()));
+        exchange.attempts += 1;
+        tracing::debug!(
+            request_id = exchange.request_id.as_str(),
+            provider = lease.backend().provider.id.as_str(),
+            model = lease.backend().id.upstream.as_str(),
+            strategy = request.model.strategy.as_str(),
+            "selected backend"
+        );
+        attempt::run(self, lease, &mut request, deadline, exchange).await
+    }
+}

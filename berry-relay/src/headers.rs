@@ -1,0 +1,157 @@
+//! Which headers pass, in both directions. Everything that is not listed stays here.
+
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Client headers that are passed on to every upstream, beside a provider's `forward_headers`.
+static REQUEST: [HeaderName; 7] = [
+    ACCEPT_LANGUAGE,
+    HeaderName::from_static("openai-beta"),
+    HeaderName::from_static("anthropic-beta"),
+    HeaderName::from_static("anthropic-version"),
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+];
+
+/// Never passed on, whatever `forward_headers` says: credentials, and what belongs to one connection.
+const NEVER: &[&str] = &[
+    "authorization",
+    "x-api-key",
+    "api-key",
+    "x-goog-api-key",
+    "cookie",
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "te",
+    "trailer",
+    "upgrade",
+    "proxy-authorization",
+    "proxy-connection",
+    "accept-encoding",
+];
+
+const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(concat!("berry-api/", env!("CARGO_PKG_VERSION")));
+const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-request-id");
+
+/// Headers of the upstream request: ours, the provider's, and what of the client's may pass.
+pub(crate) fn request(client: &HeaderMap, forward: &[HeaderName], fixed: &[(HeaderName, HeaderValue)]) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(16);
+    headers.insert(USER_AGENT, USER_AGENT_VALUE);
+    headers.insert(ACCEPT_ENCODING, IDENTITY);
+    for name in [CONTENT_TYPE, ACCEPT].iter().chain(&REQUEST) {
+        if let Some(value) = client.get(name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    for name in forward.iter().filter(|name| !NEVER.contains(&name.as_str())) {
+        for value in client.get_all(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    // Last, so that no client header replaces the provider's or the key.
+    for (name, value) in fixed {
+        headers.insert(name, value.clone());
+    }
+    headers
+}
+
+/// Headers of the answer: what of the upstream's may pass. An upstream's request id goes under another name.
+pub(crate) fn response(upstream: &HeaderMap) -> HeaderMap {
+    // Room for ours as well, so that the map does not grow.
+    let mut headers = HeaderMap::with_capacity(16);
+    for (name, value) in upstream {
+        if name == "x-request-id" || name == "request-id" {
+            headers.insert(UPSTREAM_REQUEST_ID, value.clone());
+        } else if response_passes(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    headers
+}
+
+fn response_passes(name: &HeaderName) -> bool {
+    if [CONTENT_TYPE, RETRY_AFTER, CACHE_CONTROL, CONTENT_DISPOSITION].contains(name) {
+        return true;
+    }
+    let name = name.as_str();
+    let vendor = name.starts_with("openai-") || name.starts_with("anthropic-");
+    (vendor && !name.contains("organization") && !name.contains("project"))
+        || name.starts_with("x-ratelimit-")
+        || name.starts_with("ratelimit-")
+        || matches!(name, "retry-after-ms" | "x-should-retry" | "x-ms-retry-after-ms")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn credentials_and_connection_headers_of_the_client_never_pass() {
+        let client = map(&[
+            ("authorization", "Bearer client"),
+            ("x-api-key", "client"),
+            ("cookie", "a=b"),
+            ("x-extra", "1"),
+            ("openai-beta", "assistants=v2"),
+            ("x-custom", "kept"),
+        ]);
+        let forward: Vec<HeaderName> = ["authorization", "cookie", "x-custom"]
+            .into_iter()
+            .map(HeaderName::from_static)
+            .collect();
+        let sent = request(
+            &client,
+            &forward,
+            &[(http::header::AUTHORIZATION, HeaderValue::from_static("Bearer ours"))],
+        );
+        assert_eq!(sent["authorization"], "Bearer ours");
+        assert_eq!(sent["x-custom"], "kept");
+        assert_eq!(sent["openai-beta"], "assistants=v2");
+        for name in ["x-api-key", "cookie", "x-extra"] {
+            assert!(!sent.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_listed_answer_headers_pass_and_the_request_id_is_renamed() {
+        let passed = response(&map(&[
+            ("content-type", "application/json"),
+            ("server", "cloudflare"),
+            ("set-cookie", "a=b"),
+            ("openai-organization", "org-1"),
+            ("openai-processing-ms", "12"),
+            ("anthropic-organization-id", "org"),
+            ("anthropic-ratelimit-requests-remaining", "49"),
+            ("x-ratelimit-remaining-requests", "1"),
+            ("retry-after", "3"),
+            ("x-request-id", "up-1"),
+        ]));
+        let mut names: Vec<_> = passed.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "anthropic-ratelimit-requests-remaining",
+                "content-type",
+                "openai-processing-ms",
+                "retry-after",
+                "x-ratelimit-remaining-requests",
+                "x-upstream-request-id"
+            ]
+        );
+    }
+}

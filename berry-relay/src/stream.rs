@@ -1,0 +1,294 @@
+//! One upstream stream: frames in, complete events out, and what they meant.
+//!
+//! Bytes leave as they came and in their order; a part of an event waits for the rest. Only two things are ever changed: a usage
+//! chunk that we had asked for ourselves is left out, and the model's name is put back where the operator wants that.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use berry_core::config::snapshot::Backend;
+use berry_core::operation::Operation;
+use berry_core::time::Instant;
+use berry_core::usage::Usage;
+use berry_loadbalance::outcome::Outcome;
+use bytes::{Bytes, BytesMut};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use crate::decode::Decoder;
+use crate::error::ForwardError;
+use crate::meter::{EventClass, StreamTap};
+use crate::prepare::PublicModel;
+use crate::sse::{self, Event, Splitter};
+
+/// Longest event that is looked into; a longer one passes unseen.
+const EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// Most bytes that are held before the first content.
+const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long an upstream may keep a stream open after its terminal event: time for a usage chunk and `[DONE]`.
+const TERMINAL_GRACE: Duration = Duration::from_secs(2);
+
+/// How a stream is treated.
+pub(crate) struct Treatment {
+    /// Leave out the usage chunk, which the client did not ask for.
+    pub(crate) hide_usage: bool,
+    /// Put this name in the place of the upstream's.
+    pub(crate) model: Option<PublicModel>,
+    /// Longest silence.
+    pub(crate) idle: Duration,
+}
+
+/// Events of one upstream answer.
+pub(crate) struct EventStream {
+    incoming: Incoming,
+    decoder: Option<Decoder>,
+    backend: Arc<Backend>,
+    treatment: Treatment,
+    splitter: Splitter,
+    tap: StreamTap,
+    sent_at: Instant,
+    committed_at: Option<Instant>,
+    ready: VecDeque<Bytes>,
+    ready_bytes: usize,
+    /// An error event of the upstream has been passed on.
+    error_told: bool,
+    over: bool,
+}
+
+/// What a look at the upstream brought.
+pub(crate) enum Progress {
+    /// Bytes were taken in; there may be something to send.
+    More,
+    /// The stream is over, well or not. What was complete before stays to be sent.
+    End(Result<(), ForwardError>),
+}
+
+impl EventStream {
+    pub(crate) fn new(
+        incoming: Incoming,
+        decoder: Option<Decoder>,
+        backend: Arc<Backend>,
+        operation: Operation,
+        treatment: Treatment,
+        sent_at: Instant,
+    ) -> Self {
+        Self {
+            incoming,
+            decoder,
+            backend,
+            treatment,
+            splitter: Splitter::new(EVENT_BYTES_MAX),
+            tap: StreamTap::new(operation.stream_format()),
+            sent_at,
+            committed_at: None,
+            ready: VecDeque::new(),
+            ready_bytes: 0,
+            error_told: false,
+            over: false,
+        }
+    }
+
+    /// Reads once from the upstream; says whether the answer may go to the client now.
+    ///
+    /// # Errors
+    /// Whatever makes this no answer: an error event, an early end, garbage, nothing in it.
+    pub(crate) async fn advance(&mut self) -> Result<bool, ForwardError> {
+        let progress = std::future::poll_fn(|cx| self.poll_progress(cx)).await;
+        if self.error_told {
+            return Err(self.bad("it began with an error event"));
+        }
+        match progress {
+            Progress::End(Err(error)) => Err(error),
+            Progress::End(Ok(())) if !self.tap.content_seen() && !self.finished_with_a_reason() => {
+                Err(self.bad("the stream had nothing in it"))
+            }
+            Progress::End(Ok(())) => {
+                self.over = true;
+                Ok(true)
+            }
+            Progress::More if self.ready_bytes > HELD_BYTES_MAX => Err(self.bad("too much came before any content")),
+            Progress::More => Ok(self.tap.content_seen() || self.finished_with_a_reason()),
+        }
+    }
+
+    /// Whether the upstream said that it had finished, which makes even an answer without content one. `[DONE]` alone does not.
+    fn finished_with_a_reason(&self) -> bool {
+        self.tap.finish_seen()
+    }
+
+    /// Marks the moment from which the stream belongs to the client.
+    pub(crate) fn committed_at(&mut self, now: Instant) {
+        self.committed_at = Some(now);
+    }
+
+    /// The next bytes for the client.
+    pub(crate) fn pop(&mut self) -> Option<Bytes> {
+        let bytes = self.ready.pop_front()?;
+        self.ready_bytes -= bytes.len();
+        Some(bytes)
+    }
+
+    /// Longest silence to wait out; short once the terminal event has come.
+    pub(crate) fn idle(&self) -> Duration {
+        if self.tap.terminal_seen() {
+            TERMINAL_GRACE.min(self.treatment.idle)
+        } else {
+            self.treatment.idle
+        }
+    }
+
+    /// Whether a comment may be put in now.
+    pub(crate) fn between_events(&self) -> bool {
+        self.splitter.between_events()
+    }
+
+    /// What was used.
+    pub(crate) fn usage(&self) -> Usage {
+        self.tap.usage()
+    }
+
+    /// Whether the upstream itself told the client an error.
+    pub(crate) fn error_told(&self) -> bool {
+        self.error_told
+    }
+
+    /// The outcome of a stream that ended well.
+    pub(crate) fn success(&self, now: Instant) -> Outcome {
+        Outcome::Success {
+            ttft: self.committed_at.map(|at| at.since(self.sent_at)),
+            latency: now.since(self.sent_at),
+        }
+    }
+
+    /// What a silence of `waited` means: nothing wrong after the terminal event, a timeout before it.
+    pub(crate) fn went_silent(&self, waited: Duration) -> Option<ForwardError> {
+        if self.tap.terminal_seen() {
+            return None;
+        }
+        Some(ForwardError::Timeout {
+            backend: self.backend.id.clone(),
+            what: "the next part of the stream",
+            waited,
+        })
+    }
+
+    /// Takes in the next frame of the upstream.
+    pub(crate) fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<Progress> {
+        if self.over {
+            return Poll::Ready(Progress::End(Ok(())));
+        }
+        let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Poll::Ready(self.end(Some(error))),
+            None => return Poll::Ready(self.end(None)),
+        };
+        let Ok(data) = frame.into_data() else {
+            return Poll::Ready(Progress::More);
+        };
+        let data = match &mut self.decoder {
+            None => data,
+            Some(decoder) => match decoder.push(&data) {
+                Ok(data) => data,
+                Err(error) => return Poll::Ready(Progress::End(Err(self.bad(error.to_string())))),
+            },
+        };
+        Poll::Ready(match self.take(data) {
+            Ok(()) => Progress::More,
+            Err(error) => Progress::End(Err(error)),
+        })
+    }
+
+    /// The end of the upstream's bytes, clean or broken.
+    fn end(&mut self, error: Option<hyper::Error>) -> Progress {
+        let tail = self.splitter.finish();
+        // A last event without its empty line is whole when it makes sense.
+        if error.is_none()
+            && let Err(error) = self.take_events(tail)
+        {
+            return Progress::End(Err(error));
+        }
+        self.over = true;
+        if self.tap.is_complete() && (error.is_none() || self.tap.terminal_seen()) || self.error_told {
+            return Progress::End(Ok(()));
+        }
+        let backend = self.backend.id.clone();
+        Progress::End(Err(match error {
+            None => ForwardError::Incomplete { backend },
+            Some(source) if self.committed_at.is_some() => {
+                tracing::debug!(%backend, %source, "the connection broke inside the stream");
+                ForwardError::Incomplete { backend }
+            }
+            Some(source) => {
+                let what = "the connection broke before any content";
+                ForwardError::Network {
+                    backend,
+                    what,
+                    source: Box::new(source),
+                }
+            }
+        }))
+    }
+
+    fn take(&mut self, data: Bytes) -> Result<(), ForwardError> {
+        let cut = self.splitter.push(data);
+        if !cut.unseen.is_empty() {
+            self.tap.unseen_content();
+            self.send(cut.unseen);
+        }
+        self.take_events(cut.events)
+    }
+
+    /// Looks at whole events and queues them, in one piece where nothing has to change.
+    fn take_events(&mut self, bytes: Bytes) -> Result<(), ForwardError> {
+        let mut changed: Option<BytesMut> = None;
+        let mut at = 0;
+        for event in sse::events(&bytes) {
+            let start = at;
+            at += event.raw.len();
+            let replacement = match self.tap.see(&event) {
+                EventClass::UsageOnly if self.treatment.hide_usage => Some(Bytes::new()),
+                EventClass::Unparsable => {
+                    let before = changed.map_or_else(|| bytes.slice(..start), BytesMut::freeze);
+                    self.send(before);
+                    return Err(self.bad("a line of the stream is not valid JSON"));
+                }
+                EventClass::Error => {
+                    self.error_told = true;
+                    None
+                }
+                _ => self.renamed(&event),
+            };
+            if let Some(replacement) = replacement {
+                changed
+                    .get_or_insert_with(|| BytesMut::from(&bytes[..start]))
+                    .extend_from_slice(&replacement);
+            } else if let Some(changed) = &mut changed {
+                changed.extend_from_slice(event.raw);
+            }
+        }
+        self.send(changed.map_or(bytes, BytesMut::freeze));
+        Ok(())
+    }
+
+    /// The event with the public model's name, where that is wanted and the event names a model.
+    fn renamed(&self, event: &Event<'_>) -> Option<Bytes> {
+        self.treatment.model.as_ref()?.rename_event(event)
+    }
+
+    fn send(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.ready_bytes += bytes.len();
+            self.ready.push_back(bytes);
+        }
+    }
+
+    fn bad(&self, why: impl Into<String>) -> ForwardError {
+        ForwardError::BadAnswer {
+            backend: self.backend.id.clone(),
+            why: why.into(),
+        }
+    }
+}
