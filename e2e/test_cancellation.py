@@ -6,8 +6,8 @@ import resource
 
 import pytest
 
-from harness.gateway import USERS, Gateway, model
-from harness.upstream import PHASES, Upstream
+from harness.gateway import Gateway
+from harness.upstream import PHASES, Upstream, config
 from harness.wire import Client
 
 pytestmark = pytest.mark.alone
@@ -16,11 +16,6 @@ CLIENTS = 1000
 #: Clients that leave at the same moment. All of them are measured against one clock in one thread.
 WAVE = 25
 LIMIT_MS = 100
-
-
-def config(upstream_url: str) -> str:
-    provider = f'[providers.scripted]\nname = "Scripted"\nbase_url = "{upstream_url}/v1"\napi_key = ""\nmodels = []\n'
-    return USERS + provider + model("scripted", "scripted", "scripted")
 
 
 async def leave_in_waves(gateway: Gateway, upstream: Upstream) -> list[float]:

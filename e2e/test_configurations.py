@@ -8,10 +8,8 @@ import subprocess
 import pytest
 
 from harness import check
-from harness.gateway import USERS, Gateway
+from harness.gateway import DEMO, Gateway
 from harness.paths import ROOT, SHIPPED, environment
-
-DEMO = '[providers.demo]\nname = "Demo"\nbackend_type = "demo"\n'
 
 
 @pytest.mark.parametrize("shipped", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
@@ -66,7 +64,7 @@ def test_a_file_that_was_named_and_is_missing_is_an_error_and_no_fall_through(tm
 
 
 def test_an_address_that_is_taken_is_told_and_the_process_ends(tmp_path):
-    gateway = Gateway(USERS + DEMO, tmp_path)
+    gateway = Gateway(DEMO, tmp_path)
     try:
         answer = check.run("--config", "gateway.toml", "--bind", gateway.address, cwd=tmp_path)
         assert answer.returncode == 1 and gateway.address in answer.stdout

@@ -1,81 +1,134 @@
-"""Runs the commands of the README files.
+"""Runs what the README files show.
 
-Each block fenced as `bash` stands directly after a comment that says what becomes of it:
+Each fenced block of `bash`, `python`, `javascript` or `toml` stands directly after a comment that names it:
 
+    <!-- test: NAME -->                   run; it must exit with 0 (a `toml` block must pass `--check-config`)
+    <!-- test: NAME, prints: TEXT -->     and must print TEXT
     <!-- test: server -->                 started in the background, awaited, and stopped when the file is done
-    <!-- test: run -->                    must exit with 0
-    <!-- test: run, prints: TEXT -->      must also print TEXT
     <!-- test: skip, REASON -->           not run here
 
-A block without a comment is an error, so that no command goes untested unseen. Commands run at the root of the
-repository; the address 127.0.0.1:3000 (or localhost:3000) is replaced by one that is free.
+A block without a comment is an error, so that nothing goes untested unseen. Blocks run in their order, in a directory that
+looks like a fresh clone: the repository's files without the ones that git ignores. The address 127.0.0.1:3000 (or
+localhost:3000) is replaced by one that is free.
 """
 
 import os
 import re
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from harness import check
 from harness.gateway import PORTS
-from harness.paths import ROOT, environment
+from harness.paths import HOME, ROOT, environment
 
-BLOCK = re.compile(r"^(?:<!-- test: ([a-z]+)(?:, (?:prints: )?(.*?))? -->\n)?```(?:bash|sh|shell|console)\n(.*?)^```", re.M | re.S)
+COMMENT = r"<!-- test: (?P<name>[a-z0-9-]+)(?:, (?P<detail>.*?))? -->\n"
+BLOCK = re.compile(rf"^(?:{COMMENT})?```(?P<language>bash|python|javascript|toml)\n(?P<text>.*?)^```", re.M | re.S)
 
 
 @dataclass
 class Block:
-    line: int
-    kind: str | None
-    detail: str | None
-    script: str
+    where: str
+    name: str | None
+    detail: str
+    language: str
+    text: str
 
 
-def blocks(path) -> list[Block]:
-    text = path.read_text()
-    return [Block(text[: m.start(3)].count("\n") + 1, m[1], m[2], m[3]) for m in BLOCK.finditer(text)]
+def blocks(path: Path) -> list[Block]:
+    content = path.read_text()
+    return [
+        Block(
+            f"{path.name}:{content[: match.start('text')].count(chr(10)) + 1}",
+            match["name"],
+            match["detail"] or "",
+            match["language"],
+            match["text"],
+        )
+        for match in BLOCK.finditer(content)
+    ]
+
+
+class Clone:
+    """A directory like a fresh clone, and how to run a block in it. Compiled files are shared with the repository."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+        for name in {file.split("/")[0] for file in tracked.split("\0") if file}:
+            (directory / name).symlink_to(ROOT / name)
+        self.address = f"127.0.0.1:{next(PORTS)}"
+        data = str(directory / "data")
+        self.env = environment(BIND_ADDRESS=self.address, BERRY_DATA_DIR=data, CARGO_TARGET_DIR=str(ROOT / "target"))
+        self.servers = []
+
+    def run(self, block: Block) -> None:
+        text = re.sub(r"(127\.0\.0\.1|localhost):3000", self.address, block.text)
+        if block.name == "server":
+            self.start(block, text)
+            return
+        if block.language == "toml":
+            path = self.directory / "shown.toml"
+            path.write_text(text)
+            values = {name: "a-value-for-the-test" for name in re.findall(r"\$\{(\w+)\}", text)}
+            answer = check.run("--check-config", "--config", path, cwd=self.directory, **values)
+        else:
+            answer = subprocess.run(
+                self.command(block.language, text),
+                cwd=self.directory,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=300,
+            )
+        assert answer.returncode == 0, f"{block.where}: status {answer.returncode}\n{answer.stdout}"
+        wanted = block.detail.removeprefix("prints: ")
+        assert wanted in answer.stdout, f"{block.where}: does not print {wanted!r}\n{answer.stdout}"
+
+    @staticmethod
+    def command(language: str, text: str) -> list[str]:
+        if language == "bash":
+            return ["bash", "-c", f"set -euo pipefail\n{text}"]
+        if language == "python":
+            return [sys.executable, "-c", text]
+        # Beside node_modules, because an ES module finds its packages from where it lies.
+        script = HOME / f"shown-{os.getpid()}.mjs"
+        script.write_text(text)
+        return ["node", str(script)]
+
+    def start(self, block: Block, text: str) -> None:
+        server = subprocess.Popen(
+            self.command("bash", text), cwd=self.directory, env=self.env, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        self.servers.append(server)
+        ready = ["curl", "-sf", "--retry", "100", "--retry-delay", "1", "--retry-all-errors", "-o", os.devnull]
+        answer = subprocess.run([*ready, f"http://{self.address}/readyz"], stderr=subprocess.DEVNULL)
+        assert answer.returncode == 0, f"{block.where}: no server became ready at {self.address}"
+
+    def close(self) -> None:
+        for server in self.servers:
+            # To the whole process group, as Ctrl-C at a terminal does.
+            os.killpg(server.pid, signal.SIGINT)
+            server.wait(60)
+        (HOME / f"shown-{os.getpid()}.mjs").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
-def test_every_command_works(name, tmp_path):
-    path = ROOT / name
-    found = blocks(path)
-    assert found, f"{name} shows no command"
-    unmarked = [block.line for block in found if block.kind not in ("server", "run", "skip")]
-    assert not unmarked, f"{name}: blocks without a test comment at lines {unmarked}; the docstring of test_readme.py says how"
-
-    address = f"127.0.0.1:{next(PORTS)}"
-    env = environment(BIND_ADDRESS=address, BERRY_DATA_DIR=str(tmp_path))
-    if (ROOT / "config.toml").exists():
-        # A developer's own file must not stand in for the example.
-        env["CONFIG_PATH"] = "config-example.toml"
-    servers = []
+def test_everything_shown_works(name, tmp_path):
+    shown = blocks(ROOT / name)
+    assert shown, f"{name} shows nothing"
+    unnamed = [block.where for block in shown if block.name is None]
+    assert not unnamed, f"blocks without a test comment, see the docstring of test_readme.py: {unnamed}"
+    clone = Clone(tmp_path)
     try:
-        for block in found:
-            script = "set -euo pipefail\n" + re.sub(r"(127\.0\.0\.1|localhost):3000", address, block.script)
-            where = f"{name}:{block.line}"
-            if block.kind == "server":
-                servers.append(start(script, env, address, where))
-            elif block.kind == "run":
-                run = subprocess.run(
-                    ["bash", "-c", script], cwd=ROOT, env=env, stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300,
-                )  # fmt: skip
-                assert run.returncode == 0, f"{where}: status {run.returncode}\n{run.stdout}"
-                assert (block.detail or "") in run.stdout, f"{where}: does not print {block.detail!r}\n{run.stdout}"
+        for block in shown:
+            if block.name != "skip":
+                clone.run(block)
     finally:
-        for server in servers:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait(60)
-
-
-def start(script: str, env: dict[str, str], address: str, where: str) -> subprocess.Popen:
-    """Starts a server block in a process group of its own and waits until it is ready."""
-    server = subprocess.Popen(["bash", "-c", script], cwd=ROOT, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
-    ready = ["curl", "-sf", "--retry", "600", "--retry-delay", "1", "--retry-connrefused", "--max-time", "300", "-o", os.devnull]
-    if subprocess.run([*ready, f"http://{address}/readyz"]).returncode != 0:
-        os.killpg(server.pid, signal.SIGKILL)
-        raise AssertionError(f"{where}: no server became ready at {address}")
-    return server
+        clone.close()

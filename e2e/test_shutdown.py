@@ -5,17 +5,12 @@ import signal
 
 import pytest
 
-from harness.gateway import USERS, Gateway, model, parse_response
-from harness.upstream import PHASES, PLAIN_BODY, STREAM_END, STREAM_START, Upstream
+from harness.gateway import Gateway, parse_response
+from harness.upstream import PHASES, PLAIN_BODY, STREAM_END, STREAM_START, Upstream, config
 from harness.wire import Client
 
 STREAMS = 100
 PLAIN = 20
-
-
-def config(upstream_url: str) -> str:
-    provider = f'[providers.scripted]\nname = "Scripted"\nbase_url = "{upstream_url}/v1"\napi_key = ""\nmodels = []\n'
-    return USERS + provider + model("scripted", "scripted", "scripted")
 
 
 async def open_clients(gateway: Gateway, upstream: Upstream, streams: int, plain: int):

@@ -7,14 +7,12 @@ import subprocess
 
 import pytest
 
-from harness.gateway import TOKEN, USERS, model
-
-DEMO = '[providers.demo]\nname = "Demo"\nbackend_type = "demo"\nmodels = []\n' + model("demo-model", "demo", "demo-model")
+from harness.gateway import DEMO, TOKEN
 
 
 @pytest.fixture(scope="module")
 def gateway(start):
-    return start(USERS + DEMO)
+    return start(DEMO)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +29,7 @@ def certificate(tmp_path_factory):
 @pytest.fixture(scope="module")
 def secure(start, certificate):
     cert, key = certificate
-    return start(f'[server]\ntls_cert = "{cert}"\ntls_key = "{key}"\n' + USERS + DEMO, tls=True)
+    return start(f'[server]\ntls_cert = "{cert}"\ntls_key = "{key}"\n' + DEMO, tls=True)
 
 
 def curl(*arguments, body=None) -> tuple[str, str]:

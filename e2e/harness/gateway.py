@@ -36,6 +36,15 @@ token = "{DISABLED_TOKEN}"
 enabled = false
 """
 
+#: The demo upstream, quick.
+DEMO_PROVIDER = """
+[providers.demo]
+name = "Demo"
+backend_type = "demo"
+models = []
+demo = { first_token_latency_ms = 5, token_latency_ms = 1 }
+"""
+
 
 def model(name: str, provider: str, upstream_model: str) -> str:
     """A models table with one backend, which no probe visits (`per_request`), so that only the test's own traffic counts."""
@@ -49,6 +58,10 @@ provider = "{provider}"
 model = "{upstream_model}"
 billing_mode = "per_request"
 """
+
+
+#: The smallest useful configuration: everything that a test of the gateway itself needs.
+DEMO = USERS + DEMO_PROVIDER + model("demo-model", "demo", "demo-model")
 
 
 @dataclass
@@ -184,7 +197,7 @@ class Gateway:
 
     def in_flight(self) -> int:
         """Requests that the gateway counts as being worked on, without the one that asks."""
-        return self.request("GET", "/metrics").json()["http_requests_in_flight"]
+        return self.request("GET", "/metrics").json()["http_requests_in_flight"] - 1
 
     def wait_for(self, condition, seconds: float, what: str):
         """Asks `condition` again and again until it holds, at most for so many seconds, and returns what it said."""

@@ -1,7 +1,7 @@
 """The gateway configuration that both OpenAI clients are tested against: the demo upstream and the independent emulator."""
 
 from .emulator import KEY, Emulator
-from .gateway import USERS, model
+from .gateway import DEMO_PROVIDER, USERS, model
 
 #: Statuses that the emulator answers for the model `emulator-error-STATUS`.
 EMULATED_ERRORS = (400, 409, 413, 422, 429, 500, 503)
@@ -25,7 +25,7 @@ def config(emulator: Emulator) -> str:
     tables = [
         "[settings]\nmax_retries = 0\n[server]\nmax_body_bytes = 1048576\n",
         USERS,
-        '[providers.demo]\nname = "Demo"\nbackend_type = "demo"\nmodels = []\n',
+        DEMO_PROVIDER,
         _provider("emulator", f"{emulator.url}/v1", KEY),
         _provider("wrong_key", f"{emulator.url}/v1", "not-the-emulators-key"),
         # Nothing listens on the discard port.

@@ -9,6 +9,15 @@ request bodies with a content-length are read, which is what the gateway sends f
 import asyncio
 import json
 
+from .gateway import USERS, model
+
+
+def config(url: str) -> str:
+    """A gateway's configuration with the one model `scripted`, whose upstream is at `url`."""
+    provider = f'[providers.scripted]\nname = "Scripted"\nbase_url = "{url}/v1"\napi_key = ""\nmodels = []\n'
+    return USERS + provider + model("scripted", "scripted", "scripted")
+
+
 #: How far an answer goes before the upstream waits.
 PHASES = ("before-headers", "before-first-byte", "mid-body")
 
