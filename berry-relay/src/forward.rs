@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::envelope::Envelope;
 use crate::error::ForwardError;
 use crate::exchange::{End, Exchange, Facts};
-use crate::prepare::Form;
+use crate::multipart::Form;
 
 /// Says an error in the dialect of the request, as an event of its stream or as a body. `berry-api` has the one mapping.
 pub trait SayError: Send + Sync {

@@ -6,7 +6,7 @@ use berry_core::config::snapshot::{Azure, Backend, Model, StreamUsage, Upstream 
 use berry_core::operation::Operation;
 use bytes::Bytes;
 
-use crate::body::{Chunks, Edit};
+use crate::body::Edit;
 use crate::client::Upstream;
 use crate::error::ForwardError;
 use crate::forward::{RelayRequest, RequestBody};
@@ -133,45 +133,4 @@ fn nested(data: &[u8]) -> Option<(&[u8], usize)> {
     let members = scanner.finish().ok()?;
     let member = members.get("response").or_else(|| members.get("message"))?;
     (member.kind == JsonKind::Object).then(|| (&data[member.value.clone()], member.value.start))
-}
-
-/// A form whose beginning is held.
-pub struct Form {
-    /// The beginning, as far as it was read.
-    pub held: Chunks,
-    /// What is still arriving; `None` when the beginning is all, or when it was sent.
-    pub rest: Option<crate::upstream_body::Arriving>,
-    /// Whether the beginning is all, so that it can be sent again.
-    pub is_whole: bool,
-    /// Length of both together, where declared.
-    pub length: Option<u64>,
-    /// Where the model's name stands.
-    pub model: std::ops::Range<usize>,
-    /// The part that names the provider, which stays here.
-    pub backend: Option<std::ops::Range<usize>>,
-}
-
-impl Form {
-    fn take(&mut self, model: &str) -> Result<UpstreamBody, ForwardError> {
-        let mut edits = vec![Edit {
-            range: self.model.clone(),
-            replacement: Bytes::copy_from_slice(model.as_bytes()),
-        }];
-        edits.extend(self.backend.clone().map(|range| Edit {
-            range,
-            replacement: Bytes::new(),
-        }));
-        let held = self.held.splice(&mut edits);
-        if self.is_whole {
-            return Ok(UpstreamBody::Held(held));
-        }
-        let rest = self
-            .rest
-            .take()
-            .ok_or_else(|| ForwardError::Internal("a form can be sent once".to_owned()))?;
-        let length = self
-            .length
-            .map(|length| length + held.len() as u64 - self.held.len() as u64);
-        Ok(UpstreamBody::Streaming { held, rest, length })
-    }
 }

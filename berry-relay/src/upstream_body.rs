@@ -5,14 +5,20 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use sync_wrapper::SyncWrapper;
 
 use crate::body::Chunks;
 use crate::error::BoxError;
 
 /// A client's body that is still arriving.
-///
-/// `Sync` only because what holds it is shared across an await; nobody polls it from two places.
-pub type Arriving = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send + Sync>>;
+pub struct Arriving(SyncWrapper<Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>>);
+
+impl Arriving {
+    /// Takes over a body.
+    pub(crate) fn new(body: impl Body<Data = Bytes, Error = BoxError> + Send + 'static) -> Self {
+        Self(SyncWrapper::new(Box::pin(body)))
+    }
+}
 
 /// Body of an upstream request.
 pub(crate) enum UpstreamBody {
@@ -37,7 +43,7 @@ impl Body for UpstreamBody {
             Self::Streaming { held, rest, length } => {
                 let frame = match held.pop_front() {
                     Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                    None => rest.as_mut().poll_frame(cx),
+                    None => rest.0.get_mut().as_mut().poll_frame(cx),
                 };
                 if let (Poll::Ready(Some(Ok(frame))), Some(length)) = (&frame, length) {
                     *length = length.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
@@ -50,7 +56,8 @@ impl Body for UpstreamBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Held(held) => held.is_empty(),
-            Self::Streaming { held, rest, .. } => held.is_empty() && rest.is_end_stream(),
+            // The end of the rest must be polled: it says whether the form was whole.
+            Self::Streaming { .. } => false,
         }
     }
 
