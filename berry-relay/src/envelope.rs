@@ -274,6 +274,8 @@ fn stream_options(body: &Chunks, members: &Members) -> (StreamOptions, bool) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn body(text: &str) -> Chunks {
@@ -359,6 +361,89 @@ mod tests {
             ),
         ] {
             assert_eq!(fails(text), expected, "{text}");
+        }
+    }
+
+    /// A member as the client spelled it and as the upstream must get it; `None` = not at all.
+    type Spelling = (String, Option<String>);
+
+    /// Members that pass as they are: odd numbers, escapes, nesting, keys that only look like ours, repeated keys.
+    fn foreign_member() -> impl Strategy<Value = Spelling> {
+        let key = prop_oneof![
+            Just("messages"),
+            Just("x"),
+            Just("Model"),
+            Just("model "),
+            Just("x"),
+            Just("\\u0078")
+        ];
+        let value = prop_oneof![
+            Just("0.70"),
+            Just("1E+2"),
+            Just("123456789012345678901234567890"),
+            Just("-0.0"),
+            Just("\"\\ud83d\\ude00 \\\"model\\\":\\\"z\\\" 漢\""),
+            Just("{ \"model\" : \"inner\", \"stream\":true ,\"backend\":[1 , 2]}"),
+            Just("[ [], {} ,null ]"),
+            Just("true"),
+        ];
+        (key, value).prop_map(|(key, value)| {
+            let member = format!("\"{key}\": {value}");
+            (member.clone(), Some(member))
+        })
+    }
+
+    fn model_member() -> impl Strategy<Value = Spelling> {
+        (
+            prop_oneof![Just("model"), Just("m\\u006fdel")],
+            prop_oneof![Just("\"gpt\""), Just("\"g\\u0070t\"")],
+        )
+            .prop_map(|(key, value)| {
+                (
+                    format!("\"{key}\" :{value}"),
+                    Some(format!("\"{key}\" :\"up/\\\"stream\"")),
+                )
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn upstream_bytes_are_the_clients_except_for_the_named_splices(
+            mut members in proptest::collection::vec(foreign_member(), 0..5),
+            model in model_member(),
+            model_at in any::<proptest::sample::Index>(),
+            backend_at in proptest::option::of(any::<proptest::sample::Index>()),
+            space in "[ \n\t]{0,2}",
+            cuts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..4),
+            add_usage in any::<bool>(),
+        ) {
+            members.insert(model_at.index(members.len() + 1), model);
+            if let Some(at) = &backend_at {
+                members.insert(at.index(members.len() + 1), ("\"backend\":\"b\"".to_owned(), None));
+            }
+            let join = |parts: Vec<String>, tail: &str| format!("{{{space}{}{space}{tail}}}", parts.join(&format!("{space},")));
+            let client = join(members.iter().map(|member| member.0.clone()).collect(), "");
+            let mut chunks = Chunks::default();
+            let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(client.len())).collect();
+            places.extend([0, client.len()]);
+            places.sort_unstable();
+            for pair in places.windows(2) {
+                chunks.push(Bytes::copy_from_slice(&client.as_bytes()[pair[0]..pair[1]]));
+            }
+            let envelope = Envelope::read(&chunks).unwrap();
+            prop_assert_eq!(&envelope.model, "gpt");
+            let sent = chunks.splice(&mut envelope.edits("up/\"stream", add_usage)).into_bytes();
+
+            let tail = if add_usage { ",\"stream_options\":{\"include_usage\":true}" } else { "" };
+            let kept: Vec<String> = members.iter().filter_map(|member| member.1.clone()).collect();
+            // Cutting a member out leaves the white space around it, so white space is compared where nothing was cut.
+            if backend_at.is_none() {
+                prop_assert_eq!(std::str::from_utf8(&sent).unwrap(), join(kept, tail));
+            } else {
+                let squeeze = |text: &[u8]| text.iter().copied().filter(|byte| !b" \n\t".contains(byte)).collect::<Vec<u8>>();
+                prop_assert_eq!(squeeze(&sent), squeeze(join(kept, tail).as_bytes()));
+                prop_assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&sent).is_ok());
+            }
         }
     }
 }

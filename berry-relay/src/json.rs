@@ -535,3 +535,138 @@ pub fn unquote(raw: &[u8]) -> Result<String, serde_json::Error> {
 pub fn quote(text: &str) -> Vec<u8> {
     serde_json::to_vec(text).expect("a string can always be written as JSON")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn scan(text: &[u8], cut: usize) -> Result<Members, JsonError> {
+        let mut scanner = Scanner::new(&["model", "stream", "x"]);
+        scanner.push(&text[..cut])?;
+        scanner.push(&text[cut..])?;
+        scanner.finish()
+    }
+
+    fn span<'a>(text: &'a str, members: &Members, name: &str) -> &'a str {
+        &text[members.get(name).unwrap().value.clone()]
+    }
+
+    #[test]
+    fn wanted_members_of_the_top_level_are_found_wherever_the_body_is_cut() {
+        let text = r#" {"messages":[{"model":"inner"}], "model" : "gpt-4","str\u0065am":true , "x":{"model":[1,2]},"n":-0.5e+7} "#;
+        for cut in 0..=text.len() {
+            let members = scan(text.as_bytes(), cut).unwrap();
+            assert_eq!(span(text, &members, "model"), "\"gpt-4\"");
+            assert_eq!(span(text, &members, "stream"), "true");
+            assert_eq!(span(text, &members, "x"), r#"{"model":[1,2]}"#);
+            assert_eq!(&text[members.get("stream").unwrap().key.clone()], r#""str\u0065am""#);
+            assert_eq!(members.close(), Some(text.len() - 2));
+        }
+    }
+
+    #[test]
+    fn repeated_members_are_told_even_when_one_is_escaped() {
+        let members = scan(br#"{"model":1,"x":2,"mod\u0065l":3,"model":4}"#, 0).unwrap();
+        assert!(members.is_repeated("model") && !members.is_repeated("x"));
+        assert_eq!(members.get("model").unwrap().value, 9..10);
+    }
+
+    #[test]
+    fn a_number_at_the_top_ends_with_the_body_and_a_lone_minus_does_not() {
+        assert!(scan(b"-12.5e3", 3).is_ok());
+        assert!(scan(b"12 ", 1).is_ok());
+        for bad in ["-", "1.", "1e", "01", "1x", "+1", ".5"] {
+            assert!(scan(bad.as_bytes(), 0).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let nested = |depth: usize| [vec![b'['; depth], vec![b']'; depth]].concat();
+        assert!(scan(&nested(DEPTH_MAX), 0).is_ok());
+        assert_eq!(scan(&nested(DEPTH_MAX + 1), 0).unwrap_err().offset, DEPTH_MAX);
+        assert!(scan(&vec![b'['; 1_000_000], 0).is_err());
+    }
+
+    #[test]
+    fn an_error_says_where_and_what_should_have_stood_there() {
+        for (text, offset, expected) in [
+            ("{\"a\" 1}", 5, "`:`"),
+            ("{\"a\":1 \"b\"", 7, "`,` or `}`"),
+            ("[1 2]", 3, "`,` or `]`"),
+            ("{,}", 1, "a key or `}`"),
+            ("{\"a\":1,}", 7, "a key"),
+            ("[1,]", 3, "a value"),
+            ("\"a\nb\"", 2, "no control character inside a string"),
+            ("\"\\x\"", 2, "an escape that JSON knows"),
+            ("\"\\u12g4\"", 5, "four hexadecimal digits"),
+            ("nul", 3, "the rest of the JSON value"),
+            ("nulL", 3, "`true`, `false` or `null`"),
+            ("{} x", 3, "the end of the body"),
+        ] {
+            assert_eq!(scan(text.as_bytes(), 0), Err(JsonError { offset, expected }), "{text}");
+        }
+    }
+
+    /// Any JSON value as text, with odd spellings: white space, exponents, escapes, repeated keys.
+    fn json_text() -> impl Strategy<Value = String> {
+        let space = "[ \n\t\r]{0,2}";
+        let number = "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,9})?([eE][+-]?[0-9]{1,2})?";
+        let text = r#""([a-z é漢😀]|\\["\\/bfnrt]|\\u00[0-9a-f]{2}){0,6}""#;
+        let leaf = prop_oneof![
+            Just("true".to_owned()),
+            Just("false".to_owned()),
+            Just("null".to_owned()),
+            number,
+            text
+        ];
+        leaf.prop_recursive(4, 32, 4, move |inner| {
+            let padded = (space, inner, space).prop_map(|(before, value, after)| format!("{before}{value}{after}"));
+            let member =
+                (space, text, space, padded.clone()).prop_map(|(a, key, b, value)| format!("{a}{key}{b}:{value}"));
+            prop_oneof![
+                proptest::collection::vec(padded, 0..4).prop_map(|values| format!("[{}]", values.join(","))),
+                proptest::collection::vec(member, 0..4).prop_map(|members| format!("{{{}}}", members.join(","))),
+            ]
+        })
+    }
+
+    fn serde_accepts(text: &[u8]) -> bool {
+        serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_json_is_accepted_whatever_its_spelling(text in json_text(), cut in any::<proptest::sample::Index>()) {
+            prop_assert!(scan(text.as_bytes(), cut.index(text.len() + 1)).is_ok());
+        }
+
+        #[test]
+        fn a_damaged_body_is_judged_as_serde_json_judges_it(
+            text in json_text(),
+            place in any::<proptest::sample::Index>(),
+            byte in prop_oneof![Just(b'"'), Just(b'\\'), Just(b','), Just(b'}'), Just(b'['), Just(b'0'), Just(b'e'), 0_u8..0x7f],
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let mut damaged = text.into_bytes();
+            let place = place.index(damaged.len());
+            damaged[place] = byte;
+            // serde_json refuses what is not UTF-8; here that passes as it came.
+            prop_assume!(std::str::from_utf8(&damaged).is_ok());
+            prop_assert_eq!(scan(&damaged, cut.index(damaged.len() + 1)).is_ok(), serde_accepts(&damaged));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64), cut in any::<proptest::sample::Index>()) {
+            let _ = scan(&bytes, cut.index(bytes.len() + 1));
+        }
+
+        #[test]
+        fn the_fast_skip_stops_where_a_slow_one_would(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let slow = bytes.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f)).unwrap_or(bytes.len());
+            prop_assert_eq!(plain_length(&bytes), slow);
+        }
+    }
+}
