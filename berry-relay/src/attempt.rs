@@ -26,7 +26,7 @@ use crate::decode::Decoder;
 use crate::error::{ForwardError, rejection_class};
 use crate::exchange::Exchange;
 use crate::forward::{Relay, RelayRequest};
-use crate::json::{Members, Scanner};
+use crate::json::{Kind, Members, Scanner};
 use crate::prepare::{self, Prepared, PublicModel};
 use crate::stream::{EventStream, Treatment};
 use crate::{headers, meter};
@@ -34,7 +34,7 @@ use crate::{headers, meter};
 /// Longest error body that is passed on.
 const ERROR_BODY_MAX: usize = 1024 * 1024;
 /// Members of a plain answer that are looked at.
-const ANSWER_MEMBERS: &[&str] = &["model", "usage", "usageMetadata"];
+const ANSWER_MEMBERS: &[&str] = &["model", "usage", "usageMetadata", "error"];
 
 /// What an attempt came to: an answer that may go to the client.
 pub(crate) struct Committed {
@@ -297,6 +297,9 @@ impl Attempt<'_> {
         let Some(members) = held.members else {
             return Err(self.bad("it is not valid JSON".to_owned()));
         };
+        if let Some(status) = self.error_in_answer(&held.chunks, &members) {
+            return Ok((Head { status, ..head }, Reply::Held(held.chunks, held.permit)));
+        }
         exchange.ttft = Some(exchange.now().since(exchange.started));
         exchange.usage = meter::usage_of_answer(&held.chunks, &members);
         let rename = PublicModel::wanted(exchange.model.as_ref()).and_then(|name| name.edit(&members));
@@ -305,6 +308,16 @@ impl Attempt<'_> {
             None => held.chunks,
         };
         Ok((head, Reply::Held(chunks, held.permit)))
+    }
+
+    /// The status that an error object in an answer with status 200 stands for. A failed response of the Responses API holds
+    /// one by right.
+    fn error_in_answer(&self, body: &Chunks, members: &Members) -> Option<StatusCode> {
+        let error = members.get("error").filter(|member| member.kind == Kind::Object)?;
+        if self.operation == Operation::Responses {
+            return None;
+        }
+        Some(meter::status_of_error(&body.slice(error.value.clone())).unwrap_or(StatusCode::BAD_GATEWAY))
     }
 
     /// The upstream's own error, passed on when it is JSON.

@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use berry_core::operation::StreamFormat;
 use berry_core::usage::Usage;
+use http::StatusCode;
 use memchr::memmem;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -44,6 +45,24 @@ pub fn usage_of_answer(body: &Chunks, members: &Members) -> Usage {
         .find_map(|name| members.get(name))
         .map(|member| read_usage(&body.slice(member.value.clone())))
         .unwrap_or_default()
+}
+
+/// The HTTP status that an error object names in `status` or `code`, as Azure and OpenRouter write it.
+pub(crate) fn status_of_error(error: &[u8]) -> Option<StatusCode> {
+    #[derive(Deserialize)]
+    struct Error {
+        #[serde(default)]
+        status: Count,
+        #[serde(default)]
+        code: Count,
+    }
+    let error: Error = serde_json::from_slice(error).ok()?;
+    let named = [error.status, error.code]
+        .into_iter()
+        .filter_map(|count| u16::try_from(count.0?).ok());
+    named
+        .filter(|status| (400..600).contains(status))
+        .find_map(|status| StatusCode::from_u16(status).ok())
 }
 
 /// Watches one stream.
@@ -365,5 +384,179 @@ impl<'de> Deserialize<'de> for Count {
             Any::Float(count) if count >= 0.0 && count.fract() == 0.0 => Some(count as u64),
             Any::Float(_) | Any::Other(_) => None,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn see(tap: &mut StreamTap, data: &str) -> EventClass {
+        tap.see(&Event {
+            raw: &[],
+            name: None,
+            data: Some(Cow::Borrowed(data.as_bytes())),
+        })
+    }
+
+    #[test]
+    fn chat_chunks_are_told_apart() {
+        let mut tap = StreamTap::new(StreamFormat::Chat);
+        for (data, expected) in [
+            (r#"{"choices":[],"prompt_filter_results":[]}"#, EventClass::Empty),
+            (
+                r#"{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#,
+                EventClass::Empty,
+            ),
+            (
+                r#"{"choices":[{"delta":{"role":"assistant","content":null,"tool_calls":[]}}],"usage":null}"#,
+                EventClass::Empty,
+            ),
+            (
+                r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#,
+                EventClass::Content,
+            ),
+            (
+                r#"{"choices":[{"delta":{"content":"\"finish_reason\":\"stop\""},"finish_reason":null}]}"#,
+                EventClass::Content,
+            ),
+            (
+                r#"{"choices":[{"delta":{},"finish_reason":null},{"delta":{},"finish_reason":"stop"}]}"#,
+                EventClass::Terminal,
+            ),
+            (
+                r#"{"choices":[{"delta":{"content":"end"},"finish_reason": "length"}]}"#,
+                EventClass::Terminal,
+            ),
+            (
+                r#"{"choices":[{"delta":{"content":""},"finish_reason":"error"}]}"#,
+                EventClass::Error,
+            ),
+            (
+                r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}"#,
+                EventClass::UsageOnly,
+            ),
+            (r#"{"error":{"message":"overloaded"}}"#, EventClass::Error),
+            (r#"{"choices":[{"delta":"#, EventClass::Unparsable),
+            ("[DONE]", EventClass::Terminal),
+        ] {
+            assert_eq!(see(&mut tap, data), expected, "{data}");
+        }
+        assert_eq!(
+            (tap.usage().input_tokens, tap.usage().output_tokens),
+            (Some(3), Some(5))
+        );
+    }
+
+    #[test]
+    fn each_kind_of_delta_is_content_before_anything_else_was() {
+        for delta in [
+            r#"{"content":"a"}"#,
+            r#"{"reasoning":"a"}"#,
+            r#"{"refusal":"no"}"#,
+            r#"{"tool_calls":[{"index":0,"function":{"name":"f"}}]}"#,
+            r#"{"function_call":{"name":"f"}}"#,
+        ] {
+            let mut tap = StreamTap::new(StreamFormat::Chat);
+            assert_eq!(
+                see(&mut tap, &format!(r#"{{"choices":[{{"delta":{delta}}}]}}"#)),
+                EventClass::Content,
+                "{delta}"
+            );
+        }
+        let mut tap = StreamTap::new(StreamFormat::Completions);
+        assert_eq!(
+            see(&mut tap, r#"{"choices":[{"text":"a","finish_reason":null}]}"#),
+            EventClass::Content
+        );
+    }
+
+    #[test]
+    fn done_alone_ends_a_stream_without_saying_how() {
+        let mut tap = StreamTap::new(StreamFormat::Chat);
+        see(&mut tap, "[DONE]");
+        assert!(tap.terminal_seen() && !tap.finish_seen());
+    }
+
+    #[test]
+    fn usage_of_every_dialect_means_the_same() {
+        let read = |json: &str| read_usage(json.as_bytes());
+        let usage = |input, cached, write, output, reasoning| Usage {
+            input_tokens: input,
+            cached_tokens: cached,
+            cache_write_tokens: write,
+            output_tokens: output,
+            reasoning_tokens: reasoning,
+            estimated: false,
+        };
+        for (json, expected) in [
+            (
+                r#"{"prompt_tokens":10,"completion_tokens":7,"total_tokens":17,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":2}}"#,
+                usage(Some(10), Some(4), None, Some(7), Some(2)),
+            ),
+            (
+                r#"{"input_tokens":10,"input_tokens_details":{"cached_tokens":0},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":0}}"#,
+                usage(Some(10), Some(0), None, Some(7), Some(0)),
+            ),
+            (
+                r#"{"input_tokens":10,"cache_read_input_tokens":20,"cache_creation_input_tokens":5,"output_tokens":7}"#,
+                usage(Some(35), Some(20), Some(5), Some(7), None),
+            ),
+            (
+                r#"{"promptTokenCount":10,"candidatesTokenCount":5,"thoughtsTokenCount":3,"cachedContentTokenCount":2}"#,
+                usage(Some(10), Some(2), None, Some(8), Some(3)),
+            ),
+            (
+                r#"{"prompt_tokens":10,"prompt_cache_hit_tokens":8,"completion_tokens":1}"#,
+                usage(Some(10), Some(8), None, Some(1), None),
+            ),
+            (
+                r#"{"prompt_tokens":-3,"completion_tokens":1.5,"x":{}}"#,
+                usage(None, None, None, None, None),
+            ),
+            (
+                r#"{"prompt_tokens":3.0,"completion_tokens":null}"#,
+                usage(Some(3), None, None, None, None),
+            ),
+        ] {
+            assert_eq!(read(json), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn an_error_object_names_its_status_or_does_not() {
+        let status = |json: &str| status_of_error(json.as_bytes()).map(|status| status.as_u16());
+        assert_eq!(status(r#"{"code":"content_filter","status":400}"#), Some(400));
+        assert_eq!(status(r#"{"code":429,"message":"slow down"}"#), Some(429));
+        assert_eq!(status(r#"{"code":"server_error"}"#), None);
+        assert_eq!(status(r#"{"code":200}"#), None);
+    }
+
+    #[test]
+    fn responses_and_messages_end_with_their_own_events() {
+        let mut tap = StreamTap::new(StreamFormat::Responses);
+        assert_eq!(
+            see(&mut tap, r#"{"type":"response.created","response":{"usage":null}}"#),
+            EventClass::Empty
+        );
+        assert_eq!(
+            see(&mut tap, r#"{"type":"response.output_text.delta","delta":"a"}"#),
+            EventClass::Content
+        );
+        let completed = r#"{"type":"response.completed","response":{"usage":{"input_tokens":1,"output_tokens":2}}}"#;
+        assert_eq!(see(&mut tap, completed), EventClass::Terminal);
+        assert_eq!(tap.usage().output_tokens, Some(2));
+        let mut tap = StreamTap::new(StreamFormat::Messages);
+        let start = r#"{"type":"message_start","message":{"usage":{"input_tokens":9,"output_tokens":1}}}"#;
+        assert_eq!(see(&mut tap, start), EventClass::Empty);
+        assert_eq!(
+            see(&mut tap, r#"{"type":"message_delta","usage":{"output_tokens":4}}"#),
+            EventClass::Empty
+        );
+        assert_eq!(see(&mut tap, r#"{"type":"message_stop"}"#), EventClass::Terminal);
+        assert_eq!(
+            (tap.usage().input_tokens, tap.usage().output_tokens),
+            (Some(9), Some(4))
+        );
     }
 }
