@@ -1,0 +1,261 @@
+//! The OpenAI dialect, one module for each endpoint.
+
+mod audio;
+mod chat;
+mod completions;
+mod embeddings;
+mod form;
+mod images;
+mod moderations;
+mod rerank;
+mod responses;
+
+use http::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use crate::answer::{Answer, Step};
+use crate::error::ApiError;
+use crate::hash::{StableHash, id};
+use crate::route::Call;
+
+/// When everything was made, in seconds since 1970: a fixed moment, since the same request has to give the same bytes.
+const CREATED: u64 = 1_767_225_600;
+
+/// Models in the lists of a script that names none.
+const BUILT_IN: &[&str] = &["demo-embedding", "demo-large", "demo-small"];
+
+/// What is asked for, without method and prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Endpoint<'a> {
+    Models,
+    Model(&'a str),
+    Chat,
+    Completions,
+    Embeddings,
+    Moderations,
+    Rerank,
+    Responses,
+    Images,
+    Speech,
+    Transcriptions,
+}
+
+impl<'a> Endpoint<'a> {
+    /// The endpoint at a path whose prefix has been taken off.
+    pub(crate) fn of(path: &'a str) -> Option<Self> {
+        Some(match path {
+            "/models" => Self::Models,
+            "/chat/completions" => Self::Chat,
+            "/completions" => Self::Completions,
+            "/embeddings" => Self::Embeddings,
+            "/moderations" => Self::Moderations,
+            "/rerank" => Self::Rerank,
+            "/responses" => Self::Responses,
+            "/images/generations" | "/images/edits" | "/images/variations" => Self::Images,
+            "/audio/speech" => Self::Speech,
+            "/audio/transcriptions" | "/audio/translations" => Self::Transcriptions,
+            // Names of models may hold slashes.
+            _ => Self::Model(path.strip_prefix("/models/").filter(|id| !id.is_empty())?),
+        })
+    }
+}
+
+/// Answers a request to an endpoint. Azure names the model in the path, as a deployment.
+pub(crate) fn answer(call: &Call<'_>, endpoint: Endpoint<'_>, deployment: Option<&str>) -> Result<Answer, ApiError> {
+    let wanted = if matches!(endpoint, Endpoint::Models | Endpoint::Model(_)) {
+        Method::GET
+    } else {
+        Method::POST
+    };
+    call.expect(wanted)?;
+    let answer = match endpoint {
+        Endpoint::Models => models(call),
+        Endpoint::Model(id) => model(call, id)?,
+        Endpoint::Images => images::answer(call, deployment)?,
+        Endpoint::Transcriptions => audio::transcription(call, deployment)?,
+        Endpoint::Chat => chat::answer(call, &Input::new(call, deployment)?)?,
+        Endpoint::Completions => completions::answer(call, &Input::new(call, deployment)?)?,
+        Endpoint::Embeddings => embeddings::answer(call, &Input::new(call, deployment)?)?,
+        Endpoint::Moderations => moderations::answer(call, &Input::new(call, deployment.or(Some("demo-moderation")))?)?,
+        Endpoint::Rerank => rerank::answer(call, &Input::new(call, deployment)?)?,
+        Endpoint::Responses => responses::answer(call, &Input::new(call, deployment)?)?,
+        Endpoint::Speech => audio::speech(call, &Input::new(call, deployment)?)?,
+    };
+    Ok(with_vendor_headers(call, answer))
+}
+
+/// The headers that OpenAI sends and gateways care about; the figures are made up and always the same.
+fn with_vendor_headers(call: &Call<'_>, answer: Answer) -> Answer {
+    let mut hash = StableHash::new(call.script.seed);
+    hash.feed(call.head.uri.path());
+    hash.feed(call.body);
+    answer
+        .with("x-request-id", id("req_", hash.finish(), 32))
+        .with("openai-version", "2020-10-01")
+        .with("openai-processing-ms", "42")
+        .with("x-ratelimit-limit-requests", "10000")
+        .with("x-ratelimit-remaining-requests", "9999")
+        .with("x-ratelimit-reset-requests", "6ms")
+}
+
+fn models(call: &Call<'_>) -> Answer {
+    let served = &call.script.models;
+    let data: Vec<Value> = if served.is_empty() {
+        BUILT_IN.iter().map(|name| model_object(name)).collect()
+    } else {
+        served.iter().map(|name| model_object(name)).collect()
+    };
+    Answer::json(StatusCode::OK, &json!({"object": "list", "data": data}))
+}
+
+fn model(call: &Call<'_>, id: &str) -> Result<Answer, ApiError> {
+    let id = percent_decoded(id);
+    if !call.script.serves(&id) {
+        return Err(ApiError::model_not_found(&id));
+    }
+    Ok(Answer::json(StatusCode::OK, &model_object(&id)))
+}
+
+fn model_object(id: &str) -> Value {
+    json!({"id": id, "object": "model", "created": CREATED, "owned_by": "berry-mock"})
+}
+
+/// `%41` to `A`; what is no such escape stays.
+fn percent_decoded(text: &str) -> String {
+    let mut pieces = text.split('%');
+    let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
+    for piece in pieces {
+        match piece.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend(&piece.as_bytes()[2..]);
+            }
+            None => {
+                bytes.push(b'%');
+                bytes.extend(piece.as_bytes());
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A request body of JSON whose model is served.
+pub(crate) struct Input {
+    body: Map<String, Value>,
+    pub(crate) model: String,
+}
+
+impl Input {
+    fn new(call: &Call<'_>, default_model: Option<&str>) -> Result<Self, ApiError> {
+        let body = match serde_json::from_slice(call.body) {
+            Ok(Value::Object(body)) => body,
+            Ok(_) => return Err(ApiError::invalid("The body must be a JSON object.")),
+            Err(error) => {
+                return Err(ApiError::invalid(format!(
+                    "We could not parse the JSON body of your request: {error}"
+                )));
+            }
+        };
+        let model = match (body.get("model"), default_model) {
+            // A deployment is what its path says, whatever the body calls it.
+            (_, Some(model)) => model.to_owned(),
+            (Some(Value::String(model)), None) if !model.is_empty() => model.clone(),
+            (None | Some(Value::Null), None) => return Err(ApiError::missing("model")),
+            _ => return Err(ApiError::wrong("model", "a string")),
+        };
+        if default_model.is_none() && !call.script.serves(&model) {
+            return Err(ApiError::model_not_found(&model));
+        }
+        Ok(Self { body, model })
+    }
+
+    /// A parameter; null is the same as nothing.
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.body.get(name).filter(|value| !value.is_null())
+    }
+
+    fn bool(&self, name: &'static str) -> Result<Option<bool>, ApiError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        value
+            .as_bool()
+            .map(Some)
+            .ok_or_else(|| ApiError::wrong(name, "a boolean"))
+    }
+
+    fn number(&self, name: &'static str) -> Result<Option<u64>, ApiError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        value
+            .as_u64()
+            .map(Some)
+            .ok_or_else(|| ApiError::wrong(name, "a number of zero or more"))
+    }
+
+    fn stream(&self) -> Result<bool, ApiError> {
+        Ok(self.bool("stream")?.unwrap_or(false))
+    }
+
+    /// `n`, within its bounds.
+    fn alternatives(&self) -> Result<u64, ApiError> {
+        match self.number("n")? {
+            None => Ok(1),
+            Some(n @ 1..=128) => Ok(n),
+            Some(_) => Err(ApiError::wrong("n", "a number from 1 to 128")),
+        }
+    }
+
+    /// `stop`: a string or a list of them.
+    fn stops(&self) -> Result<Vec<String>, ApiError> {
+        let wrong = || ApiError::wrong("stop", "a string or up to 4 of them");
+        match self.get("stop") {
+            None => Ok(Vec::new()),
+            Some(Value::String(stop)) => Ok(vec![stop.clone()]),
+            Some(Value::Array(stops)) if stops.len() <= 4 => stops
+                .iter()
+                .map(|stop| stop.as_str().map(str::to_owned).ok_or_else(wrong))
+                .collect(),
+            Some(_) => Err(wrong()),
+        }
+    }
+
+    /// Whether the stream ends with a chunk of usage.
+    fn include_usage(&self) -> bool {
+        self.get("stream_options")
+            .is_some_and(|options| options["include_usage"] == true)
+    }
+}
+
+/// Holds a plain answer back for as long as its tokens would take.
+fn paced(call: &Call<'_>, mut answer: Answer, tokens: u64) -> Answer {
+    answer.before_head.push_back(Step::Wait(call.pace().whole(tokens)));
+    answer
+}
+
+/// The text of a message's or an item's content: a string, or the text parts of a list.
+fn text_of(content: &Value) -> String {
+    match content {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => {
+            let texts = parts.iter().filter_map(|part| part.get("text").and_then(Value::as_str));
+            texts.collect::<Vec<_>>().join("\n")
+        }
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_paths_are_decoded() {
+        assert_eq!(percent_decoded("meta%2Fllama%203%"), "meta/llama 3%");
+    }
+
+    #[test]
+    fn every_endpoint_is_found() {
+        assert_eq!(Endpoint::of("/models/a/b"), Some(Endpoint::Model("a/b")));
+        assert_eq!(Endpoint::of("/chat/completions"), Some(Endpoint::Chat));
+        assert_eq!(Endpoint::of("/models/"), None);
+        assert_eq!(Endpoint::of("/files"), None);
+    }
+}

@@ -1,0 +1,128 @@
+//! Which endpoint of which vendor a path means.
+//!
+//! Vendors differ in what stands before the same endpoints (`/v1`, `/openai/v1`, `/api/v1`, nothing at all), so a known prefix
+//! is taken off first and the rest decides.
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode};
+
+use crate::answer::{Answer, Pace};
+use crate::error::{ApiError, Vendor};
+use crate::openai;
+use crate::script::Script;
+
+/// Prefixes under which the OpenAI endpoints are found, longest first. `/openai` and `/models` are Azure's, `/api/v1` OpenRouter's.
+const PREFIXES: &[&str] = &["/openai/v1", "/api/v1", "/v1", "/openai", ""];
+/// Azure's address of one deployment.
+const DEPLOYMENTS: &str = "/openai/deployments/";
+
+/// A request with everything an endpoint needs to answer it.
+pub(crate) struct Call<'a> {
+    pub(crate) head: &'a Parts,
+    pub(crate) body: &'a Bytes,
+    pub(crate) script: &'a Script,
+    /// Whether token counts are told.
+    pub(crate) usage: bool,
+    /// This request's own source of chance: the pace.
+    pub(crate) rng: fastrand::Rng,
+}
+
+/// Whose error format a path asks for.
+pub(crate) fn vendor(path: &str) -> Vendor {
+    if path.starts_with(DEPLOYMENTS) {
+        Vendor::Azure
+    } else {
+        Vendor::OpenAi
+    }
+}
+
+impl Call<'_> {
+    /// The answer that nothing has spoiled yet.
+    pub(crate) fn answer(&self) -> Answer {
+        let path = self.head.uri.path();
+        let vendor = vendor(path);
+        if matches!(path, "/" | "/health") {
+            return Answer::plain(StatusCode::OK, "text/plain", "Berry's scripted upstream is up.\n");
+        }
+        self.authorized()
+            .and_then(
+                |()| match path.strip_prefix(DEPLOYMENTS).and_then(|rest| rest.split_once('/')) {
+                    Some((deployment, rest)) => self.azure(deployment, &format!("/{rest}")),
+                    None => self.openai(path),
+                },
+            )
+            .unwrap_or_else(|error| error.answer(vendor))
+    }
+
+    /// The pace of this answer.
+    pub(crate) fn pace(&self) -> Pace {
+        let script = self.script;
+        Pace::new(
+            script.first_token_latency(),
+            script.token_latency(),
+            script.latency_jitter,
+            self.rng.clone(),
+        )
+    }
+
+    /// Whether `name` is a parameter of the query.
+    fn has_query(&self, name: &str) -> bool {
+        let query = self.head.uri.query().unwrap_or_default();
+        query.split('&').any(|pair| pair.split('=').next() == Some(name))
+    }
+
+    fn authorized(&self) -> Result<(), ApiError> {
+        let Some(key) = &self.script.api_key else { return Ok(()) };
+        match shown_key(&self.head.headers) {
+            Some(shown) if key.is(shown) => Ok(()),
+            _ => Err(ApiError::unauthorized()),
+        }
+    }
+
+    fn azure(&self, deployment: &str, rest: &str) -> Result<Answer, ApiError> {
+        if !self.has_query("api-version") {
+            return Err(ApiError::of_status(StatusCode::NOT_FOUND));
+        }
+        if !self.script.serves(deployment) {
+            return Err(ApiError::deployment_not_found());
+        }
+        let endpoint = openai::Endpoint::of(rest).ok_or_else(|| self.unknown())?;
+        openai::answer(self, endpoint, Some(deployment))
+    }
+
+    fn openai(&self, path: &str) -> Result<Answer, ApiError> {
+        // Azure's inference style has the endpoints under /models.
+        let path = match path.strip_prefix("/models") {
+            Some(rest @ ("/chat/completions" | "/embeddings")) => rest,
+            _ => path,
+        };
+        let endpoint = PREFIXES
+            .iter()
+            .find_map(|prefix| openai::Endpoint::of(path.strip_prefix(prefix)?));
+        openai::answer(self, endpoint.ok_or_else(|| self.unknown())?, None)
+    }
+
+    fn unknown(&self) -> ApiError {
+        ApiError::unknown_path(&self.head.method, self.head.uri.path())
+    }
+
+    /// Refuses every other method.
+    pub(crate) fn expect(&self, method: Method) -> Result<(), ApiError> {
+        if self.head.method == method {
+            Ok(())
+        } else {
+            Err(ApiError::wrong_method(&self.head.method))
+        }
+    }
+}
+
+/// The key a client shows, in the header of any vendor.
+fn shown_key(headers: &HeaderMap) -> Option<&str> {
+    if let Some(bearer) = headers.get(http::header::AUTHORIZATION) {
+        return bearer.to_str().ok()?.strip_prefix("Bearer ");
+    }
+    ["api-key", "x-api-key", "x-goog-api-key"]
+        .iter()
+        .find_map(|name| headers.get(*name)?.to_str().ok())
+}
