@@ -203,11 +203,8 @@ impl<'a> Maker<'a> {
             .and_then(Value::as_array)
             .map_or(&[][..], Vec::as_slice);
         let rest = schema.get("items").unwrap_or(&Value::Bool(true));
-        let wanted = if schema.contains_key("items") || prefix.is_empty() {
-            wanted
-        } else {
-            0
-        };
+        let free = prefix.is_empty() && *rest != Value::Bool(false) && depth < DEPTH_FULL;
+        let wanted = if free { self.rng.u64(1..=3) } else { 0 };
         let length = wanted.max(prefix.len() as u64).max(minimum).min(maximum);
         let unique = schema.get("uniqueItems") == Some(&Value::Bool(true));
         let mut items: Vec<Value> = Vec::new();
