@@ -36,7 +36,7 @@ BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 TOKEN = "bench-token-0123456789abcdef"
 LARGE = 100 * 1024
 # Threads whose work is not on a request's path; their share is reported apart.
-APART = re.compile("log")
+APART = re.compile("^berry-log$")
 TARGETS = ["direct", "nginx", "floor", "berry"]
 
 NGINX = """
