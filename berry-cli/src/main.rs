@@ -1,2 +1,88 @@
-//! Placeholder while the workspace is laid.
-fn main() {}
+//! `berry-cli`: operations from the command line, over the same code that the server runs.
+//!
+//! Exit codes: 0 = yes, 1 = no (an invalid configuration, an unhealthy backend), 2 = the question could not be asked (wrong
+//! arguments, no such file, no server).
+
+mod check;
+mod generate;
+mod metrics;
+mod output;
+mod upstream;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::output::{Failure, Output};
+
+/// Operations for Berry API: configurations, backends, figures.
+#[derive(Parser)]
+#[command(name = "berry-cli", version, about, arg_required_else_help = true)]
+struct Cli {
+    /// Print one JSON document instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check a configuration and show every problem with its place.
+    ValidateConfig(ConfigFile),
+    /// Write a configuration to start from.
+    GenerateConfig(generate::Arguments),
+    /// Ask providers directly whether they are there.
+    HealthCheck {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Only this provider.
+        #[arg(short, long)]
+        provider: Option<String>,
+    },
+    /// Send a one-token request to one backend.
+    TestBackend {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Table key of the provider.
+        #[arg(short, long)]
+        provider: String,
+        /// The model's name at the provider.
+        #[arg(short, long)]
+        model: String,
+    },
+    /// Show the figures of a running server.
+    Metrics(metrics::Arguments),
+}
+
+/// Which configuration is meant.
+#[derive(Args, Clone)]
+struct ConfigFile {
+    /// The file; without it CONFIG_PATH, then the server's own search order.
+    #[arg(short, long)]
+    config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::ValidateConfig(file) => check::validate(&file),
+        Command::GenerateConfig(arguments) => generate::run(&arguments),
+        Command::HealthCheck { config, provider } => upstream::health_check(&config, provider.as_deref()),
+        Command::TestBackend {
+            config,
+            provider,
+            model,
+        } => upstream::test_backend(&config, &provider, &model),
+        Command::Metrics(arguments) => metrics::run(&arguments),
+    };
+    finish(cli.json, result)
+}
+
+fn finish(json: bool, result: Result<Output, Failure>) -> ExitCode {
+    match result {
+        Ok(output) => output.print(json),
+        Err(failure) => failure.print(json),
+    }
+}
