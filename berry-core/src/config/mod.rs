@@ -1,4 +1,213 @@
-//! The configuration: the file as written ([`raw`]), checked and cross-referenced ([`compile`]) into an immutable
-//! [`snapshot`] that needs no further checking. Every [`problem`] is reported at once, each with its place in the file.
+//! The configuration: the file as written, checked and cross-referenced into an immutable [`snapshot`] that needs no further
+//! checking. Every problem is reported at once, each with its place in the file.
+//!
+//! The way of a file: `source` gets text and tree; `decode` fills the `raw` tables, with [`Environment`] for what strings refer
+//! to; `compile` makes the [`Snapshot`]; a [`Report`] shows what was found on the way. `schema` keeps the words of every key,
+//! from which [`reference`] writes the documentation.
 
+mod compile;
+mod decode;
+mod docs;
+mod interpolate;
+mod locate;
+mod mask;
+mod path;
+mod problem;
+mod raw;
+mod schema;
 pub mod snapshot;
+mod source;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use docs::reference;
+pub use interpolate::{Environment, MAX_SECRET_FILE_BYTES, ProcessEnvironment};
+pub use locate::{Found, LocateError, SEARCH_ORDER, locate};
+pub use problem::{Location, Problem, Report, Severity};
+pub use source::MAX_CONFIG_BYTES;
+
+use decode::Decoder;
+use path::KeyPath;
+use problem::Problems;
+use snapshot::Snapshot;
+
+/// A complete configuration: every key with its default and a line of explanation. Runs as it is, on the demo provider.
+pub const EXAMPLE: &str = include_str!("../../../config-example.toml");
+/// A small configuration to start from. Runs as it is, on the demo provider.
+pub const EXAMPLE_SIMPLE: &str = include_str!("../../../config_simple.toml");
+
+/// Loads configurations.
+#[derive(Clone, Copy, Debug)]
+pub struct Config;
+
+/// A configuration that can be used, and what there is to say about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What the server runs on.
+    pub snapshot: Arc<Snapshot>,
+    /// Warnings and remarks; no errors.
+    pub warnings: Report,
+    /// How much of everything there is.
+    pub summary: Summary,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file could not be read.
+    #[error("{}: cannot be read: {}", path.display(), reason(source))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file has errors; the report has its warnings too.
+    #[error("{0}")]
+    Invalid(Report),
+}
+
+impl LoadError {
+    /// Everything as text; `colour` for a terminal.
+    pub fn render(&self, colour: bool) -> String {
+        match self {
+            Self::Read { .. } => self.to_string(),
+            Self::Invalid(report) => report.render(colour),
+        }
+    }
+
+    /// The problems of the file, when it could be read.
+    pub fn report(&self) -> Option<&Report> {
+        match self {
+            Self::Read { .. } => None,
+            Self::Invalid(report) => Some(report),
+        }
+    }
+}
+
+/// The usual reasons in plain words.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+impl Config {
+    /// Reads, checks and compiles a file.
+    ///
+    /// # Errors
+    /// When it cannot be read or has errors, all of which are in the report then.
+    pub fn load(path: &Path, env: &dyn Environment) -> Result<Loaded, LoadError> {
+        let source = source::read(path).map_err(|source| LoadError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        from_source(&path.display().to_string(), &source.text, source.mode, env)
+    }
+
+    /// Checks and compiles a text; `name` stands for the file in messages.
+    ///
+    /// # Errors
+    /// When it has errors, all of which are in the report then.
+    pub fn from_text(name: &str, text: &str, env: &dyn Environment) -> Result<Loaded, LoadError> {
+        from_source(name, text, None, env)
+    }
+}
+
+fn from_source(name: &str, text: &str, mode: Option<u32>, env: &dyn Environment) -> Result<Loaded, LoadError> {
+    let text = source::without_bom(text);
+    let mut problems = Problems::default();
+    let (tree, broken) = source::parse(text, &mut problems);
+    let tree = tree.get_ref();
+    if tree.is_empty() && broken.is_empty() {
+        problems
+            .error(
+                &KeyPath::ROOT,
+                None,
+                "the file has no key at all: it was probably cut off while it was written",
+            )
+            .hint("config-example.toml is a complete one to copy from");
+        return Err(LoadError::Invalid(problems.finish(name, text.to_owned())));
+    }
+    let mut found = Problems::default();
+    let mut cx = Decoder {
+        problems: &mut found,
+        env,
+        dormant: false,
+        secrets: Vec::new(),
+        inline_secret: None,
+    };
+    let raw = decode::read_table(tree, &KeyPath::ROOT, &mut cx);
+    let Decoder {
+        secrets, inline_secret, ..
+    } = cx;
+    let masked = mask::mask(text, secrets, !broken.is_empty());
+    if !broken.is_empty() {
+        // References into a tree with holes would only make noise; what the reader found elsewhere in the file is sure.
+        found.drop_within(&broken);
+        problems.append(found);
+        return Err(LoadError::Invalid(problems.finish(name, masked)));
+    }
+    problems.append(found);
+    let snapshot = compile::compile(raw, &mut problems);
+    if let (Some(mode), Some(span)) = (mode.filter(|mode| mode & 0o044 != 0), inline_secret) {
+        problems
+            .warning(
+                &KeyPath::ROOT,
+                span,
+                format!("the file holds keys and others can read it (mode {mode:o})"),
+            )
+            .hint(format!(
+                "chmod 600 {name}, or keep keys outside: \"${{VARIABLE}}\", \"${{file:/path}}\""
+            ));
+    }
+    let report = problems.finish(name, masked);
+    if report.count(Severity::Error) > 0 {
+        return Err(LoadError::Invalid(report));
+    }
+    let summary = Summary::of(&snapshot);
+    Ok(Loaded {
+        snapshot: Arc::new(snapshot),
+        warnings: report,
+        summary,
+    })
+}
+
+/// How much of everything a configuration has, switched-off things included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Providers.
+    pub providers: usize,
+    /// Models.
+    pub models: usize,
+    /// Users.
+    pub users: usize,
+    /// Backends of all models.
+    pub backends: usize,
+}
+
+impl Summary {
+    fn of(snapshot: &Snapshot) -> Self {
+        Self {
+            providers: snapshot.providers.len(),
+            models: snapshot.models.all.len(),
+            users: snapshot.users.by_id.len(),
+            backends: snapshot.models.all.iter().map(|model| model.backends.len()).sum(),
+        }
+    }
+}
+
+/// The lines that operators' scripts look for.
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "✅ Configuration is valid")?;
+        writeln!(f, "  - {} providers configured", self.providers)?;
+        writeln!(f, "  - {} models configured", self.models)?;
+        write!(f, "  - {} users configured", self.users)
+    }
+}

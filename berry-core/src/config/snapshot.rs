@@ -2,7 +2,13 @@
 //!
 //! A request takes one snapshot at its start and keeps it to its last byte; a reload swaps the whole thing.
 
+mod health;
+mod limits;
+mod request;
+mod stores;
+
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,11 +17,19 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
 
+pub use health::{Adjustments, Circuit, HealthCheck, Probing, SmartAi};
+pub use limits::{BackendLimits, Budget, BudgetZone, RateLimit, UserLimits};
+pub use request::{Commit, Edits, Expose, LossPolicy};
+pub(crate) use stores::StoreKind;
+pub use stores::{
+    Cache, Cluster, ClusterFallback, Ledger, LedgerFallback, LedgerStore, LogFile, LogFormat, Tag, Telemetry,
+};
+
 use crate::auth::key::KeyTable;
 use crate::id::{BackendId, ModelId, ModelName, ProviderId, UpstreamModel, UserId};
 use crate::money::Prices;
 use crate::operation::Dialect;
-use crate::policy::ModelPolicy;
+use crate::policy::{ModelPattern, ModelPolicy};
 use crate::secret::Secret;
 
 /// Everything that one configuration says.
@@ -31,6 +45,18 @@ pub struct Snapshot {
     pub providers: HashMap<ProviderId, Arc<Provider>>,
     /// Models by every name that reaches them.
     pub models: Models,
+    /// `[ledger]`.
+    pub ledger: Ledger,
+    /// `[cluster]`; alone without it.
+    pub cluster: Option<Cluster>,
+    /// `[telemetry]`.
+    pub telemetry: Telemetry,
+    /// `[cache]`.
+    pub cache: Cache,
+    /// `[pricing]`: for backends that state no price.
+    pub pricing: HashMap<UpstreamModel, Prices>,
+    /// `[tags]`.
+    pub tags: HashMap<Box<str>, Tag>,
 }
 
 /// `[server]` with its defaults filled in.
@@ -104,6 +130,14 @@ pub struct Settings {
     pub max_internal_retries: u32,
     /// Longest time for a whole plain request, or for a stream up to its commit point.
     pub total_timeout: Duration,
+    /// When backends are probed.
+    pub probing: Probing,
+    /// When circuits open.
+    pub circuit: Circuit,
+    /// Figures of the `smart_ai` strategy.
+    pub smart_ai: SmartAi,
+    /// Where days and months of budgets begin.
+    pub budget_zone: BudgetZone,
 }
 
 /// The users.
@@ -130,6 +164,8 @@ pub struct User {
     pub tags: Vec<String>,
     /// What they may ask for.
     pub models: ModelPolicy,
+    /// What they may use up; `None` = as much as they like.
+    pub limits: Option<Box<UserLimits>>,
 }
 
 /// One account at one upstream.
@@ -159,6 +195,14 @@ pub struct Provider {
     pub stream_usage: StreamUsage,
     /// TLS and proxy of the connection.
     pub transport: Transport,
+    /// How it is probed.
+    pub health_check: HealthCheck,
+    /// Whether its models are asked for; `models` is empty then.
+    pub discover: bool,
+    /// Which of its models are published as `provider/model`.
+    pub expose: Expose,
+    /// Whether a refused parameter is learnt from and the request sent again.
+    pub repair: bool,
 }
 
 /// What an upstream speaks and where it is.
@@ -275,14 +319,32 @@ pub enum StreamUsage {
 }
 
 /// How the connection to a provider is made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Transport {
     /// PEM roots that are trusted beside the system's.
     pub ca_file: Option<PathBuf>,
     /// PEM chain and key that we show.
     pub client_identity: Option<(PathBuf, PathBuf)>,
-    /// Proxy of its own; without it the proxy variables of the environment decide.
+    /// Proxy of its own; without it the proxy variables of the environment decide. May hold a password.
     pub proxy: Option<Uri>,
+}
+
+/// Shows the proxy's host and port only.
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = |uri: &Uri| {
+            format!(
+                "{}:{}",
+                uri.host().unwrap_or_default(),
+                uri.port_u16().unwrap_or_default()
+            )
+        };
+        f.debug_struct("Transport")
+            .field("ca_file", &self.ca_file)
+            .field("client_identity", &self.client_identity)
+            .field("proxy", &self.proxy.as_ref().map(host))
+            .finish()
+    }
 }
 
 /// The models.
@@ -290,14 +352,17 @@ pub struct Transport {
 pub struct Models {
     /// By public name, table key and alias; enabled ones only.
     pub by_name: HashMap<Box<str>, Arc<Model>>,
+    /// Enabled models whose name is a pattern, the one with the most literal characters first.
+    pub patterns: Vec<Arc<Model>>,
     /// All of them in table order, disabled ones included.
     pub all: Vec<Arc<Model>>,
 }
 
 impl Models {
-    /// The model that a client means by `name`.
+    /// The model that a client means by `name`: the one that has the name, else the closest pattern that matches it.
     pub fn find(&self, name: &str) -> Option<&Arc<Model>> {
-        self.by_name.get(name)
+        let matches = |model: &&Arc<Model>| model.pattern.as_ref().is_some_and(|pattern| pattern.matches(name));
+        self.by_name.get(name).or_else(|| self.patterns.iter().find(matches))
     }
 }
 
@@ -314,8 +379,22 @@ pub struct Model {
     pub enabled: bool,
     /// How a backend is chosen.
     pub strategy: Strategy,
+    /// For a model that answers to every name of a kind; its name as a pattern.
+    pub pattern: Option<ModelPattern>,
     /// Whether answers carry the public name instead of the upstream's.
     pub rewrite_response_model: bool,
+    /// What is done to its requests.
+    pub edits: Edits,
+    /// How long its streams are held back after their first content.
+    pub commit: Commit,
+    /// What happens when a translation cannot carry everything.
+    pub loss_policy: LossPolicy,
+    /// Embeddings: whether its backends give vectors of one space.
+    pub interchangeable: bool,
+    /// Whether a refused parameter is learnt from and the request sent again.
+    pub repair: bool,
+    /// How long a request may wait when every backend is full.
+    pub queue_timeout: Duration,
     /// Its pool, in file order, disabled ones included.
     pub backends: Vec<Arc<Backend>>,
 }
@@ -339,6 +418,23 @@ pub struct Backend {
     pub billing: BillingMode,
     /// What it charges.
     pub prices: Prices,
+    /// What it takes.
+    pub limits: BackendLimits,
+    /// What is done to its requests, after the model's edits.
+    pub edits: Edits,
+}
+
+impl Backend {
+    /// What stands for the requested name in [`BackendId::upstream`] of a pattern model's backend.
+    pub const REQUESTED: &'static str = "$name";
+
+    /// The model to ask the upstream for, when the client asked for `requested`.
+    pub fn upstream_model<'a>(&'a self, requested: &'a str) -> &'a str {
+        match self.id.upstream.as_str() {
+            Self::REQUESTED => requested,
+            fixed => fixed,
+        }
+    }
 }
 
 /// What a backend charges for; decides whether it is probed.

@@ -1,0 +1,71 @@
+//! From the raw file to the [`Snapshot`]: ranges, references and recognitions.
+//!
+//! Every function takes its raw struct apart in full, reports each problem with its path and goes on with something harmless,
+//! so that one run tells everything. A snapshot that was made beside an error is thrown away by the caller.
+
+mod address;
+mod headers;
+mod limits;
+mod models;
+mod providers;
+mod server;
+mod settings;
+mod stores;
+mod users;
+
+use super::decode::{At, Text};
+use super::path::KeyPath;
+use super::problem::Problems;
+use super::raw::RawConfig;
+use super::snapshot::Snapshot;
+
+pub(crate) use users::is_example_secret;
+
+/// Compiles a whole file.
+pub(crate) fn compile(raw: RawConfig, problems: &mut Problems) -> Snapshot {
+    let RawConfig {
+        settings,
+        users,
+        providers,
+        models,
+        server,
+        ledger,
+        cluster,
+        telemetry,
+        cache,
+        pricing,
+        tags,
+    } = raw;
+    let root = KeyPath::ROOT;
+    let (settings, times) = settings::compile(settings, &root.key("settings"), problems);
+    let providers = providers::compile(providers, &times, &root.key("providers"), problems);
+    let models = models::compile(models, &providers, &root.key("models"), problems);
+    let users = users::compile(users, &models, &providers, &root.key("users"), problems);
+    if !settings.mask_api_keys {
+        problems
+            .warning(
+                &root.key("settings").key("mask_api_keys"),
+                times.mask_api_keys,
+                "parts of keys are shown in /admin/config",
+            )
+            .hint("mask_api_keys = true hides them whole");
+    }
+    Snapshot {
+        server: server::compile(server, &root.key("server"), problems),
+        settings,
+        users,
+        providers,
+        models,
+        ledger: stores::ledger(ledger, &root.key("ledger"), problems),
+        cluster: stores::cluster(cluster, &root.key("cluster"), problems),
+        telemetry: stores::telemetry(telemetry, &root.key("telemetry"), problems),
+        cache: stores::cache(cache, &root.key("cache"), problems),
+        pricing: limits::pricing(pricing, &root.key("pricing"), problems),
+        tags: limits::tags(tags, &root.key("tags"), problems),
+    }
+}
+
+/// The strings of a list.
+fn strings(list: Vec<At<Text>>) -> Vec<String> {
+    list.into_iter().map(|item| item.value.value).collect()
+}

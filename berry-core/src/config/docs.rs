@@ -1,0 +1,5 @@
+//! stub
+/// The reference of all keys.
+pub fn reference() -> String {
+    String::new()
+}

@@ -1,0 +1,369 @@
+//! What is wrong with a configuration, or worth knowing about it, and how it is shown.
+//!
+//! Reading and compiling collect [`Problem`]s and go on; at the end a [`Report`] holds them in the order of the file together
+//! with the lines that they point at. Values that may be secret are masked in those lines before anything is kept, see
+//! [`super::mask`].
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use annotate_snippets::renderer::Renderer;
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Snippet, normalize_untrusted_str};
+
+use super::path::KeyPath;
+
+/// Bytes of the file, as the parser counts them.
+pub(crate) type Span = Range<usize>;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The configuration cannot be used.
+    Error,
+    /// It can be used, but does something that is rarely meant.
+    Warning,
+    /// Something was worked out that the reader may want to know.
+    Info,
+}
+
+impl Severity {
+    /// The word in front of the message.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+        }
+    }
+}
+
+/// One thing to tell about a configuration.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The key that it is about, as TOML would write it; empty for the file as a whole.
+    pub path: String,
+    /// What is wrong, without secrets.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// Where it is.
+    span: Option<Span>,
+    /// Other places that belong to it, each with a word on why.
+    related: Vec<(Span, Cow<'static, str>)>,
+}
+
+impl Problem {
+    /// Adds what to do about it.
+    pub(crate) fn hint(&mut self, hint: impl Into<String>) -> &mut Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Points at another place, with a word on why; nothing for a place that is not in the file.
+    pub(crate) fn related(&mut self, span: Option<Span>, label: impl Into<Cow<'static, str>>) -> &mut Self {
+        self.related.extend(span.map(|span| (span, label.into())));
+        self
+    }
+}
+
+/// `path: message (hint)`, on one line.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.title())?;
+        match &self.hint {
+            Some(hint) => write!(f, " ({})", hint.replace('\n', " ")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Problem {
+    fn title(&self) -> String {
+        let message = &self.message;
+        if self.path.is_empty() {
+            message.clone()
+        } else {
+            format!("{}: {message}", self.path)
+        }
+    }
+}
+
+/// Collects problems while a file is read.
+#[derive(Debug, Default)]
+pub(crate) struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// Something that makes the configuration unusable.
+    pub(crate) fn error(
+        &mut self,
+        at: &KeyPath<'_>,
+        span: impl Into<Option<Span>>,
+        message: impl Into<String>,
+    ) -> &mut Problem {
+        self.push(Severity::Error, at, span.into(), message.into())
+    }
+
+    /// Something that is rarely meant.
+    pub(crate) fn warning(
+        &mut self,
+        at: &KeyPath<'_>,
+        span: impl Into<Option<Span>>,
+        message: impl Into<String>,
+    ) -> &mut Problem {
+        self.push(Severity::Warning, at, span.into(), message.into())
+    }
+
+    /// Something worth knowing.
+    pub(crate) fn info(
+        &mut self,
+        at: &KeyPath<'_>,
+        span: impl Into<Option<Span>>,
+        message: impl Into<String>,
+    ) -> &mut Problem {
+        self.push(Severity::Info, at, span.into(), message.into())
+    }
+
+    fn push(&mut self, severity: Severity, at: &KeyPath<'_>, span: Option<Span>, message: String) -> &mut Problem {
+        let path = at.to_string();
+        self.0.push(Problem {
+            severity,
+            path,
+            message,
+            hint: None,
+            span,
+            related: Vec::new(),
+        });
+        self.0.last_mut().expect("one was pushed just now")
+    }
+
+    /// Takes over what another collection has.
+    pub(crate) fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
+    /// Drops what starts inside one of `lines`; used where a syntax error already explains them.
+    pub(crate) fn drop_within(&mut self, lines: &[Span]) {
+        let inside = |at: usize| lines.iter().any(|line| line.contains(&at));
+        self.0
+            .retain(|problem| !problem.span.as_ref().is_some_and(|span| inside(span.start)));
+    }
+
+    /// Puts everything into the order of the file and binds it to the (masked) text. What has no place comes first.
+    pub(crate) fn finish(mut self, file: &str, masked: String) -> Report {
+        self.0.sort_by(|a, b| {
+            let key = |p: &Problem| (p.span.as_ref().map(|s| s.start), p.severity);
+            key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))
+        });
+        Report {
+            file: file.into(),
+            text: Lines::new(masked),
+            problems: self.0,
+        }
+    }
+}
+
+/// Line and column, both counted from 1; a column is a character.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// Line.
+    pub line: usize,
+    /// Column.
+    pub column: usize,
+}
+
+/// All problems of one file, in the order of the file, with the lines that they point at.
+#[derive(Clone, Debug)]
+pub struct Report {
+    file: Arc<str>,
+    text: Lines,
+    problems: Vec<Problem>,
+}
+
+impl Report {
+    /// The file's name as it was given.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// The problems, in the order of the file.
+    pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
+        self.problems.iter()
+    }
+
+    /// How many there are of this severity.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.problems
+            .iter()
+            .filter(|problem| problem.severity == severity)
+            .count()
+    }
+
+    /// Where a problem of this report starts; `None` when it concerns the whole file.
+    pub fn location(&self, problem: &Problem) -> Option<Location> {
+        problem.span.as_ref().map(|span| self.text.location(span.start))
+    }
+
+    /// Each problem on one line, for a log: `config.toml:12:5: users.a.token: …`.
+    pub fn lines(&self) -> impl Iterator<Item = (Severity, String)> + '_ {
+        self.problems.iter().map(|problem| {
+            let place = match self.location(problem) {
+                Some(Location { line, column }) => format!("{}:{line}:{column}", self.file),
+                None => self.file.to_string(),
+            };
+            (problem.severity, format!("{place}: {problem}"))
+        })
+    }
+
+    /// Everything as text with source lines and carets; `colour` for a terminal.
+    pub fn render(&self, colour: bool) -> String {
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        let rendered: Vec<String> = self
+            .problems
+            .iter()
+            .map(|problem| self.render_one(&renderer, problem))
+            .collect();
+        rendered.join("\n\n")
+    }
+
+    fn render_one(&self, renderer: &Renderer, problem: &Problem) -> String {
+        let level = match problem.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+            Severity::Info => Level::INFO,
+        };
+        let mut group = Group::with_title(level.primary_title(problem.title()));
+        match &problem.span {
+            Some(span) => group = group.element(self.snippet(span, AnnotationKind::Primary, None)),
+            None => group = group.element(annotate_snippets::Origin::path(&*self.file)),
+        }
+        for (span, label) in &problem.related {
+            group = group.element(self.snippet(span, AnnotationKind::Context, Some(label)));
+        }
+        if let Some(hint) = &problem.hint {
+            group = group.element(Level::HELP.message(normalize_untrusted_str(hint)));
+        }
+        renderer.render(&[group])
+    }
+
+    /// One line of the file with its annotation. Only that line is shown, whatever else the span covers.
+    fn snippet(
+        &self,
+        span: &Span,
+        kind: AnnotationKind,
+        label: Option<&'_ Cow<'static, str>>,
+    ) -> Snippet<'_, Annotation<'_>> {
+        let (number, line) = self.text.line_at(span.start);
+        let text = &self.text.text[line.clone()];
+        let start = span.start.clamp(line.start, line.end) - line.start;
+        let end = span.end.clamp(line.start, line.end) - line.start;
+        let mut annotation = kind.span(start..end.max(start));
+        if let Some(label) = label {
+            annotation = annotation.label(label.to_string());
+        }
+        Snippet::source(text)
+            .path(self.file.to_string())
+            .line_start(number)
+            .annotation(annotation)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+/// Text with an index of its lines, so that many positions in a large file stay cheap to find.
+#[derive(Clone, Debug)]
+struct Lines {
+    text: Arc<str>,
+    starts: Arc<[usize]>,
+}
+
+impl Lines {
+    fn new(text: String) -> Self {
+        let starts = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
+        Self {
+            text: text.into(),
+            starts,
+        }
+    }
+
+    /// Number of the line that `at` is on, counted from 1, and its bytes without the line break.
+    fn line_at(&self, at: usize) -> (usize, Span) {
+        let number = self.starts.partition_point(|start| *start <= at);
+        let start = self.starts[number - 1];
+        let end = self.starts.get(number).map_or(self.text.len(), |next| next - 1);
+        (number, start..end)
+    }
+
+    fn location(&self, at: usize) -> Location {
+        let (line, bytes) = self.line_at(at);
+        let column = self.text[bytes.start..]
+            .char_indices()
+            .take_while(|(i, _)| bytes.start + i < at)
+            .count()
+            + 1;
+        Location { line, column }
+    }
+}
+
+/// The candidate that `word` was most likely meant to be, if any is close: case, `-` and `_` do not count, and about one
+/// letter in three may differ.
+pub(crate) fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+    let plain = |text: &str| text.to_lowercase().replace(['_', '-', ' ', '.'], "");
+    let wanted = plain(word);
+    let within = (wanted.chars().count() / 3).max(1);
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&wanted, &plain(candidate)), candidate))
+        .filter(|(distance, _)| *distance <= within)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closest_candidate_is_suggested_and_a_far_one_is_not() {
+        let keys = ["weight", "priority", "api_key"];
+        assert_eq!(closest("wieght", keys), Some("weight"));
+        assert_eq!(closest("apikey", keys), Some("api_key"));
+        assert_eq!(closest("APIKey", keys), Some("api_key"));
+        assert_eq!(closest("colour", keys), None);
+    }
+
+    #[test]
+    fn columns_count_characters_and_lines_count_from_one() {
+        let lines = Lines::new("a = 1\nné = 2\n".to_owned());
+        assert_eq!(lines.location(0), Location { line: 1, column: 1 });
+        assert_eq!(lines.location("a = 1\nné ".len()), Location { line: 2, column: 4 });
+    }
+
+    #[test]
+    fn problems_come_in_the_order_of_the_file() {
+        let mut problems = Problems::default();
+        problems.error(&KeyPath::ROOT.key("b"), 6..7, "second");
+        problems.warning(&KeyPath::ROOT.key("a"), 0..1, "first");
+        problems.warning(&KeyPath::ROOT, None, "of the file");
+        let report = problems.finish("x.toml", "a = 1\nb = 2\n".to_owned());
+        let lines: Vec<String> = report.lines().map(|(_, line)| line).collect();
+        assert_eq!(
+            lines,
+            ["x.toml: of the file", "x.toml:1:1: a: first", "x.toml:2:1: b: second"]
+        );
+    }
+}
