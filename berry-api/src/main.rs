@@ -1,2 +1,211 @@
-//! Placeholder while the workspace is laid.
-fn main() {}
+//! `berry-api`: reads its arguments and its configuration, and runs the server.
+
+use std::io::{Read as _, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berry_api::app::{App, AppOptions};
+use berry_api::gateway::Gateway;
+use berry_api::run::{self, Ended};
+use berry_api::server::{bind, limits};
+use berry_api::{demo, telemetry};
+use berry_core::config::{Config, Found, Loaded, ProcessEnvironment, Severity, locate};
+use clap::Parser;
+
+/// How long `--health` waits for its answer.
+const HEALTH_WAIT: Duration = Duration::from_secs(5);
+
+/// One gateway to many LLM providers.
+#[derive(Parser)]
+#[command(name = "berry-api", version)]
+struct Arguments {
+    /// Configuration file; without it CONFIG_PATH, config.toml, config-example.toml, config/smart_ai_example.toml
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Check the configuration, print a summary, exit with 0 or 1
+    #[arg(long)]
+    check_config: bool,
+
+    /// Listen here instead of at [server] bind_address
+    #[arg(long, value_name = "HOST:PORT", env = "BIND_ADDRESS")]
+    bind: Option<String>,
+
+    /// Connections held at once, instead of [server] max_connections
+    #[arg(long, value_name = "N", env = "MAX_CONNECTIONS", hide = true)]
+    max_connections: Option<usize>,
+
+    /// Ask the server that runs here for its health, exit with 0 or 1
+    #[arg(long)]
+    health: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = if arguments.check_config {
+        check(&arguments)
+    } else if arguments.health {
+        health(&arguments)
+    } else {
+        serve(&arguments)
+    };
+    match result {
+        Ok(code) => code,
+        Err(message) => {
+            say(std::io::stderr(), &message);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes for a person. Where nobody reads any more, there is nobody to tell.
+fn say(mut out: impl Write, text: &str) {
+    let _ = writeln!(out, "{}", text.trim_end());
+}
+
+fn find(arguments: &Arguments) -> Result<Found, String> {
+    locate(arguments.config.as_deref(), &ProcessEnvironment, |path| path.exists()).map_err(|error| error.to_string())
+}
+
+fn load(found: &Found) -> Result<Loaded, String> {
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    Config::load(&found.path, &ProcessEnvironment).map_err(|error| error.render(colour))
+}
+
+/// `--check-config`.
+fn check(arguments: &Arguments) -> Result<ExitCode, String> {
+    let found = find(arguments)?;
+    let loaded = load(&found)?;
+    if !loaded.warnings.is_empty() {
+        say(std::io::stderr(), &loaded.warnings.render(false));
+    }
+    say(std::io::stdout(), &loaded.summary.to_string());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where to listen: `--bind`, `BIND_ADDRESS`, `[server]`, in this order.
+fn address(arguments: &Arguments, configured: SocketAddr) -> Result<SocketAddr, String> {
+    let Some(text) = &arguments.bind else {
+        return Ok(configured);
+    };
+    let mut addresses = text
+        .to_socket_addrs()
+        .map_err(|error| format!("cannot listen at {text}: {error}; it must be an address with a port"))?;
+    addresses
+        .next()
+        .ok_or_else(|| format!("cannot listen at {text}: no such host"))
+}
+
+/// `--health`: for container health checks, where there may be no other client.
+fn health(arguments: &Arguments) -> Result<ExitCode, String> {
+    let loaded = find(arguments).and_then(|found| load(&found));
+    let (configured, tls) = match &loaded {
+        Ok(loaded) => (
+            loaded.snapshot.server.bind_address,
+            loaded.snapshot.server.tls.is_some(),
+        ),
+        Err(_) => (SocketAddr::from(([127, 0, 0, 1], 3000)), false),
+    };
+    let mut address = address(arguments, configured)?;
+    if address.ip().is_unspecified() {
+        let loopback = match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        };
+        address.set_ip(loopback);
+    }
+    let answer = ask_health(address, tls).map_err(|error| format!("{address} does not answer: {error}"))?;
+    say(std::io::stdout(), &answer);
+    Ok(if answer.contains(" 200 ") || tls {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The status line of `/health`. Behind TLS only the connection is tried: the certificate's name is not known here.
+fn ask_health(address: SocketAddr, tls: bool) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, HEALTH_WAIT)?;
+    if tls {
+        return Ok("the TLS port accepts connections".to_owned());
+    }
+    stream.set_read_timeout(Some(HEALTH_WAIT))?;
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.lines().next().unwrap_or("an empty answer").to_owned())
+}
+
+/// Runs the server to its end.
+fn serve(arguments: &Arguments) -> Result<ExitCode, String> {
+    let found = find(arguments)?;
+    let loaded = load(&found)?;
+    let rust_log = std::env::var("RUST_LOG").ok();
+    let logs = telemetry::init(&loaded.snapshot.telemetry, rust_log.as_deref())
+        .map_err(|error| format!("cannot open the log: {error}"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))?;
+    let ended = runtime.block_on(listen_and_serve(arguments, &found, loaded, &logs));
+    logs.writer.flush();
+    match ended? {
+        Ended::Drained => Ok(ExitCode::SUCCESS),
+        Ended::AtOnce => Ok(ExitCode::FAILURE),
+    }
+}
+
+async fn listen_and_serve(
+    arguments: &Arguments,
+    found: &Found,
+    loaded: Loaded,
+    logs: &telemetry::Logs,
+) -> Result<Ended, String> {
+    let server = loaded.snapshot.server.clone();
+    let address = address(arguments, server.bind_address)?;
+    let mut options = run::server_options(&server).map_err(|error| error.to_string())?;
+    if let Some(limit) = arguments.max_connections {
+        options.max_connections = limit.max(1);
+    }
+    let listener = bind(address).map_err(|error| format!("cannot listen at {address}: {error}"))?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let descriptors = limits::raise_descriptor_limit();
+
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        %address,
+        config = %found.path.display(),
+        chosen_by = found.by,
+        providers = loaded.summary.providers,
+        models = loaded.summary.models,
+        users = loaded.summary.users,
+        descriptors,
+        "Starting Berry API"
+    );
+    for (severity, line) in loaded.warnings.lines() {
+        match severity {
+            Severity::Error | Severity::Warning => tracing::warn!("{line}"),
+            Severity::Info => tracing::info!("{line}"),
+        }
+    }
+    if let Some(line) = run::try_it_line(&loaded.snapshot, address) {
+        tracing::info!("try it: {line}");
+    }
+
+    let app = App::new(
+        Arc::clone(&loaded.snapshot),
+        AppOptions {
+            access: logs.access.clone(),
+            seed: rand::random(),
+            dials: demo::dials(loaded.snapshot.providers.values()),
+        },
+    )
+    .map_err(|error| error.to_string())?;
+    let gateway = Gateway::new(Arc::new(app));
+    run::until_signal(listener, gateway, options)
+        .await
+        .map_err(|error| format!("cannot listen to signals: {error}"))
+}

@@ -1,0 +1,165 @@
+//! The one place where things are wired together.
+//!
+//! A request passes, in this order: the connection's guard (time and size of the head), the gateway (request id, cross-origin
+//! grants, which route), then for the data path, without layers: authentication, body limits, body, envelope, permission,
+//! relay. Everything else goes through the router of [`crate::routes`], where each route says who may use it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use berry_core::config::snapshot::Snapshot;
+use berry_core::id::ProviderId;
+use berry_core::time::Instant;
+use berry_loadbalance::selector::{PoolSelector, RouteSelector};
+use berry_relay::buffer::BufferBudget;
+use berry_relay::client::{ClientError, Dial, Upstreams};
+use berry_relay::clock::Clock;
+use berry_relay::exchange::{ExchangeSink, Facts};
+use berry_relay::forward::{Limits, Relay, Seeds, Shared};
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use crate::auth::failures::FailedAttempts;
+use crate::cors::Cors;
+use crate::error::Voice;
+use crate::request_id::RequestIds;
+use crate::shutdown::Shutdown;
+use crate::status::{Status, WallClock};
+use crate::telemetry::access::{AccessLog, AccessRecord};
+
+/// What follows from one configuration. A request keeps the one that it started with.
+pub struct Runtime {
+    /// The configuration.
+    pub snapshot: Arc<Snapshot>,
+    /// The pools.
+    pub selector: Arc<PoolSelector>,
+    /// Sends requests on.
+    pub relay: Arc<Relay>,
+    /// Who may call from a browser.
+    pub cors: Cors,
+}
+
+/// Everything that requests share.
+pub struct App {
+    runtime: ArcSwap<Runtime>,
+    /// The time.
+    pub clock: Clock,
+    /// Wall-clock time of the clock's zero.
+    pub wall: WallClock,
+    /// Names for requests.
+    pub ids: RequestIds,
+    /// Failed authentications.
+    pub failures: FailedAttempts,
+    /// The stages of the end.
+    pub shutdown: Shutdown,
+    /// Requests whose answer is not over.
+    pub in_flight: AtomicU64,
+    /// Bytes held.
+    pub buffers: BufferBudget,
+    /// Takes the records of finished requests.
+    pub sink: Arc<dyn ExchangeSink>,
+}
+
+/// What an [`App`] is made with.
+pub struct AppOptions {
+    /// The access line.
+    pub access: AccessLog,
+    /// Start of every random sequence; a fixed one replays a run.
+    pub seed: u64,
+    /// In-memory upstreams, by provider.
+    pub dials: HashMap<ProviderId, Dial>,
+}
+
+impl App {
+    /// Wires everything for a first configuration.
+    ///
+    /// # Errors
+    /// When a provider's TLS files or proxy cannot be used.
+    pub fn new(snapshot: Arc<Snapshot>, options: AppOptions) -> Result<Self, ClientError> {
+        let clock = Clock::start();
+        let shutdown = Shutdown::default();
+        let buffers = BufferBudget::new(snapshot.server.max_buffered_bytes);
+        let mut seeds = SmallRng::seed_from_u64(options.seed);
+        let shared = Shared {
+            clock,
+            seeds: Arc::new(Seeds::new(seeds.next_u64())),
+            buffers: buffers.clone(),
+            cut: shutdown.cut_token().clone(),
+            say: Arc::new(Voice),
+        };
+        let ids = RequestIds::new(seeds.next_u64());
+        let selector = Arc::new(PoolSelector::new(&snapshot.models, None));
+        let upstreams = Upstreams::new(snapshot.providers.values(), &options.dials, None)?;
+        let limits = limits(&snapshot);
+        let relay = Relay::new(
+            Arc::clone(&selector) as Arc<dyn RouteSelector>,
+            Arc::new(upstreams),
+            limits,
+            shared,
+        );
+        let runtime = Runtime {
+            cors: Cors::new(&snapshot.server.cors_allowed_origins),
+            snapshot,
+            selector,
+            relay: Arc::new(relay),
+        };
+        Ok(Self {
+            runtime: ArcSwap::from_pointee(runtime),
+            clock,
+            wall: WallClock {
+                start: SystemTime::now(),
+            },
+            ids,
+            failures: FailedAttempts::default(),
+            shutdown,
+            in_flight: AtomicU64::new(0),
+            buffers,
+            sink: Arc::new(Settled { access: options.access }),
+        })
+    }
+
+    /// What holds now. Taken once for a request and kept to its end.
+    pub fn runtime(&self) -> Arc<Runtime> {
+        self.runtime.load_full()
+    }
+
+    /// The state now.
+    pub fn status(&self) -> Status {
+        let runtime = self.runtime();
+        Status::gather(&runtime.snapshot, &runtime.selector, self.wall)
+    }
+
+    /// How long the process has been running.
+    pub fn uptime(&self) -> Duration {
+        self.clock.now().since(Instant::START)
+    }
+}
+
+fn limits(snapshot: &Snapshot) -> Limits {
+    Limits {
+        max_response_bytes: snapshot.server.max_response_bytes,
+        keep_alive: snapshot.server.keep_alive,
+        plain_keep_alive: snapshot.server.plain_keep_alive,
+        total_timeout: snapshot.settings.total_timeout,
+    }
+}
+
+/// Where the facts of finished requests go.
+struct Settled {
+    access: AccessLog,
+}
+
+impl ExchangeSink for Settled {
+    fn settle(&self, facts: Facts, now: Instant) {
+        if self.access.is_on() {
+            self.access.write(AccessRecord {
+                time: SystemTime::now(),
+                latency: now.since(facts.started),
+                facts,
+            });
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The front of the service: every request of every connection enters here.
+//!
+//! API calls are recognised by their exact path and take the data path of [`crate::routes::relay`], which has no layers;
+//! everything else goes through the router. Both get their request id and their cross-origin grant here.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use berry_core::id::RequestId;
+use berry_core::operation::Operation;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http_body::Body;
+use tower::ServiceExt as _;
+
+use crate::app::App;
+use crate::reply::{BoxError, Content, Reply};
+use crate::routes::{self, Caller};
+use crate::server::connection::Connection;
+
+/// Our name for a request, on every reply.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Serves requests. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway {
+    app: Arc<App>,
+    router: Router,
+}
+
+impl Gateway {
+    /// The service over `app`.
+    pub fn new(app: Arc<App>) -> Self {
+        let router = routes::router(Arc::clone(&app));
+        Self { app, router }
+    }
+
+    /// What all requests share.
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// A connection whose requests this gateway will serve.
+    pub fn connection(&self, peer: SocketAddr) -> Connection {
+        Connection::new(peer, Arc::clone(&self.app))
+    }
+
+    /// Serves one request.
+    pub async fn handle<B>(&self, connection: &Arc<Connection>, request: Request<B>) -> Response<Reply>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    {
+        let active = connection.begin();
+        let id = self.app.ids.next();
+        let runtime = self.app.runtime();
+        let (parts, body) = request.into_parts();
+        let mut grant = runtime.cors.grant(&parts);
+
+        let mut response = if let Some(headers) = runtime.cors.preflight(&parts) {
+            grant = None;
+            let mut response = Response::new(Content::Whole(Bytes::new()));
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            *response.headers_mut() = headers;
+            response
+        } else if let Some(operation) = operation_at(parts.uri.path()) {
+            routes::relay::serve(&self.app, runtime, connection, id, operation, parts, body).await
+        } else {
+            let mut request = Request::from_parts(parts, axum::body::Body::new(body));
+            request.extensions_mut().insert(Caller {
+                id,
+                connection: Arc::clone(connection),
+            });
+            // A router never fails; what its handlers cannot do, they say in a reply.
+            let response = self.router.clone().oneshot(request).await;
+            response.unwrap_or_else(|never| match never {}).map(Content::Routed)
+        };
+
+        response.headers_mut().insert(REQUEST_ID, header_value(&id));
+        if let Some(grant) = grant {
+            grant.write(response.headers_mut());
+        }
+        response.map(|content| Reply::new(content, active))
+    }
+}
+
+/// The API call at a path.
+fn operation_at(path: &str) -> Option<Operation> {
+    Operation::ALL
+        .iter()
+        .copied()
+        .find(|operation| operation.path() == path)
+}
+
+fn header_value(id: &RequestId) -> HeaderValue {
+    HeaderValue::from_str(id.as_str()).expect("made of ASCII letters and digits")
+}

@@ -1,0 +1,20 @@
+//! The service that clients talk to: the only crate that speaks HTTP to them.
+//!
+//! [`app`] wires it; [`gateway`] is where a request enters; [`server`] is what is under it; [`routes`] is what is above.
+
+pub mod app;
+pub mod auth;
+pub mod cors;
+pub mod demo;
+pub mod error;
+pub mod gate;
+pub mod gateway;
+pub mod intake;
+pub mod reply;
+pub mod request_id;
+pub mod routes;
+pub mod run;
+pub mod server;
+pub mod shutdown;
+pub mod status;
+pub mod telemetry;

@@ -1,0 +1,170 @@
+//! Every path that is not an API call to a backend, with who may use it.
+//!
+//! A route is closed unless it is listed as open: there is no way to add one without saying [`Access`].
+
+mod health;
+mod landing;
+mod metrics;
+mod models;
+pub mod relay;
+mod unsupported;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::handler::Handler;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::{MethodRouter, any, get};
+use berry_core::config::snapshot::User;
+use berry_core::error::ErrorKind;
+use berry_core::id::RequestId;
+use http::request::Parts;
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::gate;
+use crate::server::connection::Connection;
+
+/// Who may use a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// Everybody.
+    Open,
+    /// Everybody, unless `protect_monitoring` asks for an admin.
+    Monitoring,
+    /// Every user with a token.
+    User,
+    /// Administrators. The first such routes come with the admin API.
+    #[expect(dead_code, reason = "the admin routes are the next to be added here")]
+    Admin,
+}
+
+/// Which request this is and where it came from; travels in the request's extensions.
+#[derive(Clone)]
+pub struct Caller {
+    /// Our name for the request.
+    pub id: RequestId,
+    /// Its connection.
+    pub connection: Arc<Connection>,
+}
+
+/// Shared by every handler.
+type AppState = State<Arc<App>>;
+
+/// The table.
+pub fn router(app: Arc<App>) -> Router {
+    use Access::{Monitoring, Open, User};
+    let mut table = Table {
+        router: Router::new(),
+        app,
+    };
+    table.add(Open, "/", get(landing::page));
+    table.add(Open, "/health", get(health::full));
+    table.add(Open, "/v1/health", get(health::brief));
+    table.add(Open, "/livez", get(health::live));
+    table.add(Open, "/readyz", get(health::ready));
+    table.add(Monitoring, "/metrics", get(metrics::json));
+    table.add(User, "/models", get(models::list));
+    table.add(User, "/v1/models", get(models::list));
+    table.add(User, "/v1/models/{*id}", get(models::one));
+    for path in unsupported::PATHS {
+        table.add_any(User, path, unsupported::endpoint);
+    }
+    table.finish()
+}
+
+struct Table {
+    router: Router<Arc<App>>,
+    app: Arc<App>,
+}
+
+impl Table {
+    /// A path with its methods. Another method is answered 405 before anybody asks for a token.
+    fn add(&mut self, access: Access, path: &str, methods: MethodRouter<Arc<App>>) {
+        let gate = from_fn_with_state((Arc::clone(&self.app), access), check);
+        let methods = methods.route_layer(gate).fallback(method_not_allowed);
+        self.router = std::mem::take(&mut self.router).route(path, methods);
+    }
+
+    /// A path with every method.
+    fn add_any<H, T>(&mut self, access: Access, path: &str, handler: H)
+    where
+        H: Handler<T, Arc<App>>,
+        T: 'static,
+    {
+        let gate = from_fn_with_state((Arc::clone(&self.app), access), check);
+        self.router = std::mem::take(&mut self.router).route(path, any(handler).layer(gate));
+    }
+
+    fn finish(self) -> Router {
+        self.router.fallback(not_found).with_state(self.app)
+    }
+}
+
+/// Lets a request through to its handler, with its user where one is needed.
+async fn check(State((app, access)): State<(Arc<App>, Access)>, request: Request, next: Next) -> Response {
+    let runtime = app.runtime();
+    let needs_admin = match access {
+        Access::Open => return next.run(request).await,
+        Access::Monitoring if !runtime.snapshot.server.protect_monitoring => return next.run(request).await,
+        Access::Monitoring | Access::Admin => true,
+        Access::User => false,
+    };
+    let (mut parts, body) = request.into_parts();
+    let caller = caller(&parts);
+    match gate::authenticate(&app, &runtime.snapshot, &caller.connection, &caller.id, &parts) {
+        Ok(user) if needs_admin && !user.admin => refusal(
+            &parts,
+            &ApiError::new(
+                ErrorKind::NotAdmin,
+                "This needs the token of an administrator: a user with the tag `admin`.",
+            ),
+        ),
+        Ok(user) => {
+            parts.extensions.insert(Principal(user));
+            next.run(Request::from_parts(parts, body)).await
+        }
+        Err(error) => refusal(&parts, &error),
+    }
+}
+
+/// The user of a request on a closed route; put there by [`check`].
+#[derive(Clone)]
+struct Principal(Arc<User>);
+
+fn caller(parts: &Parts) -> Caller {
+    let caller = parts.extensions.get::<Caller>();
+    caller
+        .cloned()
+        .expect("the gateway adds it to every request that it routes")
+}
+
+/// An error as a reply of the router.
+fn refusal(parts: &Parts, error: &ApiError) -> Response {
+    let caller = caller(parts);
+    error.respond(gate::dialect_of(parts), &caller.id).map(Body::from)
+}
+
+async fn not_found(request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let error = ApiError::new(
+        ErrorKind::NotFound,
+        "There is nothing at this path. The API is below /v1; GET / tells more.",
+    );
+    refusal(&parts, &error)
+}
+
+async fn method_not_allowed(request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let error = ApiError {
+        allow: Some("GET, HEAD"),
+        ..ApiError::new(
+            ErrorKind::MethodNotAllowed,
+            format!("This path does not know {}. Use GET.", parts.method),
+        )
+    };
+    refusal(&parts, &error)
+}

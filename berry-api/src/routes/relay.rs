@@ -1,0 +1,329 @@
+//! API calls that go to a backend: the data path.
+//!
+//! The checks come in the order of the contract: method, token, size, coding, body and model, permission. Each refusal costs
+//! nothing of what comes after it. No layers, no extractors: this is the code that every request pays for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use berry_core::config::snapshot::{Backend, Model, Server, User};
+use berry_core::error::ErrorKind;
+use berry_core::id::RequestId;
+use berry_core::operation::{BodyForm, Operation};
+use berry_relay::answer::Answer;
+use berry_relay::body::Chunks;
+use berry_relay::envelope::{Envelope, EnvelopeError};
+use berry_relay::exchange::{End, Exchange};
+use berry_relay::forward::{Refusal, RelayRequest, RequestBody};
+use berry_relay::multipart::{self, Form, FormError, FormScanner};
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
+use http_body::Body;
+
+use crate::app::{App, Runtime};
+use crate::error::ApiError;
+use crate::intake::{Reader, Timed};
+use crate::reply::{BoxError, Content};
+use crate::server::connection::Connection;
+use crate::{gate, intake};
+
+const BACKEND: HeaderName = HeaderName::from_static("x-berry-backend");
+const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
+const PROVIDER: HeaderName = HeaderName::from_static("x-berry-provider");
+const MODEL: HeaderName = HeaderName::from_static("x-berry-model");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-berry-attempts");
+
+/// Serves one API call.
+pub async fn serve<B>(
+    app: &App,
+    runtime: Arc<Runtime>,
+    connection: &Connection,
+    id: RequestId,
+    operation: Operation,
+    mut parts: Parts,
+    body: B,
+) -> Response<Content>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+{
+    let mut exchange = Exchange::begin(id, operation, app.clock, Arc::clone(&app.sink));
+    let mut body = Some(body);
+    let admitted = admit(app, &runtime, connection, &mut exchange, &mut parts, &mut body).await;
+    let request = match admitted {
+        Ok(request) => request,
+        Err(mut error) => {
+            if let Some(body) = &mut body {
+                error.close = error.close || !intake::discard(body, &parts, connection).await;
+            }
+            return refuse(exchange, &error);
+        }
+    };
+    let show_route = runtime.snapshot.server.berry_headers;
+    let model = Arc::clone(&request.model);
+    match Arc::clone(&runtime.relay).forward(request, exchange).await {
+        Ok(answer) => reply(answer, show_route.then_some(&*model)),
+        Err(Refusal { error, exchange }) => {
+            let (backend, attempts) = (exchange.backend.clone(), exchange.attempts);
+            let mut response = refuse(exchange, &ApiError::new(error.kind(), error.public_message()));
+            if response.status().is_server_error() {
+                tracing::warn!(request_id = id.as_str(), %error, "request failed");
+            }
+            if show_route {
+                write_route(response.headers_mut(), &model, backend.as_deref(), Some(attempts));
+            }
+            response
+        }
+    }
+}
+
+/// Every check before the relay. The body stays where it is, unless what is left of it streams on.
+async fn admit<B>(
+    app: &App,
+    runtime: &Runtime,
+    connection: &Connection,
+    exchange: &mut Exchange,
+    parts: &mut Parts,
+    body: &mut Option<B>,
+) -> Result<RelayRequest, ApiError>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+{
+    if parts.method != Method::POST {
+        return Err(method_not_allowed(&parts.method));
+    }
+    let snapshot = &runtime.snapshot;
+    let user = gate::authenticate(app, snapshot, connection, &exchange.request_id, parts)?;
+    exchange.user = Some(Arc::clone(&user));
+    let incoming = body.as_mut().expect("taken at the end only");
+    intake::check_declared_size(incoming, &snapshot.server)?;
+    check_coding(&parts.headers)?;
+    let timeout = timeout(&parts.headers)?;
+
+    let mut permit = app.buffers.permit();
+    let reader = Reader::new(incoming, &snapshot.server, &mut permit);
+    let asked = match exchange.operation.body_form() {
+        BodyForm::Json => read_json(reader).await?,
+        BodyForm::Multipart => read_form(reader, &parts.headers).await?,
+    };
+    exchange.stream = asked.stream;
+    let model = permitted(runtime, &user, &asked.model)?;
+    exchange.model = Some(Arc::clone(&model));
+    let provider = match asked.backend {
+        Some(provider) => Some(provider),
+        None => forced_provider(&parts.headers)?,
+    };
+    Ok(RelayRequest {
+        user,
+        model,
+        provider,
+        body: asked.body.finish(body, &parts.headers, &snapshot.server)?,
+        headers: std::mem::take(&mut parts.headers),
+        permit,
+        timeout,
+    })
+}
+
+/// What a body says, as far as it was read.
+struct Asked {
+    model: String,
+    stream: bool,
+    backend: Option<String>,
+    body: Read,
+}
+
+/// A body as far as it was read.
+enum Read {
+    Json(Chunks, Envelope),
+    Form(Chunks, FormScanner),
+}
+
+impl Read {
+    /// Together with what is still arriving.
+    fn finish<B>(self, rest: &mut Option<B>, headers: &HeaderMap, server: &Server) -> Result<RequestBody, ApiError>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    {
+        match self {
+            Self::Json(body, envelope) => Ok(RequestBody::Json { body, envelope }),
+            Self::Form(held, scanner) => {
+                let rest = rest.take().filter(|rest| !rest.is_end_stream());
+                let rest = rest.map(|rest| Timed::new(rest, server));
+                let length = headers
+                    .get(CONTENT_LENGTH)
+                    .and_then(|length| length.to_str().ok()?.parse().ok());
+                let form = Form::new(held, rest, scanner, length, server.max_body_bytes);
+                Ok(RequestBody::Form(form.map_err(|error| unreadable_form(&error))?))
+            }
+        }
+    }
+}
+
+async fn read_json<B>(reader: Reader<'_, B>) -> Result<Asked, ApiError>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
+    let body = reader.read_whole().await?;
+    let mut envelope = Envelope::read(&body).map_err(|error| unreadable(&error))?;
+    Ok(Asked {
+        model: envelope.model.clone(),
+        stream: envelope.stream,
+        backend: envelope.backend.take(),
+        body: Read::Json(body, envelope),
+    })
+}
+
+/// Reads a form as far as its model. What comes before that is held; what comes after it is not.
+async fn read_form<B>(mut reader: Reader<'_, B>, headers: &HeaderMap) -> Result<Asked, ApiError>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
+    let content_type = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
+    let boundary = multipart::boundary(content_type).map_err(|error| unreadable_form(&error))?;
+    let mut scanner = FormScanner::new(&boundary);
+    let mut held = Chunks::default();
+    while scanner.model().is_none() {
+        let Some(piece) = reader.next().await? else { break };
+        scanner.push(&piece).map_err(|error| unreadable_form(&error))?;
+        held.push(piece);
+    }
+    if scanner.model().is_none() || reader.is_at_end() {
+        scanner.finish().map_err(|error| unreadable_form(&error))?;
+    }
+    let model = scanner.model().map(str::to_owned);
+    Ok(Asked {
+        model: model.ok_or_else(|| unreadable_form(&FormError::MissingModel))?,
+        stream: false,
+        backend: scanner.backend().map(str::to_owned),
+        body: Read::Form(held, scanner),
+    })
+}
+
+fn unreadable_form(error: &FormError) -> ApiError {
+    let (kind, field) = match error {
+        FormError::MissingModel => (ErrorKind::MissingModel, Some("model")),
+        FormError::Repeated(field) | FormError::BadField(field) => (ErrorKind::InvalidRequest, Some(*field)),
+        FormError::Boundary | FormError::Malformed(_) => (ErrorKind::InvalidRequest, None),
+        FormError::TooLarge(_) => (ErrorKind::PayloadTooLarge, None),
+    };
+    ApiError {
+        param: field,
+        ..ApiError::new(kind, error.to_string())
+    }
+}
+
+/// The model by any of its names, where the user may use it. One that does not exist is 404 for everybody.
+fn permitted(runtime: &Runtime, user: &User, name: &str) -> Result<Arc<Model>, ApiError> {
+    let model = runtime.snapshot.models.find(name);
+    let model = model.ok_or_else(|| ApiError::model_not_found(name))?;
+    if !user.models.allows(&model.id, &model.name, &model.aliases) {
+        return Err(ApiError::model_denied(name));
+    }
+    Ok(Arc::clone(model))
+}
+
+fn check_coding(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.get(CONTENT_ENCODING) {
+        None => Ok(()),
+        Some(coding) if coding.as_bytes().eq_ignore_ascii_case(b"identity") => Ok(()),
+        Some(_) => Err(ApiError::new(
+            ErrorKind::UnsupportedEncoding,
+            "Request bodies with a content-encoding are not accepted. Send the body as it is.",
+        )),
+    }
+}
+
+/// `x-request-timeout`: seconds, fractions allowed.
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+    let Some(value) = headers.get(TIMEOUT) else {
+        return Ok(None);
+    };
+    let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
+    let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    match timeout.filter(|timeout| !timeout.is_zero()) {
+        Some(timeout) => Ok(Some(timeout)),
+        None => Err(ApiError::new(
+            ErrorKind::InvalidRequest,
+            "The header x-request-timeout must be a number of seconds above 0, such as `30` or `2.5`.",
+        )
+        .on("x-request-timeout")),
+    }
+}
+
+fn forced_provider(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get(BACKEND) else {
+        return Ok(None);
+    };
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(provider) => Ok(Some(provider.trim().to_owned())),
+        Err(_) => {
+            Err(ApiError::new(ErrorKind::UnknownBackend, "The header x-berry-backend is not text.").on("backend"))
+        }
+    }
+}
+
+fn method_not_allowed(method: &Method) -> ApiError {
+    ApiError {
+        allow: Some("POST"),
+        ..ApiError::new(
+            ErrorKind::MethodNotAllowed,
+            format!("This path does not know {method}. Use POST."),
+        )
+    }
+}
+
+/// A body that cannot be understood.
+fn unreadable(error: &EnvelopeError) -> ApiError {
+    let kind = match error {
+        EnvelopeError::Syntax { .. } | EnvelopeError::Empty | EnvelopeError::NotAnObject => ErrorKind::InvalidJson,
+        EnvelopeError::MissingModel => ErrorKind::MissingModel,
+        EnvelopeError::WrongType { .. } | EnvelopeError::BadText { .. } | EnvelopeError::Repeated { .. } => {
+            ErrorKind::InvalidRequest
+        }
+    };
+    ApiError {
+        param: error.field(),
+        ..ApiError::new(kind, error.to_string())
+    }
+}
+
+/// Ends the record of a request that gets an error of ours, and says it.
+fn refuse(mut exchange: Exchange, error: &ApiError) -> Response<Content> {
+    let response = error.respond(exchange.operation.dialect(), &exchange.request_id);
+    exchange.status = response.status().as_u16();
+    exchange.end = End::Failed(error.kind);
+    response.map(Content::Whole)
+}
+
+/// The answer with our headers.
+fn reply(answer: Answer, show_route: Option<&Model>) -> Response<Content> {
+    let route = show_route.map(|model| (model, answer.backend().cloned(), answer.attempts()));
+    let Answer { status, headers, body } = answer;
+    let mut response = Response::new(Content::Relayed(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    if let Some((model, backend, attempts)) = route {
+        write_route(response.headers_mut(), model, backend.as_deref(), attempts);
+    }
+    response
+}
+
+/// Which way the request went. A name that no header can carry is left out.
+fn write_route(headers: &mut HeaderMap, model: &Model, backend: Option<&Backend>, attempts: Option<u32>) {
+    let mut write = |name: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+            headers.insert(name, value);
+        }
+    };
+    write(MODEL, model.name.as_str());
+    if let Some(backend) = backend {
+        write(PROVIDER, backend.id.provider.as_str());
+    }
+    if let Some(attempts) = attempts {
+        headers.insert(ATTEMPTS, HeaderValue::from(attempts));
+    }
+}

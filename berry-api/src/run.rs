@@ -1,0 +1,138 @@
+//! The life of the server process, from the open socket to the last line of the log.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berry_core::auth::key::TokenDigest;
+use berry_core::config;
+use berry_core::config::snapshot::{Server, Snapshot};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
+
+use crate::gateway::Gateway;
+use crate::server::guarded_io::Deadlines;
+use crate::server::{self, ServerOptions, tls};
+use crate::shutdown::{EndSignals, Shutdown};
+
+/// After the grace period: time for the error events of streams that are cut.
+const CUT_WAIT: Duration = Duration::from_secs(2);
+
+/// How the process came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything that was begun was finished, or told that it is cut.
+    Drained,
+    /// A second signal came.
+    AtOnce,
+}
+
+/// How connections are held, from the configuration.
+///
+/// # Errors
+/// When the TLS files cannot be used.
+pub fn server_options(server: &Server) -> Result<ServerOptions, tls::TlsError> {
+    Ok(ServerOptions {
+        max_connections: server.max_connections,
+        deadlines: Deadlines {
+            header: server.header_timeout,
+            idle: server.idle_timeout,
+        },
+        proxy_protocol_from: match server.proxy_protocol {
+            true => server.trusted_proxies.clone(),
+            false => Vec::new(),
+        },
+        tls: server
+            .tls
+            .as_ref()
+            .map(tls::server_config)
+            .transpose()?
+            .map(TlsAcceptor::from),
+    })
+}
+
+/// Serves until a signal comes, then drains: not ready, no new connections, no new requests, cut.
+///
+/// # Errors
+/// When signals cannot be listened to.
+pub async fn until_signal(listener: TcpListener, gateway: Gateway, options: ServerOptions) -> io::Result<Ended> {
+    let mut signals = EndSignals::listen()?;
+    let shutdown = gateway.app().shutdown.clone();
+    let tasks = TaskTracker::new();
+    let server = Arc::new(server::Server::new(gateway.clone(), options));
+    let accepting = tasks.spawn(server::accept_all(listener, server, tasks.clone()));
+    let signal = signals.next().await;
+    let runtime = gateway.app().runtime();
+    let Server {
+        drain_delay,
+        shutdown_grace,
+        ..
+    } = runtime.snapshot.server;
+    tracing::info!(signal, ?drain_delay, ?shutdown_grace, "shutting down");
+    let drained = async {
+        drain(&shutdown, &tasks, drain_delay, shutdown_grace).await;
+        // The listener is gone by now; a panic in its task is of no more concern.
+        let _ = accepting.await;
+    };
+    tokio::select! {
+        () = drained => Ok(Ended::Drained),
+        second = signals.next() => {
+            tracing::warn!(signal = second, "second signal: ending at once");
+            Ok(Ended::AtOnce)
+        }
+    }
+}
+
+/// The stages, one after the other.
+async fn drain(shutdown: &Shutdown, tasks: &TaskTracker, delay: Duration, grace: Duration) {
+    shutdown.leave();
+    tokio::time::sleep(delay).await;
+    shutdown.drain();
+    tasks.close();
+    if tokio::time::timeout(grace, tasks.wait()).await.is_ok() {
+        return;
+    }
+    tracing::warn!(
+        connections = tasks.len(),
+        "the grace period is over, cutting what still runs"
+    );
+    shutdown.cut();
+    // What does not end even now ends with the process.
+    let _ = tokio::time::timeout(CUT_WAIT, tasks.wait()).await;
+}
+
+/// A request that a reader of the log can paste; none where no user could send it.
+///
+/// A token is shown only where it is public: one that stands in a shipped example. Any other is a secret, and the line names a
+/// variable instead.
+pub fn try_it_line(snapshot: &Snapshot, address: SocketAddr) -> Option<String> {
+    let public = public_tokens().find_map(|token| {
+        let user = snapshot.users.by_token.get(&TokenDigest::of(token))?;
+        Some((token, user)).filter(|(_, user)| user.enabled)
+    });
+    let mut models = snapshot.models.all.iter().filter(|model| model.enabled);
+    let (token, model) = match public {
+        Some((token, user)) => (
+            token,
+            models.find(|model| user.models.allows(&model.id, &model.name, &model.aliases))?,
+        ),
+        None => ("$BERRY_TOKEN", models.next()?),
+    };
+    let scheme = if snapshot.server.tls.is_some() { "https" } else { "http" };
+    Some(format!(
+        "curl {scheme}://{address}/v1/chat/completions -H \"Authorization: Bearer {token}\" -H \"Content-Type: \
+         application/json\" -d '{{\"model\": \"{}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'",
+        model.name
+    ))
+}
+
+/// The literal tokens of the shipped examples, which everybody can read.
+fn public_tokens() -> impl Iterator<Item = &'static str> {
+    let lines = config::EXAMPLE.lines().chain(config::EXAMPLE_SIMPLE.lines());
+    lines.filter_map(|line| {
+        let value = line.strip_prefix("token = \"")?;
+        value.split_once('"').map(|(token, _)| token)
+    })
+}

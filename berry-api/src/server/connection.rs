@@ -1,0 +1,86 @@
+//! What the service knows of the connection that a request came on, and what the connection's guard knows of its requests.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use berry_core::time::Instant;
+
+use crate::app::App;
+
+/// One client connection. Its requests and its I/O guard share it; all of them run on the connection's own task, except the
+/// streams of HTTP/2.
+pub struct Connection {
+    /// Address of the client, or of the proxy before it; from the PROXY protocol where that is on.
+    pub peer: SocketAddr,
+    app: Arc<App>,
+    /// Requests that were handed to the service.
+    begun: AtomicU32,
+    /// Of these, those whose answer is not over.
+    active: AtomicU32,
+    /// When the last answer was over; nanoseconds of [`Instant`].
+    idle_since: AtomicU64,
+    /// A body was left unread: the connection must not be cut before the client has had the chance to read the answer.
+    linger: AtomicBool,
+}
+
+impl Connection {
+    /// A connection on which nothing was asked yet.
+    pub fn new(peer: SocketAddr, app: Arc<App>) -> Self {
+        Self {
+            peer,
+            begun: AtomicU32::new(0),
+            active: AtomicU32::new(0),
+            idle_since: AtomicU64::new(app.clock.now().as_nanos()),
+            linger: AtomicBool::new(false),
+            app,
+        }
+    }
+
+    /// Counts a request until the result is dropped.
+    pub fn begin(self: &Arc<Self>) -> ActiveRequest {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.active.fetch_add(1, Ordering::Relaxed);
+        self.app.in_flight.fetch_add(1, Ordering::Relaxed);
+        ActiveRequest(Arc::clone(self))
+    }
+
+    /// Asks for the rest of an unread body to be read away, for a while, when the connection closes.
+    pub fn linger(&self) {
+        self.linger.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn lingers(&self) -> bool {
+        self.linger.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begun(&self) -> u32 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn idle_since(&self) -> Instant {
+        Instant::from_nanos(self.idle_since.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn app(&self) -> &App {
+        &self.app
+    }
+}
+
+/// A request that is being served; lives in its answer's body.
+pub struct ActiveRequest(Arc<Connection>);
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        let connection = &self.0;
+        connection
+            .idle_since
+            .store(connection.app.clock.now().as_nanos(), Ordering::Relaxed);
+        connection.active.fetch_sub(1, Ordering::Relaxed);
+        connection.app.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,255 @@
+//! The stream under a client connection, with the deadlines that the HTTP library cannot keep.
+//!
+//! A connection is in one of three phases. *Idle*: nothing is asked; it may stay so for the idle timeout. *Head*: the first
+//! byte of a request head came; the rest must come within the header deadline, however it trickles. *Busy*: a request is
+//! being served; its own deadlines hold. The library's header timeout starts with the idle time and sets a timer for each
+//! request; here an ordinary request, whose head comes in one piece, touches no timer at all: the one timer of the
+//! connection is only looked at while a read waits.
+//!
+//! Two more things are done here because only the stream sees them. Where the library refuses a malformed head with an empty
+//! answer, the answer gets the body that every other error has. And a connection that closes on an unread body is drained
+//! for a while first, since the client could not read the answer otherwise: the kernel would reset the connection.
+//!
+//! HTTP/2 multiplexes, so bytes say nothing of a head there: only the idle timeout holds, from the end of the last request.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::connection::Connection;
+use crate::error;
+
+/// How long an unread body is read away when the connection closes.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Deadlines of a client connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// For a head, from its first byte.
+    pub header: Duration,
+    /// For the first byte of the next head, from the end of the last answer.
+    pub idle: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Head,
+    Busy,
+}
+
+/// A client stream with its deadlines.
+pub struct GuardedIo<T> {
+    io: T,
+    connection: Arc<Connection>,
+    deadlines: Deadlines,
+    http2: bool,
+    /// Requests begun when the first byte of the current head came, and when that was.
+    head: Option<(u32, Instant)>,
+    timer: Pin<Box<Sleep>>,
+    /// What stands in for the library's answer to a malformed head, as far as it is not written.
+    substitute: Option<Bytes>,
+    expired: bool,
+    drained: bool,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> GuardedIo<T> {
+    /// Guards `io`.
+    pub fn new(io: T, connection: Arc<Connection>, deadlines: Deadlines) -> Self {
+        let timer = Box::pin(sleep_until(Instant::now() + deadlines.idle));
+        Self {
+            io,
+            connection,
+            deadlines,
+            http2: false,
+            head: None,
+            timer,
+            substitute: None,
+            expired: false,
+            drained: false,
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        if self.connection.is_active() {
+            Phase::Busy
+        } else if self.head.is_some_and(|(begun, _)| begun == self.connection.begun()) {
+            Phase::Head
+        } else {
+            Phase::Idle
+        }
+    }
+
+    /// Notes the bytes that were just read.
+    fn note(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() || self.http2 {
+            return;
+        }
+        let begun = self.connection.begun();
+        if begun == 0 && self.head.is_none() {
+            self.http2 = bytes.starts_with(b"PRI ");
+        }
+        if !self.http2 && self.phase() == Phase::Idle {
+            self.head = Some((begun, Instant::now()));
+        }
+    }
+
+    /// Called while a read waits: has the phase lasted too long?
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
+        let phase = self.phase();
+        let deadline = match (phase, self.head) {
+            (Phase::Busy, _) => return Poll::Pending,
+            (Phase::Head, Some((_, since))) => since + self.deadlines.header,
+            (Phase::Head | Phase::Idle, _) => {
+                self.connection.app().clock.at(self.connection.idle_since()) + self.deadlines.idle
+            }
+        };
+        // A timer that is early is left alone: it is set anew when it fires, which spares every request of a busy
+        // connection a visit to the timer wheel.
+        if self.timer.deadline() > deadline {
+            self.timer.as_mut().reset(deadline);
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= deadline {
+                return Poll::Ready(phase);
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+
+    /// Ends a connection whose deadline passed. A half-sent head is answered 408, an idle connection just closes.
+    fn expire(&mut self, phase: Phase, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.expired = true;
+        if phase == Phase::Head {
+            let answer = error::raw_http1(408, &self.connection.app().ids.next());
+            // Nothing was written to this client since its last answer, so these few bytes fit; if not, it closes bare.
+            let _ = Pin::new(&mut self.io).poll_write(cx, &answer);
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes what stands in for the library's bytes. Ready when all of it is out.
+    fn poll_substitute(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.substitute.as_mut().filter(|rest| !rest.is_empty()) {
+            let written = ready!(Pin::new(&mut self.io).poll_write(cx, rest))?;
+            rest.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether the library is answering a head that it could not parse. Such an answer has no body and none of our headers;
+    /// every other one carries our request id.
+    fn begins_refusal(&mut self, bytes: &[u8]) -> bool {
+        if self.substitute.is_some() {
+            return true;
+        }
+        let small = bytes.len() < 256 && !self.http2 && !self.connection.is_active();
+        if !small || !bytes.starts_with(b"HTTP/1.") || bytes.get(8..10) != Some(b" 4") {
+            return false;
+        }
+        if memchr::memmem::find(bytes, b"x-request-id").is_some() {
+            return false;
+        }
+        let status = std::str::from_utf8(&bytes[9..12])
+            .ok()
+            .and_then(|digits| digits.parse().ok());
+        self.substitute = Some(error::raw_http1(
+            status.unwrap_or(400),
+            &self.connection.app().ids.next(),
+        ));
+        self.connection.linger();
+        true
+    }
+
+    /// Reads away what the client still sends, until it stops or [`LINGER`] is over.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = [0; 16 * 1024];
+        loop {
+            if self.timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let mut buf = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for GuardedIo<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.expired {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        match Pin::new(&mut this.io).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => {
+                this.note(&buf.filled()[before..]);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                let phase = ready!(this.poll_expired(cx));
+                this.expire(phase, cx)
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedIo<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.begins_refusal(buf) {
+            ready!(this.poll_substitute(cx))?;
+            return Poll::Ready(Ok(buf.len()));
+        }
+        Pin::new(&mut this.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.begins_refusal(bufs.first().map_or(&[], |buf| &**buf)) {
+            ready!(this.poll_substitute(cx))?;
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        Pin::new(&mut this.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.drained {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            this.drained = true;
+            if !this.connection.lingers() {
+                return Poll::Ready(Ok(()));
+            }
+            this.timer.as_mut().reset(Instant::now() + LINGER);
+        }
+        if this.connection.lingers() {
+            ready!(this.poll_drain(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+}

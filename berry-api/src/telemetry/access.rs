@@ -1,0 +1,102 @@
+//! The access line: one for each API request, written when it ends.
+//!
+//! Its message is "Backend selected". A request pays for filling a record of plain values and shared pointers and for one
+//! short lock; the writer thread makes the text.
+
+use std::time::{Duration, SystemTime};
+
+use berry_core::config::snapshot::LogFormat;
+use berry_relay::exchange::{End, Facts};
+use tracing::Level;
+
+use super::format::{Header, Line};
+use super::writer::{Item, LogWriter};
+
+/// The target that filters know the access line by.
+pub const TARGET: &str = "berry_api::access";
+
+/// A finished request.
+#[derive(Debug)]
+pub struct AccessRecord {
+    /// When it ended.
+    pub time: SystemTime,
+    /// From its head to its end.
+    pub latency: Duration,
+    /// Everything else.
+    pub facts: Facts,
+}
+
+impl AccessRecord {
+    pub(super) fn write(&self, format: LogFormat, out: &mut Vec<u8>) {
+        let header = Header {
+            time: self.time,
+            level: Level::INFO,
+            target: TARGET,
+        };
+        let mut line = Line::begin(format, &header, "Backend selected", out);
+        let facts = &self.facts;
+        line.text("request_id", facts.request_id.as_str());
+        line.text("path", facts.operation.path());
+        if let Some(user) = &facts.user {
+            line.text("user", user.id.as_str());
+        }
+        if let Some(backend) = &facts.backend {
+            line.text("provider", backend.id.provider.as_str());
+        }
+        if let Some(model) = &facts.model {
+            line.text("model", model.name.as_str());
+        }
+        if let Some(backend) = &facts.backend {
+            line.text("upstream_model", backend.id.upstream.as_str());
+        }
+        if let Some(model) = &facts.model {
+            line.text("strategy", model.strategy.as_str());
+        }
+        line.number("attempts", u64::from(facts.attempts));
+        line.number("status", u64::from(facts.status));
+        line.float("latency_ms", milliseconds(self.latency));
+        if let Some(ttft) = facts.ttft {
+            line.float("ttft_ms", milliseconds(ttft));
+        }
+        line.text("outcome", facts.end.as_str());
+        line.boolean("stream", facts.stream);
+        if let Some(tokens) = facts.usage.input_tokens {
+            line.number("input_tokens", tokens);
+        }
+        if let Some(tokens) = facts.usage.output_tokens {
+            line.number("output_tokens", tokens);
+        }
+        if let End::Failed(kind) = facts.end {
+            line.text("error", kind.code());
+        }
+        line.end();
+    }
+}
+
+/// Milliseconds with three decimals, as a number.
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Takes finished requests. Off when the log filter hides the access line.
+#[derive(Clone, Debug, Default)]
+pub struct AccessLog(Option<LogWriter>);
+
+impl AccessLog {
+    /// Writes through `writer`.
+    pub fn new(writer: LogWriter) -> Self {
+        Self(Some(writer))
+    }
+
+    /// Whether a record would be written at all.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Hands over the record of a finished request.
+    pub fn write(&self, record: AccessRecord) {
+        if let Some(writer) = &self.0 {
+            writer.push(Item::Access(record));
+        }
+    }
+}

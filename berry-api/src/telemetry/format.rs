@@ -1,0 +1,290 @@
+//! How a log line looks: `2026-01-31T12:00:00.123456Z  INFO berry_api: message name=value` for people, or one JSON object
+//! `{timestamp, level, target, message, fields}`.
+
+use std::fmt::{Debug, Write as _};
+use std::io::Write as _;
+use std::time::SystemTime;
+
+use berry_core::config::snapshot::LogFormat;
+use tracing::Level;
+use tracing::field::{Field, Visit};
+
+use super::writer::Item;
+
+/// When, how important and from where.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    /// Wall-clock time.
+    pub time: SystemTime,
+    /// How important.
+    pub level: Level,
+    /// Which part of the program says it.
+    pub target: &'static str,
+}
+
+/// A field's value; numbers stay numbers.
+#[derive(Clone, Debug, PartialEq)]
+enum Value {
+    Text(String),
+    Unsigned(u64),
+    Signed(i64),
+    Float(f64),
+    Bool(bool),
+}
+
+/// The fields of an event, in the order they were given.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fields(Vec<(&'static str, Value)>);
+
+impl Fields {
+    /// Adds a number.
+    pub fn push_u64(&mut self, name: &'static str, value: u64) {
+        self.0.push((name, Value::Unsigned(value)));
+    }
+
+    /// Adds a text.
+    pub fn push_text(&mut self, name: &'static str, value: impl Into<String>) {
+        self.0.push((name, Value::Text(value.into())));
+    }
+}
+
+/// Collects an event's message and fields.
+#[derive(Debug, Default)]
+pub(super) struct Collector {
+    pub(super) message: String,
+    pub(super) fields: Fields,
+}
+
+impl Visit for Collector {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.fields.0.push((field.name(), Value::Float(value)));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.fields.0.push((field.name(), Value::Signed(value)));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.fields.push_u64(field.name(), value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.fields.0.push((field.name(), Value::Bool(value)));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => value.clone_into(&mut self.message),
+            name => self.fields.push_text(name, value),
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        match field.name() {
+            // A message is always `format_args!`, whose `Debug` is its text. Writing to a string cannot fail.
+            "message" => {
+                let _ = write!(self.message, "{value:?}");
+            }
+            name => self.fields.push_text(name, format!("{value:?}")),
+        }
+    }
+}
+
+/// Writes one line piece by piece, so that a finished request needs no intermediate list of fields.
+pub(super) struct Line<'a> {
+    out: &'a mut Vec<u8>,
+    format: LogFormat,
+    first: bool,
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn begin(format: LogFormat, header: &Header, message: &str, out: &'a mut Vec<u8>) -> Self {
+        match format {
+            LogFormat::Text => {
+                put(
+                    out,
+                    format_args!("{} {:>5} {}: ", rfc3339(header.time), header.level, header.target),
+                );
+                put_plain(out, message);
+            }
+            LogFormat::Json => {
+                put(
+                    out,
+                    format_args!(
+                        "{{\"timestamp\":\"{}\",\"level\":\"{}\",\"target\":\"{}\",\"message\":",
+                        rfc3339(header.time),
+                        header.level,
+                        header.target
+                    ),
+                );
+                put_json(out, message);
+                out.extend_from_slice(b",\"fields\":{");
+            }
+        }
+        Self {
+            out,
+            format,
+            first: true,
+        }
+    }
+
+    fn name(&mut self, name: &str) {
+        match self.format {
+            LogFormat::Text => put(self.out, format_args!(" {name}=")),
+            LogFormat::Json => {
+                let comma = if self.first { "" } else { "," };
+                put(self.out, format_args!("{comma}\"{name}\":"));
+            }
+        }
+        self.first = false;
+    }
+
+    pub(super) fn text(&mut self, name: &str, value: &str) {
+        self.name(name);
+        match self.format {
+            LogFormat::Text if is_bare(value) => self.out.extend_from_slice(value.as_bytes()),
+            LogFormat::Text => put(self.out, format_args!("{value:?}")),
+            LogFormat::Json => put_json(self.out, value),
+        }
+    }
+
+    pub(super) fn number(&mut self, name: &str, value: u64) {
+        self.name(name);
+        put(self.out, format_args!("{value}"));
+    }
+
+    pub(super) fn float(&mut self, name: &str, value: f64) {
+        self.name(name);
+        // JSON has no word for infinities and NaN.
+        if value.is_finite() || self.format == LogFormat::Text {
+            put(self.out, format_args!("{value}"));
+        } else {
+            self.out.extend_from_slice(b"null");
+        }
+    }
+
+    pub(super) fn boolean(&mut self, name: &str, value: bool) {
+        self.name(name);
+        put(self.out, format_args!("{value}"));
+    }
+
+    fn value(&mut self, name: &str, value: &Value) {
+        match value {
+            Value::Text(text) => self.text(name, text),
+            Value::Unsigned(number) => self.number(name, *number),
+            Value::Signed(number) => {
+                self.name(name);
+                put(self.out, format_args!("{number}"));
+            }
+            Value::Float(number) => self.float(name, *number),
+            Value::Bool(value) => self.boolean(name, *value),
+        }
+    }
+
+    pub(super) fn end(self) {
+        self.out.extend_from_slice(match self.format {
+            LogFormat::Text => b"\n",
+            LogFormat::Json => b"}}\n",
+        });
+    }
+}
+
+/// Appends the line for `item`.
+pub(super) fn write_line(format: LogFormat, item: &Item, out: &mut Vec<u8>) {
+    match item {
+        Item::Access(record) => record.write(format, out),
+        Item::Event {
+            header,
+            message,
+            fields,
+        } => {
+            let mut line = Line::begin(format, header, message, out);
+            for (name, value) in &fields.0 {
+                line.value(name, value);
+            }
+            line.end();
+        }
+    }
+}
+
+/// RFC 3339 with microseconds, in UTC.
+pub fn rfc3339(time: SystemTime) -> String {
+    // Fails only for years that no clock shows.
+    let timestamp = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    format!("{timestamp:.6}")
+}
+
+fn put(out: &mut Vec<u8>, args: std::fmt::Arguments<'_>) {
+    out.write_fmt(args).expect("a vector takes every byte");
+}
+
+fn put_json(out: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(out, text).expect("a vector takes every byte");
+}
+
+/// A message in a text line: control characters are escaped, so that nothing a client sends can start a line of its own.
+fn put_plain(out: &mut Vec<u8>, text: &str) {
+    for c in text.chars() {
+        if c.is_control() {
+            put(out, format_args!("{}", c.escape_default()));
+        } else {
+            put(out, format_args!("{c}"));
+        }
+    }
+}
+
+/// Whether a value can stand in a text line without quotes.
+fn is_bare(value: &str) -> bool {
+    !value.is_empty()
+        && value
+            .chars()
+            .all(|c| !c.is_whitespace() && !c.is_control() && c != '"' && c != '=')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(message: &str) -> Item {
+        let mut fields = Fields::default();
+        fields.push_text("user_agent", "curl \"8\"\nx");
+        fields.push_u64("latency_ms", 12);
+        fields.0.push(("ratio", Value::Float(f64::NAN)));
+        Item::Event {
+            header: Header {
+                time: SystemTime::UNIX_EPOCH,
+                level: Level::WARN,
+                target: "berry_api::auth",
+            },
+            message: message.to_owned(),
+            fields,
+        }
+    }
+
+    fn render(format: LogFormat, item: &Item) -> String {
+        let mut out = Vec::new();
+        write_line(format, item, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_json_line_has_the_promised_members_and_numbers_are_numbers() {
+        let line = render(LogFormat::Json, &event("Authentication failed"));
+        assert_eq!(
+            line,
+            "{\"timestamp\":\"1970-01-01T00:00:00.000000Z\",\"level\":\"WARN\",\"target\":\"berry_api::auth\",\
+             \"message\":\"Authentication failed\",\"fields\":{\"user_agent\":\"curl \\\"8\\\"\\nx\",\"latency_ms\":12,\
+             \"ratio\":null}}\n"
+        );
+    }
+
+    #[test]
+    fn nothing_in_a_text_line_can_start_a_line_of_its_own() {
+        let line = render(LogFormat::Text, &event("one\ntwo"));
+        assert_eq!(
+            line,
+            "1970-01-01T00:00:00.000000Z  WARN berry_api::auth: one\\ntwo user_agent=\"curl \\\"8\\\"\\nx\" \
+             latency_ms=12 ratio=NaN\n"
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! Logs: what is said, how it looks and who writes it.
+//!
+//! Events go through `tracing`; [`EventLayer`] turns each into an item for the one writer thread, which also writes the
+//! access line of [`access`]. There are no spans: a request's facts travel in its access record.
+
+pub mod access;
+pub mod format;
+mod rotate;
+pub mod writer;
+
+use std::io;
+use std::time::SystemTime;
+
+use berry_core::config::snapshot::Telemetry;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+use access::AccessLog;
+use format::{Collector, Header};
+use rotate::RotatingFile;
+use writer::{Item, LogWriter, Sink};
+
+/// What the rest of the program needs of the logs.
+#[derive(Clone, Debug)]
+pub struct Logs {
+    /// For the flush at the end.
+    pub writer: LogWriter,
+    /// For finished requests.
+    pub access: AccessLog,
+}
+
+/// Installs the process's subscriber with the filter of `RUST_LOG` (default `info`).
+///
+/// # Errors
+/// When the log file cannot be opened, the thread cannot start, or a subscriber is installed already.
+pub fn init(settings: &Telemetry, rust_log: Option<&str>) -> io::Result<Logs> {
+    let mut sinks = vec![Sink {
+        format: settings.log_format,
+        out: Box::new(io::stdout()),
+    }];
+    if let Some(file) = &settings.log_file {
+        sinks.push(Sink {
+            format: file.format,
+            out: Box::new(RotatingFile::open(file)?),
+        });
+    }
+    let writer = LogWriter::start(sinks)?;
+    let subscriber = tracing_subscriber::registry()
+        .with(filter(rust_log.unwrap_or("info")))
+        .with(EventLayer(writer.clone()));
+    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
+    // The filter does not change while the process runs, so that a request need not ask it.
+    let access = if tracing::enabled!(target: access::TARGET, Level::INFO) {
+        AccessLog::new(writer.clone())
+    } else {
+        AccessLog::default()
+    };
+    Ok(Logs { writer, access })
+}
+
+/// `RUST_LOG`, in which `berry_api_api` stands for `berry_api`. A part that makes no sense is left out, the rest holds.
+fn filter(directives: &str) -> EnvFilter {
+    EnvFilter::builder()
+        .with_default_directive(Level::INFO.into())
+        .parse_lossy(directives.replace("berry_api_api", "berry_api"))
+}
+
+/// Turns events into items for the writer.
+#[derive(Debug)]
+pub struct EventLayer(LogWriter);
+
+impl EventLayer {
+    /// A layer that hands everything to `writer`.
+    pub fn new(writer: LogWriter) -> Self {
+        Self(writer)
+    }
+}
+
+impl<S: Subscriber> Layer<S> for EventLayer {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
+        let mut collector = Collector::default();
+        event.record(&mut collector);
+        self.0.push(Item::Event {
+            header: Header {
+                time: SystemTime::now(),
+                level: *metadata.level(),
+                target: metadata.target(),
+            },
+            message: collector.message,
+            fields: collector.fields,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_alias_filters_this_crate() {
+        assert_eq!(
+            filter("berry_api_api=debug,berry_relay=trace").to_string(),
+            filter("berry_api=debug,berry_relay=trace").to_string()
+        );
+    }
+
+    #[test]
+    fn a_filter_part_that_makes_no_sense_leaves_the_rest() {
+        assert!(filter("berry_api=debug,=!=").to_string().contains("berry_api=debug"));
+    }
+}

@@ -1,0 +1,184 @@
+//! The one thread that writes logs.
+//!
+//! Everything that is logged becomes an [`Item`] in a bounded batch in memory; this thread takes the batch, formats what is
+//! not text yet and writes it in one call for each sink. So lines never interleave, a slow disk or a blocked pipe never
+//! slows a request, and a busy server pays one wake-up for some [`GATHER`] worth of lines instead of one each.
+//!
+//! The batch holds at most [`ITEMS_MAX`] items. What comes on top is dropped and counted, and the count is logged when there
+//! is room again.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use berry_core::config::snapshot::LogFormat;
+use parking_lot::{Condvar, Mutex};
+use tracing::Level;
+
+use super::access::AccessRecord;
+use super::format::{Fields, Header, write_line};
+
+/// Items held at once.
+pub const ITEMS_MAX: usize = 16 * 1024;
+
+/// How long lines are gathered before they are written.
+const GATHER: Duration = Duration::from_millis(25);
+
+/// Longest wait for the thread to write what it has, at the end of the process.
+const FLUSH_WAIT: Duration = Duration::from_secs(2);
+
+/// One thing to write.
+#[derive(Debug)]
+pub enum Item {
+    /// An event with its fields rendered.
+    Event {
+        /// When, how important and from where.
+        header: Header,
+        /// What it says.
+        message: String,
+        /// Everything else about it.
+        fields: Fields,
+    },
+    /// A finished request.
+    Access(AccessRecord),
+}
+
+/// Where lines go, and how they look there.
+pub struct Sink {
+    /// How a line is written.
+    pub format: LogFormat,
+    /// Where it goes.
+    pub out: Box<dyn Write + Send>,
+}
+
+/// Hands items to the writer thread. Cheap to clone.
+#[derive(Clone)]
+pub struct LogWriter(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    written: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    items: Vec<Item>,
+    /// The thread knows that there is something, or is about to look.
+    armed: bool,
+    /// Do not gather: somebody waits.
+    urgent: bool,
+    /// Batches taken so far, and the last one that is on its sink.
+    taken: u64,
+    finished: u64,
+}
+
+impl std::fmt::Debug for LogWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LogWriter")
+    }
+}
+
+impl LogWriter {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(sinks: Vec<Sink>) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State::default()),
+            wake: Condvar::new(),
+            written: Condvar::new(),
+            dropped: AtomicU64::new(0),
+        });
+        let writer = Self(Arc::clone(&shared));
+        thread::Builder::new()
+            .name("berry-log".to_owned())
+            .spawn(move || run(&shared, sinks))?;
+        Ok(writer)
+    }
+
+    /// Takes an item into the batch, or counts it as dropped when the batch is full. Never blocks on a sink.
+    pub fn push(&self, item: Item) {
+        let mut state = self.0.state.lock();
+        if state.items.len() >= ITEMS_MAX {
+            drop(state);
+            self.0.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        state.items.push(item);
+        let first = !std::mem::replace(&mut state.armed, true);
+        drop(state);
+        if first {
+            self.0.wake.notify_one();
+        }
+    }
+
+    /// Waits until everything pushed so far is on its sinks, for at most two seconds.
+    pub fn flush(&self) {
+        let mut state = self.0.state.lock();
+        let batch = state.taken + u64::from(!state.items.is_empty());
+        state.armed = true;
+        state.urgent = true;
+        self.0.wake.notify_one();
+        self.0
+            .written
+            .wait_while_for(&mut state, |state| state.finished < batch, FLUSH_WAIT);
+    }
+}
+
+/// The thread's life.
+fn run(shared: &Shared, mut sinks: Vec<Sink>) {
+    let mut batch = Vec::new();
+    let mut text = Vec::with_capacity(64 * 1024);
+    loop {
+        take(shared, &mut batch);
+        let dropped = shared.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            batch.push(dropped_notice(dropped));
+        }
+        for sink in &mut sinks {
+            text.clear();
+            for item in &batch {
+                write_line(sink.format, item, &mut text);
+            }
+            // A sink that fails (a full disk, a closed pipe) loses these lines; there is nowhere left to say so.
+            let _ = sink.out.write_all(&text).and_then(|()| sink.out.flush());
+        }
+        batch.clear();
+        let mut state = shared.state.lock();
+        state.finished = state.taken;
+        drop(state);
+        shared.written.notify_all();
+    }
+}
+
+/// Waits for items, gathers some more, and swaps the batch out.
+fn take(shared: &Shared, batch: &mut Vec<Item>) {
+    let mut state = shared.state.lock();
+    shared.wake.wait_while(&mut state, |state| !state.armed);
+    if !state.urgent {
+        shared.wake.wait_while_for(&mut state, |state| !state.urgent, GATHER);
+    }
+    std::mem::swap(&mut state.items, batch);
+    state.armed = false;
+    state.urgent = false;
+    state.taken += 1;
+}
+
+fn dropped_notice(dropped: u64) -> Item {
+    let mut fields = Fields::default();
+    fields.push_u64("dropped", dropped);
+    Item::Event {
+        header: Header {
+            time: SystemTime::now(),
+            level: Level::WARN,
+            target: "berry_api::telemetry",
+        },
+        message: "log lines were dropped: the log could not be written as fast as it grew".to_owned(),
+        fields,
+    }
+}

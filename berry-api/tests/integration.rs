@@ -1,0 +1,26 @@
+//! The service through its real router, and a few behaviours over real sockets. One binary, so that it links once.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+#[path = "integration/support.rs"]
+mod support;
+
+#[path = "integration/access_log.rs"]
+mod access_log;
+#[path = "integration/auth.rs"]
+mod auth;
+#[path = "integration/bodies.rs"]
+mod bodies;
+#[path = "integration/connections.rs"]
+mod connections;
+#[path = "integration/cors.rs"]
+mod cors;
+#[path = "integration/errors.rs"]
+mod errors;
+#[path = "integration/health.rs"]
+mod health;
+#[path = "integration/layers.rs"]
+mod layers;
+#[path = "integration/models.rs"]
+mod models;
+#[path = "integration/sockets.rs"]
+mod sockets;

@@ -1,0 +1,176 @@
+//! What is logged for a request, through the real writer thread.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use berry_api::telemetry::access::AccessLog;
+use berry_api::telemetry::writer::{ITEMS_MAX, Item, LogWriter, Sink};
+use berry_api::telemetry::{EventLayer, format};
+use berry_core::config::snapshot::LogFormat;
+use parking_lot::{Condvar, Mutex};
+use serde_json::Value;
+use tracing_subscriber::layer::SubscriberExt as _;
+
+use crate::support::{ADMIN, CONFIG, NARROW, TestGateway};
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn writer(&self, format: LogFormat) -> LogWriter {
+        let out = Box::new(self.clone());
+        LogWriter::start(vec![Sink { format, out }]).expect("a thread")
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().clone()).expect("text")
+    }
+
+    fn json(&self) -> Vec<Value> {
+        self.text()
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON lines"))
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn a_request_leaves_one_access_line_with_numbers_as_numbers() {
+    let lines = Lines::default();
+    let writer = lines.writer(LogFormat::Json);
+    let gateway = TestGateway::with_access(CONFIG, AccessLog::new(writer.clone()));
+    let answer = gateway
+        .post("/v1/chat/completions", NARROW, r#"{"model":"org/wide","stream":true}"#)
+        .await;
+    gateway.get("/health", "").await;
+    writer.flush();
+
+    let [line] = &lines.json()[..] else {
+        panic!("{}", lines.text())
+    };
+    assert_eq!(
+        (line["level"].as_str(), line["target"].as_str()),
+        (Some("INFO"), Some("berry_api::access"))
+    );
+    assert_eq!(line["message"], "Backend selected");
+    let fields = &line["fields"];
+    assert_eq!(fields["request_id"], answer.header("x-request-id"));
+    assert_eq!(
+        (fields["user"].as_str(), fields["error"].as_str()),
+        (Some("ned"), Some("model_access_denied"))
+    );
+    assert_eq!(
+        (fields["status"].as_u64(), fields["attempts"].as_u64()),
+        (Some(403), Some(0))
+    );
+    assert_eq!(
+        (fields["outcome"].as_str(), fields["stream"].as_bool()),
+        (Some("failed"), Some(true))
+    );
+    assert!(fields["latency_ms"].is_number());
+}
+
+#[tokio::test]
+async fn a_failed_authentication_is_audited_without_the_token() {
+    let lines = Lines::default();
+    let writer = lines.writer(LogFormat::Json);
+    let subscriber = tracing_subscriber::registry().with(EventLayer::new(writer.clone()));
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let gateway = TestGateway::new(CONFIG);
+    let headers = [
+        ("authorization", "Bearer canary-of-a-token"),
+        ("user-agent", "canary-client/1"),
+    ];
+    gateway.send(http::Method::GET, "/v1/models", &headers, "").await;
+    gateway.get("/v1/models", ADMIN).await;
+    writer.flush();
+
+    let audit: Vec<Value> = lines
+        .json()
+        .into_iter()
+        .filter(|line| line["message"] == "Authentication failed")
+        .collect();
+    let [line] = &audit[..] else { panic!("{}", lines.text()) };
+    let fields = &line["fields"];
+    assert_eq!(line["level"], "WARN");
+    assert_eq!(
+        (fields["client"].as_str(), fields["user_agent"].as_str()),
+        (Some("192.0.2.1"), Some("canary-client/1"))
+    );
+    assert_eq!(
+        (fields["reason"].as_str(), fields["path"].as_str()),
+        (Some("unknown token"), Some("/v1/models"))
+    );
+    assert_eq!(fields["token"].as_str().map(str::len), Some(8), "a fingerprint");
+    assert!(!lines.text().contains("canary-of-a-token"));
+}
+
+/// Blocks its writer until it is opened.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Write for Gate {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.1.wait_while(&mut self.0.0.lock(), |open| !*open);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn event(message: &str) -> Item {
+    Item::Event {
+        header: format::Header {
+            time: std::time::SystemTime::UNIX_EPOCH,
+            level: tracing::Level::INFO,
+            target: "test",
+        },
+        message: message.to_owned(),
+        fields: format::Fields::default(),
+    }
+}
+
+#[test]
+fn a_blocked_sink_blocks_nobody_and_what_is_dropped_is_counted() {
+    let (gate, lines) = (Gate::default(), Lines::default());
+    let sinks = vec![
+        Sink {
+            format: LogFormat::Text,
+            out: Box::new(gate.clone()),
+        },
+        Sink {
+            format: LogFormat::Json,
+            out: Box::new(lines.clone()),
+        },
+    ];
+    let writer = LogWriter::start(sinks).expect("a thread");
+    // Two batches may be in memory: the one being written and the one being gathered. The rest is dropped.
+    for _ in 0..3 * ITEMS_MAX {
+        writer.push(event("x"));
+    }
+    *gate.0.0.lock() = true;
+    gate.0.1.notify_all();
+    writer.flush();
+    writer.push(event("last"));
+    writer.flush();
+
+    let lines = lines.json();
+    let dropped: u64 = lines.iter().filter_map(|line| line["fields"]["dropped"].as_u64()).sum();
+    let written = lines.iter().filter(|line| line["message"] == "x").count() as u64;
+    assert_eq!(written + dropped, 3 * ITEMS_MAX as u64);
+    assert!(written <= 2 * ITEMS_MAX as u64, "{written}");
+    assert_eq!(lines.last().expect("lines")["message"], "last");
+}
