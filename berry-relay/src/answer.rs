@@ -46,11 +46,7 @@ impl Answer {
         let mut headers = HeaderMap::with_capacity(16);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        Self {
-            status: StatusCode::OK,
-            headers,
-            body,
-        }
+        Self { status: StatusCode::OK, headers, body }
     }
 
     /// The backend that answered; none while that is not decided.
@@ -95,11 +91,7 @@ type Work = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>;
 pub struct RelayBody(State);
 
 enum State {
-    Held {
-        chunks: Chunks,
-        _permit: Option<BufferPermit>,
-        exchange: Exchange,
-    },
+    Held { chunks: Chunks, _permit: Option<BufferPermit>, exchange: Exchange },
     Events(Box<Events>),
     Through(Box<Passing>),
     Waiting(Box<Waiting>),
@@ -134,36 +126,20 @@ struct Waiting {
 
 impl RelayBody {
     pub(crate) fn held(chunks: Chunks, permit: BufferPermit, exchange: Exchange) -> Self {
-        Self(State::Held {
-            chunks,
-            _permit: Some(permit),
-            exchange,
-        })
+        Self(State::Held { chunks, _permit: Some(permit), exchange })
     }
 
     pub(crate) fn events(stream: Box<EventStream>, lease: Lease, exchange: Exchange, relay: &Relay) -> Self {
         let quiet = Quiet::new(relay.limits.keep_alive, Some(stream.idle()));
         let say = Arc::clone(&relay.shared.say);
         let cut = Cut::new(&relay.shared.cut);
-        Self(State::Events(Box::new(Events {
-            stream,
-            lease: Some(lease),
-            exchange,
-            quiet,
-            say,
-            cut,
-        })))
+        Self(State::Events(Box::new(Events { stream, lease: Some(lease), exchange, quiet, say, cut })))
     }
 
     pub(crate) fn through(through: Box<Through>, lease: Lease, exchange: Exchange) -> Self {
         // Nothing can be said inside bytes that are not understood, so the only limit is the idle one.
         let quiet = Quiet::new(through.idle, Some(through.idle));
-        Self(State::Through(Box::new(Passing {
-            through,
-            lease: Some(lease),
-            exchange,
-            quiet,
-        })))
+        Self(State::Through(Box::new(Passing { through, lease: Some(lease), exchange, quiet })))
     }
 
     pub(crate) fn waiting(work: Work, keep_alive: KeepAlive, operation: Operation, say: Arc<dyn SayError>) -> Self {
@@ -172,14 +148,7 @@ impl RelayBody {
             KeepAlive::WhiteSpace(_) => (Bytes::from_static(b" "), false),
         };
         let quiet = Quiet::new(keep_alive.period(), None);
-        Self(State::Waiting(Box::new(Waiting {
-            work,
-            filler,
-            quiet,
-            spoke: false,
-            streams,
-            say,
-        })))
+        Self(State::Waiting(Box::new(Waiting { work, filler, quiet, spoke: false, streams, say })))
     }
 
     fn exchange(&self) -> Option<&Exchange> {
@@ -242,10 +211,7 @@ impl Body for RelayBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             State::Held { chunks, .. } => SizeHint::with_exact(chunks.len() as u64),
-            State::Through(passing) => passing
-                .through
-                .length
-                .map_or_else(SizeHint::default, SizeHint::with_exact),
+            State::Through(passing) => passing.through.length.map_or_else(SizeHint::default, SizeHint::with_exact),
             State::Over => SizeHint::with_exact(0),
             State::Events(_) | State::Waiting(_) => SizeHint::default(),
         }
@@ -325,15 +291,9 @@ impl Events {
         let now = self.exchange.now();
         let told = self.stream.error_told();
         let outcome = match error.as_ref().map(ForwardError::failure_class) {
-            None if told => Outcome::Failure {
-                class: FailureClass::Server,
-                retry_after: None,
-            },
+            None if told => Outcome::Failure { class: FailureClass::Server, retry_after: None },
             None => self.stream.success(now),
-            Some(Some(class)) => Outcome::Failure {
-                class,
-                retry_after: None,
-            },
+            Some(Some(class)) => Outcome::Failure { class, retry_after: None },
             Some(None) => Outcome::Cancelled,
         };
         self.exchange.end = match error {
@@ -359,11 +319,7 @@ impl Passing {
                 Poll::Ready(Some(Err(error))) => {
                     let what = "the connection broke inside the answer";
                     let backend = self.backend();
-                    let error = ForwardError::Network {
-                        backend,
-                        what,
-                        source: Box::new(error),
-                    };
+                    let error = ForwardError::Network { backend, what, source: Box::new(error) };
                     return Poll::Ready(self.fail(error));
                 }
                 Poll::Ready(None) => {
@@ -375,11 +331,8 @@ impl Passing {
                 Poll::Pending => {}
             }
             if let Silence::Upstream(waited) = ready!(self.quiet.poll(cx)) {
-                let error = ForwardError::Timeout {
-                    backend: self.backend(),
-                    what: "the next part of its answer",
-                    waited,
-                };
+                let error =
+                    ForwardError::Timeout { backend: self.backend(), what: "the next part of its answer", waited };
                 return Poll::Ready(self.fail(error));
             }
             self.quiet.sent();
@@ -396,17 +349,11 @@ impl Passing {
         };
         match decoded {
             Ok(bytes) => {
-                self.through.length = self
-                    .through
-                    .length
-                    .map(|length| length.saturating_sub(bytes.len() as u64));
+                self.through.length = self.through.length.map(|length| length.saturating_sub(bytes.len() as u64));
                 Step::Bytes(bytes)
             }
             Err(error) => {
-                let error = ForwardError::BadAnswer {
-                    backend: self.backend(),
-                    why: error.to_string(),
-                };
+                let error = ForwardError::BadAnswer { backend: self.backend(), why: error.to_string() };
                 self.fail(error)
             }
         }
@@ -416,10 +363,7 @@ impl Passing {
     fn fail(&mut self, error: ForwardError) -> Step {
         tracing::warn!(request_id = self.exchange.request_id.as_str(), %error, "answer failed after its start");
         if let Some(class) = error.failure_class() {
-            self.report(Outcome::Failure {
-                class,
-                retry_after: None,
-            });
+            self.report(Outcome::Failure { class, retry_after: None });
         }
         self.exchange.end = End::Failed(error.kind());
         Step::Break(Box::new(error))
@@ -432,12 +376,7 @@ impl Passing {
     }
 
     fn backend(&self) -> berry_core::id::BackendId {
-        self.exchange
-            .backend
-            .as_ref()
-            .expect("an answer has a backend")
-            .id
-            .clone()
+        self.exchange.backend.as_ref().expect("an answer has a backend").id.clone()
     }
 }
 
@@ -461,31 +400,21 @@ impl Waiting {
             Ok(answer) => self.tell_upstream_error(answer),
             Err(Refusal { error, mut exchange }) => {
                 exchange.status = StatusCode::OK.as_u16();
-                let told = if self.streams {
-                    self.say.event(&error, &exchange)
-                } else {
-                    self.say.body(&error, &exchange)
-                };
+                let told =
+                    if self.streams { self.say.event(&error, &exchange) } else { self.say.body(&error, &exchange) };
                 Step::Last(told)
             }
         }
     }
 
     fn tell_upstream_error(&self, answer: Answer) -> Step {
-        let State::Held {
-            chunks, mut exchange, ..
-        } = answer.body.0
-        else {
+        let State::Held { chunks, mut exchange, .. } = answer.body.0 else {
             return Step::End;
         };
         exchange.status = StatusCode::OK.as_u16();
         exchange.end = End::Failed(ErrorKind::UpstreamError);
         let body = chunks.into_bytes();
-        Step::Last(if self.streams {
-            error_event(exchange.operation, &body)
-        } else {
-            body
-        })
+        Step::Last(if self.streams { error_event(exchange.operation, &body) } else { body })
     }
 }
 
@@ -495,10 +424,7 @@ fn error_event(operation: Operation, body: &[u8]) -> Bytes {
     if operation == Operation::Messages {
         event.extend_from_slice(b"event: error\n");
     }
-    for line in body
-        .split(|byte| matches!(byte, b'\n' | b'\r'))
-        .filter(|line| !line.is_empty())
-    {
+    for line in body.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.is_empty()) {
         event.extend_from_slice(b"data: ");
         event.extend_from_slice(line);
         event.push(b'\n');
@@ -532,15 +458,7 @@ struct Quiet {
 impl Quiet {
     fn new(period: Duration, idle: Option<Duration>) -> Self {
         let now = tokio::time::Instant::now();
-        Self {
-            period,
-            idle,
-            received_at: now,
-            sent_at: now,
-            received: false,
-            sent: false,
-            timer: None,
-        }
+        Self { period, idle, received_at: now, sent_at: now, received: false, sent: false, timer: None }
     }
 
     fn received(&mut self) {
@@ -562,9 +480,7 @@ impl Quiet {
         let client_at = self.sent_at + self.period;
         let upstream_at = self.idle.map(|idle| self.received_at + idle);
         let next = upstream_at.map_or(client_at, |at| at.min(client_at));
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
         loop {
             if timer.deadline() > next {
                 timer.as_mut().reset(next);
@@ -592,16 +508,10 @@ struct Cut {
 
 impl Cut {
     fn new(token: &CancellationToken) -> Self {
-        Self {
-            token: token.clone(),
-            wait: None,
-        }
+        Self { token: token.clone(), wait: None }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.wait
-            .get_or_insert_with(|| Box::pin(self.token.clone().cancelled_owned()))
-            .as_mut()
-            .poll(cx)
+        self.wait.get_or_insert_with(|| Box::pin(self.token.clone().cancelled_owned())).as_mut().poll(cx)
     }
 }

@@ -16,7 +16,6 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 
 use crate::answer::{Answer, RelayBody};
 use crate::body::Chunks;
@@ -27,8 +26,10 @@ use crate::error::{ForwardError, rejection_class};
 use crate::exchange::Exchange;
 use crate::forward::{Relay, RelayRequest};
 use crate::json::{Kind, Members, Scanner};
+use crate::pool::{Choice, PooledBody, SendError};
 use crate::prepare::{self, Prepared, PublicModel};
 use crate::stream::{EventStream, Treatment};
+use crate::upstream_body::UpstreamBody;
 use crate::{headers, meter};
 
 /// Longest error body that is passed on.
@@ -55,7 +56,7 @@ enum Content {
 
 /// A body that is not looked into.
 pub(crate) struct Through {
-    pub(crate) incoming: Incoming,
+    pub(crate) incoming: PooledBody,
     pub(crate) decoder: Option<Decoder>,
     pub(crate) length: Option<u64>,
     pub(crate) idle: Duration,
@@ -71,11 +72,7 @@ impl Committed {
             Content::Events(events, lease) => RelayBody::events(events, lease, exchange, relay),
             Content::Through(through, lease) => RelayBody::through(through, lease, exchange),
         };
-        Answer {
-            status: self.status,
-            headers: self.headers,
-            body,
-        }
+        Answer { status: self.status, headers: self.headers, body }
     }
 }
 
@@ -89,10 +86,7 @@ pub(crate) async fn run(
 ) -> Result<Committed, ForwardError> {
     let backend = Arc::clone(lease.backend());
     let Some(upstream) = relay.upstreams.get(&backend.provider.id) else {
-        return Err(ForwardError::Internal(format!(
-            "{}: no client for its provider",
-            backend.id
-        )));
+        return Err(ForwardError::Internal(format!("{}: no client for its provider", backend.id)));
     };
     let attempt = Attempt {
         relay,
@@ -112,13 +106,7 @@ pub(crate) async fn run(
         }
         Err(error) => {
             if let Some(class) = error.failure_class() {
-                lease.report(
-                    Outcome::Failure {
-                        class,
-                        retry_after: None,
-                    },
-                    exchange.now(),
-                );
+                lease.report(Outcome::Failure { class, retry_after: None }, exchange.now());
             }
             Err(error)
         }
@@ -145,11 +133,7 @@ struct Head {
 
 impl Head {
     fn committed(self, content: Content) -> Committed {
-        Committed {
-            status: self.status,
-            headers: headers::response(&self.headers),
-            content,
-        }
+        Committed { status: self.status, headers: headers::response(&self.headers), content }
     }
 
     /// Whether the content type begins with `kind`; parameters and case do not count.
@@ -199,12 +183,31 @@ impl Attempt<'_> {
         self.reply(head, incoming, false, exchange).await
     }
 
-    /// Sends the request and waits for the head of the answer.
+    /// Sends the request and waits for the head of the answer. A request that a connection lost by closing under it, before any
+    /// byte of an answer, is sent once more on a new one; that is no attempt of its own.
     async fn exchange_heads(
         &self,
-        request: &RelayRequest,
+        request: &mut RelayRequest,
         prepared: Prepared,
-    ) -> Result<(Head, Incoming), ForwardError> {
+    ) -> Result<(Head, PooledBody), ForwardError> {
+        let timeouts = &self.backend.provider.timeouts;
+        let patience = if self.streams { timeouts.stream_headers } else { timeouts.completion };
+        let outgoing = self.outgoing(request, prepared)?;
+        let sending = self.upstream.pool.send(outgoing, Choice::Any);
+        let mut sent = self.within(patience, "the head of its answer", sending).await?;
+        if let Err(SendError::Broken { stale: true, .. }) = sent
+            && request.body.can_be_sent_again()
+        {
+            let prepared = prepare::request(&self.backend, self.upstream, self.operation, self.streams, request)?;
+            let outgoing = self.outgoing(request, prepared)?;
+            let sending = self.upstream.pool.send(outgoing, Choice::Fresh);
+            sent = self.within(patience, "the head of its answer", sending).await?;
+        }
+        let (parts, incoming) = sent.map_err(|error| self.not_sent(error))?.into_parts();
+        Ok((Head { status: parts.status, headers: parts.headers }, incoming))
+    }
+
+    fn outgoing(&self, request: &RelayRequest, prepared: Prepared) -> Result<Request<UpstreamBody>, ForwardError> {
         let provider = &self.backend.provider;
         let mut outgoing = Request::new(prepared.body);
         *outgoing.method_mut() = Method::POST;
@@ -213,62 +216,33 @@ impl Attempt<'_> {
             .url(provider, self.operation, self.backend.id.upstream.as_str())
             .map_err(|error| ForwardError::Internal(format!("{}: {error}", self.backend.id)))?;
         *outgoing.headers_mut() = headers::request(&request.headers, &provider.forward_headers, &self.upstream.headers);
-        let patience = if self.streams {
-            provider.timeouts.stream_headers
-        } else {
-            provider.timeouts.completion
-        };
-        let sent = self
-            .within(
-                patience,
-                "the head of its answer",
-                self.upstream.client.request(outgoing),
-            )
-            .await?;
-        let (parts, incoming) = sent.map_err(|error| self.not_sent(error))?.into_parts();
-        Ok((
-            Head {
-                status: parts.status,
-                headers: parts.headers,
-            },
-            incoming,
-        ))
+        Ok(outgoing)
     }
 
-    fn not_sent(&self, error: hyper_util::client::legacy::Error) -> ForwardError {
+    fn not_sent(&self, error: SendError) -> ForwardError {
         let backend = self.backend.id.clone();
-        if is_connect_timeout(&error) {
-            let waited = self.backend.provider.timeouts.connect;
-            return ForwardError::Timeout {
-                backend,
-                what: "a connection",
-                waited,
-            };
-        }
-        let what = if error.is_connect() {
-            "no connection"
-        } else {
-            "the connection broke before an answer"
+        let what = match &error {
+            SendError::Connect(source) if is_connect_timeout(source.as_ref()) => {
+                let waited = self.backend.provider.timeouts.connect;
+                return ForwardError::Timeout { backend, what: "a connection", waited };
+            }
+            SendError::Connect(_) => "no connection",
+            SendError::Broken { .. } => "the connection broke before an answer",
         };
-        ForwardError::Network {
-            backend,
-            what,
-            source: Box::new(error),
-        }
+        ForwardError::Network { backend, what, source: Box::new(error) }
     }
 
     async fn reply(
         &self,
         head: Head,
-        incoming: Incoming,
+        incoming: PooledBody,
         usage_was_added: bool,
         exchange: &mut Exchange,
     ) -> Result<(Head, Reply), ForwardError> {
         match head.status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(ForwardError::KeyRefused {
-                backend: self.backend.id.clone(),
-                status: head.status,
-            }),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Err(ForwardError::KeyRefused { backend: self.backend.id.clone(), status: head.status })
+            }
             status if status.is_client_error() || status.is_server_error() => {
                 let held = self.hold(&head, incoming, ERROR_BODY_MAX, exchange).await?;
                 self.passed_error(head, held)
@@ -288,12 +262,10 @@ impl Attempt<'_> {
     async fn plain(
         &self,
         head: Head,
-        incoming: Incoming,
+        incoming: PooledBody,
         exchange: &mut Exchange,
     ) -> Result<(Head, Reply), ForwardError> {
-        let held = self
-            .hold(&head, incoming, self.relay.limits.max_response_bytes, exchange)
-            .await?;
+        let held = self.hold(&head, incoming, self.relay.limits.max_response_bytes, exchange).await?;
         let Some(members) = held.members else {
             return Err(self.bad("it is not valid JSON".to_owned()));
         };
@@ -335,22 +307,17 @@ impl Attempt<'_> {
     async fn hold(
         &self,
         head: &Head,
-        mut incoming: Incoming,
+        mut incoming: PooledBody,
         limit: usize,
         exchange: &Exchange,
     ) -> Result<HeldBody, ForwardError> {
         if head.declared_length().is_some_and(|length| length > limit as u64) {
-            return Err(self.bad(format!(
-                "it announces more than {limit} bytes (server.max_response_bytes)"
-            )));
+            return Err(self.bad(format!("it announces more than {limit} bytes (server.max_response_bytes)")));
         }
         let mut decoder = self.decoder(head)?;
         let mut scanner = Some(Scanner::new(ANSWER_MEMBERS));
-        let mut held = HeldBody {
-            chunks: Chunks::default(),
-            permit: self.relay.shared.buffers.permit(),
-            members: None,
-        };
+        let mut held =
+            HeldBody { chunks: Chunks::default(), permit: self.relay.shared.buffers.permit(), members: None };
         let idle = self.backend.provider.timeouts.stream_idle;
         while let Some(piece) = self.next_piece(&mut incoming, idle, &mut decoder).await? {
             if held.chunks.len() + piece.len() > limit {
@@ -362,36 +329,26 @@ impl Attempt<'_> {
             held.chunks.push(piece);
         }
         held.members = scanner.and_then(|scanner| scanner.finish().ok());
-        tracing::trace!(
-            request_id = exchange.request_id.as_str(),
-            bytes = held.chunks.len(),
-            "answer held"
-        );
+        tracing::trace!(request_id = exchange.request_id.as_str(), bytes = held.chunks.len(), "answer held");
         Ok(held)
     }
 
     /// The next bytes of a body, decoded; `None` at its end.
     async fn next_piece(
         &self,
-        incoming: &mut Incoming,
+        incoming: &mut PooledBody,
         idle: Duration,
         decoder: &mut Option<Decoder>,
     ) -> Result<Option<Bytes>, ForwardError> {
         loop {
-            let frame = match self
-                .within(idle, "the next part of its answer", incoming.frame())
-                .await?
-            {
+            let frame = match self.within(idle, "the next part of its answer", incoming.frame()).await? {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return Err(self.broken(error)),
                 None => return Ok(None),
             };
             let Ok(data) = frame.into_data() else { continue };
             return match decoder {
-                Some(decoder) => decoder
-                    .push(&data)
-                    .map(Some)
-                    .map_err(|error| self.bad(error.to_string())),
+                Some(decoder) => decoder.push(&data).map(Some).map_err(|error| self.bad(error.to_string())),
                 None => Ok(Some(data)),
             };
         }
@@ -401,17 +358,13 @@ impl Attempt<'_> {
     async fn open_stream(
         &self,
         head: &Head,
-        incoming: Incoming,
+        incoming: PooledBody,
         hide_usage: bool,
         exchange: &mut Exchange,
     ) -> Result<Box<EventStream>, ForwardError> {
         let timeouts = &self.backend.provider.timeouts;
         let model = PublicModel::wanted(exchange.model.as_ref());
-        let treatment = Treatment {
-            hide_usage,
-            model,
-            idle: timeouts.stream_idle,
-        };
+        let treatment = Treatment { hide_usage, model, idle: timeouts.stream_idle };
         let mut events = Box::new(EventStream::new(
             incoming,
             self.decoder(head)?,
@@ -421,10 +374,7 @@ impl Attempt<'_> {
             self.sent_at,
         ));
         let until_content = async {
-            while !self
-                .within(timeouts.stream_idle, "the next part of the stream", events.advance())
-                .await??
-            {}
+            while !self.within(timeouts.stream_idle, "the next part of the stream", events.advance()).await?? {}
             Ok::<(), ForwardError>(())
         };
         match timeouts.first_token {
@@ -437,21 +387,11 @@ impl Attempt<'_> {
         Ok(events)
     }
 
-    fn through(&self, head: Head, incoming: Incoming) -> Result<(Head, Reply), ForwardError> {
+    fn through(&self, head: Head, incoming: PooledBody) -> Result<(Head, Reply), ForwardError> {
         let decoder = self.decoder(&head)?;
-        let length = if decoder.is_some() {
-            None
-        } else {
-            head.declared_length()
-        };
+        let length = if decoder.is_some() { None } else { head.declared_length() };
         let idle = self.backend.provider.timeouts.stream_idle;
-        let through = Through {
-            incoming,
-            decoder,
-            length,
-            idle,
-            sent_at: self.sent_at,
-        };
+        let through = Through { incoming, decoder, length, idle, sent_at: self.sent_at };
         Ok((head, Reply::Through(Box::new(through))))
     }
 
@@ -470,42 +410,25 @@ impl Attempt<'_> {
         match tokio::time::timeout_at(until, future).await {
             Ok(done) => Ok(done),
             Err(_) if until == self.deadline => Err(ForwardError::TotalTimeout(self.relay.limits.total_timeout)),
-            Err(_) => Err(ForwardError::Timeout {
-                backend: self.backend.id.clone(),
-                what,
-                waited: patience,
-            }),
+            Err(_) => Err(ForwardError::Timeout { backend: self.backend.id.clone(), what, waited: patience }),
         }
     }
 
     fn bad(&self, why: String) -> ForwardError {
-        ForwardError::BadAnswer {
-            backend: self.backend.id.clone(),
-            why,
-        }
+        ForwardError::BadAnswer { backend: self.backend.id.clone(), why }
     }
 
     fn broken(&self, error: hyper::Error) -> ForwardError {
         let what = "the connection broke inside the answer";
-        ForwardError::Network {
-            backend: self.backend.id.clone(),
-            what,
-            source: Box::new(error),
-        }
+        ForwardError::Network { backend: self.backend.id.clone(), what, source: Box::new(error) }
     }
 
     /// What a complete plain answer says about the backend.
     fn outcome(&self, status: StatusCode, exchange: &Exchange) -> Outcome {
         let latency = exchange.now().since(self.sent_at);
         match rejection_class(status) {
-            Some(class) => Outcome::Failure {
-                class,
-                retry_after: None,
-            },
-            None if status.is_success() => Outcome::Success {
-                ttft: Some(latency),
-                latency,
-            },
+            Some(class) => Outcome::Failure { class, retry_after: None },
+            None if status.is_success() => Outcome::Success { ttft: Some(latency), latency },
             None => Outcome::CallerFault,
         }
     }

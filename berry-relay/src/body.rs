@@ -172,9 +172,7 @@ mod tests {
 
     fn chunks(parts: &[&'static str]) -> Chunks {
         let mut chunks = Chunks::default();
-        parts
-            .iter()
-            .for_each(|part| chunks.push(Bytes::from_static(part.as_bytes())));
+        parts.iter().for_each(|part| chunks.push(Bytes::from_static(part.as_bytes())));
         chunks
     }
 
@@ -189,15 +187,9 @@ mod tests {
 
     #[test]
     fn edits_are_made_in_place_whatever_their_order_and_wherever_chunks_end() {
-        let edit = |range, text: &'static str| Edit {
-            range,
-            replacement: Bytes::from_static(text.as_bytes()),
-        };
-        for parts in [
-            &["0123456789"][..],
-            &["012", "3456", "789"],
-            &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
-        ] {
+        let edit = |range, text: &'static str| Edit { range, replacement: Bytes::from_static(text.as_bytes()) };
+        for parts in [&["0123456789"][..], &["012", "3456", "789"], &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]]
+        {
             let spliced = chunks(parts).splice(&mut [edit(8..8, "+"), edit(2..5, "ab"), edit(0..1, "")]);
             assert_eq!(&spliced.into_bytes()[..], b"1ab567+89");
         }
@@ -217,10 +209,7 @@ mod tests {
             let start = text.find(r#""x""#).unwrap();
             let end = start + text[start..].find('1').unwrap() + 1;
             let range = removal(&body, start..end);
-            let spliced = body.splice(&mut [Edit {
-                range,
-                replacement: Bytes::new(),
-            }]);
+            let spliced = body.splice(&mut [Edit { range, replacement: Bytes::new() }]);
             assert_eq!(spliced.into_bytes(), expected.as_bytes());
         }
     }

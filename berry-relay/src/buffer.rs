@@ -22,10 +22,7 @@ pub struct Full;
 impl BufferBudget {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Inner {
-            held: AtomicUsize::new(0),
-            limit: AtomicUsize::new(limit),
-        }))
+        Self(Arc::new(Inner { held: AtomicUsize::new(0), limit: AtomicUsize::new(limit) }))
     }
 
     /// Bytes held now.
@@ -40,10 +37,7 @@ impl BufferBudget {
 
     /// A permit for nothing yet.
     pub fn permit(&self) -> BufferPermit {
-        BufferPermit {
-            budget: self.clone(),
-            bytes: 0,
-        }
+        BufferPermit { budget: self.clone(), bytes: 0 }
     }
 }
 

@@ -1,11 +1,11 @@
-//! Connections to upstreams: one pooled client for each provider, kept over reloads while what it connects to stays the same.
+//! How upstreams are reached: one pool of connections for each provider, kept over reloads while what it connects to stays the
+//! same.
 //!
 //! HTTP/2 where TLS offers it, HTTP/1.1 otherwise; happy eyeballs, TCP keep-alive, `TCP_NODELAY`; proxies by configuration or
 //! by the usual variables; trust in the system's roots (the bundled Mozilla roots where the system has none) and the
-//! provider's own. The built-in demo upstream is reached over an in-memory connection through the same client.
+//! provider's own. The built-in demo upstream is reached over an in-memory connection in the same way.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
@@ -24,9 +24,8 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
-use hyper_util::client::legacy::{Builder, Client};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -35,23 +34,15 @@ use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use crate::pool::Pool;
 use crate::target;
-use crate::upstream_body::UpstreamBody;
 
-/// Idle pooled connections are closed before the other side is likely to do it.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// First TCP keep-alive probe on a silent connection; long plain answers depend on it.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Head of an upstream's answer.
-const HEADERS_MAX: usize = 100;
-
 /// Opens an in-memory connection to an upstream in this process.
 pub type Dial = Arc<dyn Fn() -> DuplexStream + Send + Sync>;
 
-/// A pooled client.
-pub(crate) type HttpClient = Client<Connector, UpstreamBody>;
-
-/// Why a client for a provider could not be made.
+/// Why a provider cannot be reached as configured.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// A file of the provider's TLS settings does not hold what it should.
@@ -84,16 +75,15 @@ pub enum ClientError {
 }
 
 /// The upstreams of one configuration, ready to be called.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Upstreams {
     by_provider: HashMap<ProviderId, Upstream>,
 }
 
 /// One provider, ready to be called.
-#[derive(Debug)]
 pub(crate) struct Upstream {
-    /// Its pooled client.
-    pub(crate) client: HttpClient,
+    /// Its connections.
+    pub(crate) pool: Arc<Pool>,
     /// Headers that go with every call, the key last.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     made_for: (Transport, Uri, Duration),
@@ -129,7 +119,7 @@ impl Upstream {
 }
 
 impl Upstreams {
-    /// Upstreams for every enabled provider. A client of `old` is kept where nothing that concerns its connections has changed.
+    /// Upstreams for every enabled provider. A pool of `old` is kept where nothing that concerns its connections has changed.
     ///
     /// `dials` gives the in-memory upstreams by provider.
     ///
@@ -142,30 +132,27 @@ impl Upstreams {
     ) -> Result<Self, ClientError> {
         let mut by_provider = HashMap::new();
         for provider in providers.filter(|provider| provider.enabled) {
-            let made_for = (
-                provider.transport.clone(),
-                target::origin(provider),
-                provider.timeouts.connect,
-            );
-            let kept = old
-                .and_then(|old| old.by_provider.get(&provider.id))
-                .filter(|kept| kept.made_for == made_for);
-            let client = match kept {
-                Some(kept) => kept.client.clone(),
+            let made_for = (provider.transport.clone(), target::origin(provider), provider.timeouts.connect);
+            let kept = old.and_then(|old| old.by_provider.get(&provider.id)).filter(|kept| kept.made_for == made_for);
+            let pool = match kept {
+                Some(kept) => Arc::clone(&kept.pool),
                 None => {
                     let route = match dials.get(&provider.id) {
                         Some(dial) => Route::Memory(Arc::clone(dial)),
                         None => Route::for_provider(provider, &made_for.1)?,
                     };
-                    build(Connector {
-                        route,
-                        timeout: provider.timeouts.connect,
-                    })
+                    let connector = Connector { route, timeout: provider.timeouts.connect };
+                    Arc::new(Pool::new(connector, made_for.1.clone()))
                 }
             };
-            by_provider.insert(provider.id.clone(), prepare(provider, client, made_for));
+            by_provider.insert(provider.id.clone(), prepare(provider, pool, made_for));
         }
         Ok(Self { by_provider })
+    }
+
+    /// Closes connections that have been idle for too long. To be called every few seconds.
+    pub fn close_idle(&self) {
+        self.by_provider.values().for_each(|upstream| upstream.pool.close_idle());
     }
 
     /// The upstream of an enabled provider.
@@ -174,14 +161,12 @@ impl Upstreams {
     }
 }
 
-fn prepare(provider: &Provider, client: HttpClient, made_for: (Transport, Uri, Duration)) -> Upstream {
+fn prepare(provider: &Provider, pool: Arc<Pool>, made_for: (Transport, Uri, Duration)) -> Upstream {
     let mut headers = provider.headers.clone();
     headers.extend(target::key_header(provider));
     // A forward proxy sees the request itself; a tunnel or a SOCKS proxy has its credentials in the connector.
     if made_for.1.scheme_str() == Some("http")
-        && let Some(auth) = intercept(provider, &made_for.1)
-            .as_ref()
-            .and_then(Intercept::basic_auth)
+        && let Some(auth) = intercept(provider, &made_for.1).as_ref().and_then(Intercept::basic_auth)
     {
         headers.push((PROXY_AUTHORIZATION, auth.clone()));
     }
@@ -193,25 +178,13 @@ fn prepare(provider: &Provider, client: HttpClient, made_for: (Transport, Uri, D
         })
         .collect();
     Upstream {
-        client,
+        pool,
         headers,
         made_for,
         urls,
         refuses_stream_options: Mutex::default(),
         any_refuses_stream_options: AtomicBool::new(false),
     }
-}
-
-fn build(connector: Connector) -> HttpClient {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-        .pool_timer(TokioTimer::new())
-        .timer(TokioTimer::new())
-        .http1_max_headers(HEADERS_MAX)
-        .http2_keep_alive_interval(TCP_KEEP_ALIVE)
-        .http2_adaptive_window(true);
-    builder.build(connector)
 }
 
 /// Opens connections to one provider.
@@ -238,11 +211,7 @@ impl Route {
         let tls = origin.scheme_str() == Some("https");
         let tcp = tcp_connector();
         let Some(proxy) = intercept(provider, origin) else {
-            return Ok(if tls {
-                Self::Tls(https(tls_config(provider)?, tcp))
-            } else {
-                Self::Plain(tcp)
-            });
+            return Ok(if tls { Self::Tls(https(tls_config(provider)?, tcp)) } else { Self::Plain(tcp) });
         };
         let address = proxy.uri().clone();
         match address.scheme_str() {
@@ -261,11 +230,7 @@ impl Route {
                     Some((user, password)) => socks.with_auth(user.to_owned(), password.to_owned()),
                     None => socks,
                 };
-                Ok(if tls {
-                    Self::SocksTls(https(tls_config(provider)?, socks))
-                } else {
-                    Self::Socks(socks)
-                })
+                Ok(if tls { Self::SocksTls(https(tls_config(provider)?, socks)) } else { Self::Socks(socks) })
             }
             other => Err(ClientError::ProxyScheme {
                 provider: provider.id.clone(),
@@ -294,20 +259,12 @@ fn tcp_connector() -> HttpConnector {
 }
 
 fn https<T>(config: ClientConfig, connector: T) -> HttpsConnector<T> {
-    HttpsConnectorBuilder::new()
-        .with_tls_config(config)
-        .https_or_http()
-        .enable_all_versions()
-        .wrap_connector(connector)
+    HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_all_versions().wrap_connector(connector)
 }
 
 /// Roots, and the identity that we show, for one provider.
 fn tls_config(provider: &Provider) -> Result<ClientConfig, ClientError> {
-    let pem = |path: &PathBuf, why: String| ClientError::Pem {
-        provider: provider.id.clone(),
-        path: path.clone(),
-        why,
-    };
+    let pem = |path: &PathBuf, why: String| ClientError::Pem { provider: provider.id.clone(), path: path.clone(), why };
     let mut roots = RootCertStore::clone(system_roots());
     if let Some(path) = &provider.transport.ca_file {
         for certificate in read_certificates(path).map_err(|why| pem(path, why))? {
@@ -322,21 +279,13 @@ fn tls_config(provider: &Provider) -> Result<ClientConfig, ClientError> {
     let key = PrivateKeyDer::from_pem_file(key_path).map_err(|error| pem(key_path, error.to_string()))?;
     builder
         .with_client_auth_cert(chain, key)
-        .map_err(|source| ClientError::Identity {
-            provider: provider.id.clone(),
-            source,
-        })
+        .map_err(|source| ClientError::Identity { provider: provider.id.clone(), source })
 }
 
 fn read_certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| error.to_string())?;
-    if certificates.is_empty() {
-        Err("no certificate in it".to_owned())
-    } else {
-        Ok(certificates)
-    }
+    let certificates: Vec<_> =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| error.to_string())?;
+    if certificates.is_empty() { Err("no certificate in it".to_owned()) } else { Ok(certificates) }
 }
 
 /// Loaded at the first provider that needs TLS.
@@ -353,9 +302,10 @@ fn system_roots() -> &'static RootCertStore {
     })
 }
 
-impl fmt::Debug for Connector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector").finish_non_exhaustive()
+impl Connector {
+    /// Whether requests name the whole address, because a forward proxy reads them.
+    pub(crate) fn speaks_absolute_form(&self) -> bool {
+        matches!(self.route, Route::ForwardProxy(..))
     }
 }
 
@@ -390,18 +340,9 @@ pub(crate) struct ConnectTimeout(Duration);
 impl Route {
     async fn connect(self, target: Uri) -> Result<UpstreamIo, BoxError> {
         Ok(match self {
-            Self::Plain(mut tcp) => UpstreamIo::Plain {
-                io: tcp.call(target).await?,
-                proxied: false,
-            },
-            Self::ForwardProxy(mut tcp, proxy) => UpstreamIo::Plain {
-                io: tcp.call(proxy).await?,
-                proxied: true,
-            },
-            Self::Socks(mut socks) => UpstreamIo::Plain {
-                io: socks.call(target).await?,
-                proxied: false,
-            },
+            Self::Plain(mut tcp) => UpstreamIo::Plain { io: tcp.call(target).await?, proxied: false },
+            Self::ForwardProxy(mut tcp, proxy) => UpstreamIo::Plain { io: tcp.call(proxy).await?, proxied: true },
+            Self::Socks(mut socks) => UpstreamIo::Plain { io: socks.call(target).await?, proxied: false },
             Self::Tls(mut tls) => UpstreamIo::Tls(Box::new(tls.call(target).await?)),
             Self::TunnelTls(mut tls) => UpstreamIo::Tls(Box::new(tls.call(target).await?)),
             Self::SocksTls(mut tls) => UpstreamIo::Tls(Box::new(tls.call(target).await?)),

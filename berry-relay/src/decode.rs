@@ -57,21 +57,14 @@ impl Decoder {
         let Some(coding) = headers.get(CONTENT_ENCODING) else {
             return Ok(None);
         };
-        let empty = Bounded {
-            bytes: Vec::new(),
-            room: 0,
-        };
+        let empty = Bounded { bytes: Vec::new(), room: 0 };
         let inner = match coding.to_str().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
             "" | "identity" => return Ok(None),
             "gzip" | "x-gzip" => Inner::Gzip(GzDecoder::new(empty)),
             "deflate" => Inner::Zlib(ZlibDecoder::new(empty)),
             other => return Err(other.chars().take(32).collect()),
         };
-        Ok(Some(Self {
-            inner,
-            taken: 0,
-            given: 0,
-        }))
+        Ok(Some(Self { inner, taken: 0, given: 0 }))
     }
 
     /// Decodes one more piece.
@@ -80,9 +73,7 @@ impl Decoder {
     /// Bytes that are not in this coding, or a bomb.
     pub(crate) fn push(&mut self, piece: &[u8]) -> std::io::Result<Bytes> {
         self.taken += piece.len();
-        let room = (self.taken.saturating_mul(RATIO_MAX))
-            .max(RATIO_FREE_BYTES)
-            .saturating_sub(self.given);
+        let room = (self.taken.saturating_mul(RATIO_MAX)).max(RATIO_FREE_BYTES).saturating_sub(self.given);
         let decoded = match &mut self.inner {
             Inner::Gzip(decoder) => {
                 decoder.get_mut().room = room;
@@ -128,10 +119,8 @@ mod tests {
         zlib.write_all(&text).unwrap();
         for (coding, encoded) in [("gzip", gzip(&text)), ("deflate", zlib.finish().unwrap())] {
             let mut decoder = decoder(coding);
-            let decoded: Vec<u8> = encoded
-                .iter()
-                .flat_map(|byte| decoder.push(std::slice::from_ref(byte)).unwrap())
-                .collect();
+            let decoded: Vec<u8> =
+                encoded.iter().flat_map(|byte| decoder.push(std::slice::from_ref(byte)).unwrap()).collect();
             assert_eq!(decoded, text, "{coding}");
         }
     }

@@ -130,9 +130,7 @@ impl Envelope {
             backend: backend.map(|member| text(body, member)).transpose()?,
             wants_usage,
             model_value: model_member.value.clone(),
-            backend_member: members
-                .get("backend")
-                .map(|member| removal(body, member.key.start..member.value.end)),
+            backend_member: members.get("backend").map(|member| removal(body, member.key.start..member.value.end)),
             stream_options,
             close,
         })
@@ -143,16 +141,10 @@ impl Envelope {
     pub fn edits(&self, upstream_model: &str, add_usage: bool) -> Vec<Edit> {
         let mut edits = Vec::with_capacity(3);
         if self.model != upstream_model {
-            edits.push(Edit {
-                range: self.model_value.clone(),
-                replacement: Bytes::from(quote(upstream_model)),
-            });
+            edits.push(Edit { range: self.model_value.clone(), replacement: Bytes::from(quote(upstream_model)) });
         }
         if let Some(range) = &self.backend_member {
-            edits.push(Edit {
-                range: range.clone(),
-                replacement: Bytes::new(),
-            });
+            edits.push(Edit { range: range.clone(), replacement: Bytes::new() });
         }
         if add_usage {
             edits.extend(self.usage_edit());
@@ -174,10 +166,7 @@ impl Envelope {
             StreamOptions::Value(value) => (value.clone(), "true"),
             StreamOptions::Odd => return None,
         };
-        Some(Edit {
-            range,
-            replacement: Bytes::from_static(text.as_bytes()),
-        })
+        Some(Edit { range, replacement: Bytes::from_static(text.as_bytes()) })
     }
 }
 
@@ -205,16 +194,10 @@ fn syntax_error(body: &Chunks, error: JsonError) -> EnvelopeError {
 
 fn text(body: &Chunks, member: &Member) -> Result<String, EnvelopeError> {
     if member.kind != Kind::String {
-        return Err(EnvelopeError::WrongType {
-            field: member.name,
-            expected: "a string",
-            found: member.kind,
-        });
+        return Err(EnvelopeError::WrongType { field: member.name, expected: "a string", found: member.kind });
     }
-    unquote(&body.slice(member.value.clone())).map_err(|error| EnvelopeError::BadText {
-        field: member.name,
-        why: error.to_string(),
-    })
+    unquote(&body.slice(member.value.clone()))
+        .map_err(|error| EnvelopeError::BadText { field: member.name, why: error.to_string() })
 }
 
 fn stream(body: &Chunks, members: &Members) -> Result<bool, EnvelopeError> {
@@ -223,11 +206,7 @@ fn stream(body: &Chunks, members: &Members) -> Result<bool, EnvelopeError> {
         Some(member) => match member.kind {
             Kind::Null => Ok(false),
             Kind::Bool => Ok(body.get(member.value.start) == Some(b't')),
-            found => Err(EnvelopeError::WrongType {
-                field: "stream",
-                expected: "a boolean",
-                found,
-            }),
+            found => Err(EnvelopeError::WrongType { field: "stream", expected: "a boolean", found }),
         },
     }
 }
@@ -245,20 +224,12 @@ fn stream_options(body: &Chunks, members: &Members) -> (StreamOptions, bool) {
         Kind::Null => (StreamOptions::Null(member.value.clone()), false),
         Kind::Object => {
             let mut inner = Scanner::new(&["include_usage"]);
-            let found = inner
-                .push(&body.slice(member.value.clone()))
-                .and_then(|()| inner.finish());
+            let found = inner.push(&body.slice(member.value.clone())).and_then(|()| inner.finish());
             let found = found.expect("it was valid as part of the whole");
             match found.get("include_usage") {
                 None => {
                     let close = start + found.close().expect("it is an object");
-                    (
-                        StreamOptions::Object {
-                            close,
-                            empty: found.is_empty(),
-                        },
-                        false,
-                    )
+                    (StreamOptions::Object { close, empty: found.is_empty() }, false)
                 }
                 Some(_) if found.is_repeated("include_usage") => (StreamOptions::Odd, false),
                 Some(usage) => {
@@ -291,14 +262,8 @@ mod tests {
     #[test]
     fn only_the_named_members_change_and_everything_else_stays_byte_for_byte() {
         for (from, to) in [
-            (
-                r#"{"model":"a"}"#,
-                r#"{"model":"up","stream_options":{"include_usage":true}}"#,
-            ),
-            (
-                r#"{"model":"up","x":1.0e5 }"#,
-                r#"{"model":"up","x":1.0e5 ,"stream_options":{"include_usage":true}}"#,
-            ),
+            (r#"{"model":"a"}"#, r#"{"model":"up","stream_options":{"include_usage":true}}"#),
+            (r#"{"model":"up","x":1.0e5 }"#, r#"{"model":"up","x":1.0e5 ,"stream_options":{"include_usage":true}}"#),
             (
                 r#"{"backend":"b", "model":"a","stream_options":null}"#,
                 r#"{ "model":"up","stream_options":{"include_usage":true}}"#,
@@ -339,26 +304,11 @@ mod tests {
             ("{}", "the request names no model; add a `model` member"),
             (r#"{"model":""}"#, "the request names no model; add a `model` member"),
             (r#"{"model":4}"#, "`model` must be a string, not a number"),
-            (
-                r#"{"model":"a","stream":"yes"}"#,
-                "`stream` must be a boolean, not a string",
-            ),
-            (
-                r#"{"model":"a","backend":[]}"#,
-                "`backend` must be a string, not an array",
-            ),
-            (
-                r#"{"model":"a","model":"b"}"#,
-                "`model` stands in the request more than once; leave one",
-            ),
-            (
-                r#"{"model":"a","mod\u0065l":"b"}"#,
-                "`model` stands in the request more than once; leave one",
-            ),
-            (
-                "{\"model\":\"a\",\n  \"x\" 1}",
-                "the request body is not valid JSON: `:` expected at line 2 column 7",
-            ),
+            (r#"{"model":"a","stream":"yes"}"#, "`stream` must be a boolean, not a string"),
+            (r#"{"model":"a","backend":[]}"#, "`backend` must be a string, not an array"),
+            (r#"{"model":"a","model":"b"}"#, "`model` stands in the request more than once; leave one"),
+            (r#"{"model":"a","mod\u0065l":"b"}"#, "`model` stands in the request more than once; leave one"),
+            ("{\"model\":\"a\",\n  \"x\" 1}", "the request body is not valid JSON: `:` expected at line 2 column 7"),
         ] {
             assert_eq!(fails(text), expected, "{text}");
         }
@@ -369,14 +319,7 @@ mod tests {
 
     /// Members that pass as they are: odd numbers, escapes, nesting, keys that only look like ours, repeated keys.
     fn foreign_member() -> impl Strategy<Value = Spelling> {
-        let key = prop_oneof![
-            Just("messages"),
-            Just("x"),
-            Just("Model"),
-            Just("model "),
-            Just("x"),
-            Just("\\u0078")
-        ];
+        let key = prop_oneof![Just("messages"), Just("x"), Just("Model"), Just("model "), Just("x"), Just("\\u0078")];
         let value = prop_oneof![
             Just("0.70"),
             Just("1E+2"),
@@ -394,16 +337,8 @@ mod tests {
     }
 
     fn model_member() -> impl Strategy<Value = Spelling> {
-        (
-            prop_oneof![Just("model"), Just("m\\u006fdel")],
-            prop_oneof![Just("\"gpt\""), Just("\"g\\u0070t\"")],
-        )
-            .prop_map(|(key, value)| {
-                (
-                    format!("\"{key}\" :{value}"),
-                    Some(format!("\"{key}\" :\"up/\\\"stream\"")),
-                )
-            })
+        (prop_oneof![Just("model"), Just("m\\u006fdel")], prop_oneof![Just("\"gpt\""), Just("\"g\\u0070t\"")])
+            .prop_map(|(key, value)| (format!("\"{key}\" :{value}"), Some(format!("\"{key}\" :\"up/\\\"stream\""))))
     }
 
     proptest! {

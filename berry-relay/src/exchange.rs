@@ -99,9 +99,7 @@ impl Exchange {
             usage: Usage::default(),
             end: End::Cancelled,
         };
-        Self {
-            inner: Some(Box::new(Inner { facts, clock, sink })),
-        }
+        Self { inner: Some(Box::new(Inner { facts, clock, sink })) }
     }
 
     /// Now, by the clock that the record started with.

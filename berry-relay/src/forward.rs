@@ -103,6 +103,16 @@ pub enum RequestBody {
     Form(Form),
 }
 
+impl RequestBody {
+    /// Whether all of it is at hand.
+    pub(crate) fn can_be_sent_again(&self) -> bool {
+        match self {
+            Self::Json { .. } => true,
+            Self::Form(form) => form.is_whole(),
+        }
+    }
+}
+
 /// A request that has passed authentication and permission.
 pub struct RelayRequest {
     /// Who asks.
@@ -132,12 +142,7 @@ pub struct Refusal {
 impl Relay {
     /// A relay for one configuration.
     pub fn new(selector: Arc<dyn RouteSelector>, upstreams: Arc<Upstreams>, limits: Limits, shared: Shared) -> Self {
-        Self {
-            selector,
-            upstreams,
-            limits,
-            shared,
-        }
+        Self { selector, upstreams, limits, shared }
     }
 
     /// The selector, for its figures.
@@ -159,17 +164,12 @@ impl Relay {
         let mut work = Box::pin(self.run(request, exchange));
         match tokio::time::timeout(keep_alive.period(), &mut work).await {
             Ok(done) => done,
-            Err(_) => Ok(Answer::waiting(
-                RelayBody::waiting(work, keep_alive, operation, say),
-                keep_alive,
-            )),
+            Err(_) => Ok(Answer::waiting(RelayBody::waiting(work, keep_alive, operation, say), keep_alive)),
         }
     }
 
     async fn run(self: Arc<Self>, request: RelayRequest, mut exchange: Exchange) -> Result<Answer, Refusal> {
-        let limit = request
-            .timeout
-            .map_or(self.limits.total_timeout, |own| own.min(self.limits.total_timeout));
+        let limit = request.timeout.map_or(self.limits.total_timeout, |own| own.min(self.limits.total_timeout));
         let deadline = tokio::time::Instant::now() + limit;
         match self.attempts(request, deadline, &mut exchange).await {
             Ok(committed) => Ok(committed.into_answer(exchange, &self)),

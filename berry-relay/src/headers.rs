@@ -93,10 +93,7 @@ mod tests {
     use super::*;
 
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-            .collect()
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
     }
 
     #[test]
@@ -109,15 +106,10 @@ mod tests {
             ("openai-beta", "assistants=v2"),
             ("x-custom", "kept"),
         ]);
-        let forward: Vec<HeaderName> = ["authorization", "cookie", "x-custom"]
-            .into_iter()
-            .map(HeaderName::from_static)
-            .collect();
-        let sent = request(
-            &client,
-            &forward,
-            &[(http::header::AUTHORIZATION, HeaderValue::from_static("Bearer ours"))],
-        );
+        let forward: Vec<HeaderName> =
+            ["authorization", "cookie", "x-custom"].into_iter().map(HeaderName::from_static).collect();
+        let sent =
+            request(&client, &forward, &[(http::header::AUTHORIZATION, HeaderValue::from_static("Bearer ours"))]);
         assert_eq!(sent["authorization"], "Bearer ours");
         assert_eq!(sent["x-custom"], "kept");
         assert_eq!(sent["openai-beta"], "assistants=v2");

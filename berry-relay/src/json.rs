@@ -205,10 +205,7 @@ impl Scanner {
             depth: 0,
             objects: 0,
             base: 0,
-            key: KeyText {
-                bytes: [0; KEY_BYTES_MAX],
-                len: 0,
-            },
+            key: KeyText { bytes: [0; KEY_BYTES_MAX], len: 0 },
             key_start: 0,
             key_end: 0,
             current: None,
@@ -224,8 +221,22 @@ impl Scanner {
     /// The first byte that cannot be; the scanner is of no more use then.
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), JsonError> {
         let mut at = 0;
-        while at < chunk.len() {
+        while let Some(byte) = chunk.get(at) {
             at = match self.state {
+                // What almost every token of compact JSON is, without the way through the general step.
+                State::FirstKey | State::Key if *byte == b'"' => self.begin_key(at),
+                State::Colon if *byte == b':' => {
+                    self.state = State::Value;
+                    at + 1
+                }
+                State::Value if *byte == b'"' => {
+                    self.mark_value(self.base + at, Kind::String);
+                    self.value_text(chunk, at + 1)?
+                }
+                State::AfterValue if *byte == b',' && self.depth > 0 => {
+                    self.state = if self.in_object() { State::Key } else { State::Value };
+                    at + 1
+                }
                 State::Text { key } => self.text(chunk, at, key)?,
                 State::Number(digits) => self.number(chunk, at, digits)?,
                 _ => self.step(chunk, at)?,
@@ -248,10 +259,7 @@ impl Scanner {
         }
         match self.state {
             State::End => Ok(self.members),
-            _ => Err(JsonError {
-                offset: self.base,
-                expected: "the rest of the JSON value",
-            }),
+            _ => Err(JsonError { offset: self.base, expected: "the rest of the JSON value" }),
         }
     }
 
@@ -271,14 +279,8 @@ impl Scanner {
                 self.members.empty = self.members.empty || self.depth == 1;
                 self.close(offset);
             }
-            State::FirstKey | State::Key if byte == b'"' => {
-                self.key.len = 0;
-                self.key_start = offset;
-                self.state = State::Text { key: true };
-            }
             State::FirstKey => return wrong("a key or `}`"),
             State::Key => return wrong("a key"),
-            State::Colon if byte == b':' => self.state = State::Value,
             State::Colon => return wrong("`:`"),
             State::AfterValue => self.after_value(byte, offset)?,
             State::Escape { key } => self.escape(byte, key, offset)?,
@@ -299,10 +301,7 @@ impl Scanner {
     }
 
     fn inside_token(&self) -> bool {
-        matches!(
-            self.state,
-            State::Escape { .. } | State::Unicode { .. } | State::Literal(_)
-        )
+        matches!(self.state, State::Escape { .. } | State::Unicode { .. } | State::Literal(_))
     }
 
     fn begin_value(&mut self, byte: u8, offset: usize) -> Result<(), JsonError> {
@@ -317,22 +316,13 @@ impl Scanner {
             b'0' => (State::Number(Digits::Zero), Kind::Number),
             b'1'..=b'9' => (State::Number(Digits::Whole), Kind::Number),
             _ => {
-                return Err(JsonError {
-                    offset,
-                    expected: "a value",
-                });
+                return Err(JsonError { offset, expected: "a value" });
             }
         };
-        if self.depth == 1 && self.current.is_some() {
-            self.value_start = offset;
-            self.value_kind = kind;
-        }
+        self.mark_value(offset, kind);
         if matches!(kind, Kind::Object | Kind::Array) {
             if self.depth == DEPTH_MAX {
-                return Err(JsonError {
-                    offset,
-                    expected: "nesting of at most 128 levels",
-                });
+                return Err(JsonError { offset, expected: "nesting of at most 128 levels" });
             }
             self.objects = (self.objects << 1) | u128::from(kind == Kind::Object);
             self.depth += 1;
@@ -346,27 +336,29 @@ impl Scanner {
     }
 
     fn after_value(&mut self, byte: u8, offset: usize) -> Result<(), JsonError> {
-        self.state = match (byte, self.in_object()) {
-            (b',', true) => State::Key,
-            (b',', false) => State::Value,
+        match (byte, self.in_object()) {
             (b'}', true) | (b']', false) => {
                 self.close(offset);
-                return Ok(());
+                Ok(())
             }
-            (_, true) => {
-                return Err(JsonError {
-                    offset,
-                    expected: "`,` or `}`",
-                });
-            }
-            (_, false) => {
-                return Err(JsonError {
-                    offset,
-                    expected: "`,` or `]`",
-                });
-            }
-        };
-        Ok(())
+            (_, true) => Err(JsonError { offset, expected: "`,` or `}`" }),
+            (_, false) => Err(JsonError { offset, expected: "`,` or `]`" }),
+        }
+    }
+
+    fn begin_key(&mut self, at: usize) -> usize {
+        self.key.len = 0;
+        self.key_start = self.base + at;
+        self.state = State::Text { key: true };
+        at + 1
+    }
+
+    /// Remembers where the value of a wanted member begins.
+    fn mark_value(&mut self, offset: usize, kind: Kind) {
+        if self.depth == 1 && self.current.is_some() {
+            self.value_start = offset;
+            self.value_kind = kind;
+        }
     }
 
     fn close(&mut self, offset: usize) {
@@ -382,12 +374,8 @@ impl Scanner {
         if self.depth == 1
             && let Some(name) = self.current.take()
         {
-            let member = Member {
-                name,
-                key: self.key_start..self.key_end,
-                value: self.value_start..end,
-                kind: self.value_kind,
-            };
+            let member =
+                Member { name, key: self.key_start..self.key_end, value: self.value_start..end, kind: self.value_kind };
             // Two of a name are enough to know that it is repeated.
             if !self.members.is_repeated(name) {
                 self.members.found.push(member);
@@ -398,33 +386,57 @@ impl Scanner {
 
     /// Inside a string: skips to the next byte that means something.
     fn text(&mut self, chunk: &[u8], at: usize, key: bool) -> Result<usize, JsonError> {
+        if !key {
+            return self.value_text(chunk, at);
+        }
         let plain = plain_length(&chunk[at..]);
-        let tracked = key && self.depth == 1;
+        let tracked = self.depth == 1;
         if tracked {
             self.key.push(&chunk[at..at + plain]);
         }
         let at = at + plain;
-        let Some(byte) = chunk.get(at) else {
-            return Ok(at);
-        };
-        match byte {
-            b'"' if key => {
+        match chunk.get(at) {
+            None => return Ok(at),
+            Some(b'"') => {
                 self.state = State::Colon;
                 if tracked {
                     self.key_end = self.base + at + 1;
                     self.current = self.wanted.iter().copied().find(|name| self.key.is(name));
                 }
             }
-            b'"' => self.end_value(self.base + at + 1),
-            b'\\' => self.state = State::Escape { key },
-            _ => {
-                return Err(JsonError {
-                    offset: self.base + at,
-                    expected: "no control character inside a string",
-                });
-            }
+            Some(b'\\') => self.state = State::Escape { key: true },
+            Some(_) => return Err(self.control_character(at)),
         }
         Ok(at + 1)
+    }
+
+    /// Inside a string that is a value, where prompts are: simple escapes are passed without leaving the loop.
+    fn value_text(&mut self, chunk: &[u8], mut at: usize) -> Result<usize, JsonError> {
+        loop {
+            at += plain_length(&chunk[at..]);
+            match chunk.get(at) {
+                None => {
+                    self.state = State::Text { key: false };
+                    return Ok(at);
+                }
+                Some(b'"') => {
+                    self.end_value(self.base + at + 1);
+                    return Ok(at + 1);
+                }
+                Some(b'\\') => match chunk.get(at + 1) {
+                    Some(b'n' | b'"' | b'\\' | b'/' | b't' | b'r' | b'b' | b'f') => at += 2,
+                    _ => {
+                        self.state = State::Escape { key: false };
+                        return Ok(at + 1);
+                    }
+                },
+                Some(_) => return Err(self.control_character(at)),
+            }
+        }
+    }
+
+    fn control_character(&self, at: usize) -> JsonError {
+        JsonError { offset: self.base + at, expected: "no control character inside a string" }
     }
 
     fn escape(&mut self, byte: u8, key: bool, offset: usize) -> Result<(), JsonError> {
@@ -440,10 +452,7 @@ impl Scanner {
                 return Ok(());
             }
             _ => {
-                return Err(JsonError {
-                    offset,
-                    expected: "an escape that JSON knows",
-                });
+                return Err(JsonError { offset, expected: "an escape that JSON knows" });
             }
         };
         if key && self.depth == 1 {
@@ -455,18 +464,11 @@ impl Scanner {
 
     fn unicode(&mut self, byte: u8, key: bool, left: u8, code: u16, offset: usize) -> Result<(), JsonError> {
         let Some(digit) = char::from(byte).to_digit(16) else {
-            return Err(JsonError {
-                offset,
-                expected: "four hexadecimal digits",
-            });
+            return Err(JsonError { offset, expected: "four hexadecimal digits" });
         };
         let code = (code << 4) | digit as u16;
         if left > 1 {
-            self.state = State::Unicode {
-                key,
-                left: left - 1,
-                code,
-            };
+            self.state = State::Unicode { key, left: left - 1, code };
             return Ok(());
         }
         if key && self.depth == 1 {
@@ -486,10 +488,7 @@ impl Scanner {
                     return Ok(at);
                 }
                 None => {
-                    return Err(JsonError {
-                        offset: self.base + at,
-                        expected: "a digit",
-                    });
+                    return Err(JsonError { offset: self.base + at, expected: "a digit" });
                 }
             }
             at += 1;
@@ -517,9 +516,7 @@ fn plain_length(text: &[u8]) -> usize {
         }
         length += 8;
     }
-    let rest = text[length..]
-        .iter()
-        .position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
+    let rest = text[length..].iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
     rest.map_or(text.len(), |more| length + more)
 }
 
@@ -615,13 +612,8 @@ mod tests {
         let space = "[ \n\t\r]{0,2}";
         let number = "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,9})?([eE][+-]?[0-9]{1,2})?";
         let text = r#""([a-z é漢😀]|\\["\\/bfnrt]|\\u00[0-9a-f]{2}){0,6}""#;
-        let leaf = prop_oneof![
-            Just("true".to_owned()),
-            Just("false".to_owned()),
-            Just("null".to_owned()),
-            number,
-            text
-        ];
+        let leaf =
+            prop_oneof![Just("true".to_owned()), Just("false".to_owned()), Just("null".to_owned()), number, text];
         leaf.prop_recursive(4, 32, 4, move |inner| {
             let padded = (space, inner, space).prop_map(|(before, value, after)| format!("{before}{value}{after}"));
             let member =

@@ -18,6 +18,7 @@ mod headers;
 pub mod json;
 pub mod meter;
 pub mod multipart;
+mod pool;
 mod prepare;
 pub mod probe;
 pub mod sse;

@@ -57,12 +57,8 @@ pub(crate) fn status_of_error(error: &[u8]) -> Option<StatusCode> {
         code: Count,
     }
     let error: Error = serde_json::from_slice(error).ok()?;
-    let named = [error.status, error.code]
-        .into_iter()
-        .filter_map(|count| u16::try_from(count.0?).ok());
-    named
-        .filter(|status| (400..600).contains(status))
-        .find_map(|status| StatusCode::from_u16(status).ok())
+    let named = [error.status, error.code].into_iter().filter_map(|count| u16::try_from(count.0?).ok());
+    named.filter(|status| (400..600).contains(status)).find_map(|status| StatusCode::from_u16(status).ok())
 }
 
 /// Watches one stream.
@@ -79,13 +75,7 @@ pub struct StreamTap {
 impl StreamTap {
     /// A tap for a stream of this format.
     pub fn new(format: StreamFormat) -> Self {
-        Self {
-            format,
-            usage: Usage::default(),
-            terminal_seen: false,
-            finish_seen: false,
-            content_seen: false,
-        }
+        Self { format, usage: Usage::default(), terminal_seen: false, finish_seen: false, content_seen: false }
     }
 
     /// What was reported so far.
@@ -167,11 +157,7 @@ impl StreamTap {
             return EventClass::Unparsable;
         };
         if choices.is_empty() {
-            return if has_usage {
-                EventClass::UsageOnly
-            } else {
-                EventClass::Empty
-            };
+            return if has_usage { EventClass::UsageOnly } else { EventClass::Empty };
         }
         self.content_seen |= choices.iter().any(Choice::has_content);
         let mut reasons = choices.iter().filter_map(|choice| choice.finish_reason.as_deref());
@@ -227,9 +213,7 @@ impl StreamTap {
             self.usage.merge_max(&read_usage(&data[usage]));
         }
         let holds = |name: &str, key: &[u8]| {
-            members
-                .present(name)
-                .is_some_and(|range| memmem::find(&data[range], key).is_some())
+            members.present(name).is_some_and(|range| memmem::find(&data[range], key).is_some())
         };
         if holds("candidates", b"\"parts\"") {
             self.content_seen = true;
@@ -237,11 +221,7 @@ impl StreamTap {
         if holds("candidates", b"\"finishReason\"") || holds("promptFeedback", b"\"blockReason\"") {
             return EventClass::Terminal;
         }
-        if members.present("candidates").is_some() {
-            EventClass::Content
-        } else {
-            EventClass::Empty
-        }
+        if members.present("candidates").is_some() { EventClass::Content } else { EventClass::Empty }
     }
 
     fn merge_inner_usage(&mut self, object: &[u8], wanted: &'static [&'static str]) {
@@ -260,16 +240,12 @@ fn scan(data: &[u8], wanted: &'static [&'static str]) -> Option<Members> {
 impl Members {
     /// The value of a member that is there and not null.
     fn present(&self, name: &str) -> Option<Range<usize>> {
-        self.get(name)
-            .filter(|member| member.kind != Kind::Null)
-            .map(|member| member.value.clone())
+        self.get(name).filter(|member| member.kind != Kind::Null).map(|member| member.value.clone())
     }
 
     /// The text of a string member.
     fn text<'a>(&self, data: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
-        serde_json::from_slice::<Text<'a>>(&data[self.present(name)?])
-            .ok()
-            .map(|text| text.0)
+        serde_json::from_slice::<Text<'a>>(&data[self.present(name)?]).ok().map(|text| text.0)
     }
 }
 
@@ -292,9 +268,7 @@ impl Choice<'_> {
     fn has_content(&self) -> bool {
         let says_something = |value: &RawValue| !matches!(value.get(), "null" | "\"\"" | "[]" | "{}");
         let delta = self.delta.iter().flatten();
-        delta
-            .filter(|(name, _)| name.as_ref() != "role")
-            .any(|(_, value)| says_something(value))
+        delta.filter(|(name, _)| name.as_ref() != "role").any(|(_, value)| says_something(value))
             || self.text.is_some_and(says_something)
     }
 }
@@ -307,21 +281,9 @@ fn read_usage(json: &[u8]) -> Usage {
     let details = |details: &Option<Details>, pick: fn(&Details) -> Count| details.as_ref().and_then(|own| pick(own).0);
     let anthropic_cache = [raw.cache_read_input_tokens.0, raw.cache_creation_input_tokens.0];
     let input = raw.input_tokens.0.or(raw.prompt_tokens.0).or(raw.prompt_token_count.0);
-    let output = raw
-        .output_tokens
-        .0
-        .or(raw.completion_tokens.0)
-        .or(raw.candidates_token_count.0);
-    let input_details = raw
-        .prompt_tokens_details
-        .as_ref()
-        .or(raw.input_tokens_details.as_ref())
-        .cloned();
-    let output_details = raw
-        .completion_tokens_details
-        .as_ref()
-        .or(raw.output_tokens_details.as_ref())
-        .cloned();
+    let output = raw.output_tokens.0.or(raw.completion_tokens.0).or(raw.candidates_token_count.0);
+    let input_details = raw.prompt_tokens_details.as_ref().or(raw.input_tokens_details.as_ref()).cloned();
+    let output_details = raw.completion_tokens_details.as_ref().or(raw.output_tokens_details.as_ref()).cloned();
     Usage {
         input_tokens: input.map(|tokens| tokens + anthropic_cache.iter().flatten().sum::<u64>()),
         cached_tokens: anthropic_cache[0]
@@ -392,11 +354,7 @@ mod tests {
     use super::*;
 
     fn see(tap: &mut StreamTap, data: &str) -> EventClass {
-        tap.see(&Event {
-            raw: &[],
-            name: None,
-            data: Some(Cow::Borrowed(data.as_bytes())),
-        })
+        tap.see(&Event { raw: &[], name: None, data: Some(Cow::Borrowed(data.as_bytes())) })
     }
 
     #[test]
@@ -404,18 +362,12 @@ mod tests {
         let mut tap = StreamTap::new(StreamFormat::Chat);
         for (data, expected) in [
             (r#"{"choices":[],"prompt_filter_results":[]}"#, EventClass::Empty),
-            (
-                r#"{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#,
-                EventClass::Empty,
-            ),
+            (r#"{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#, EventClass::Empty),
             (
                 r#"{"choices":[{"delta":{"role":"assistant","content":null,"tool_calls":[]}}],"usage":null}"#,
                 EventClass::Empty,
             ),
-            (
-                r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#,
-                EventClass::Content,
-            ),
+            (r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#, EventClass::Content),
             (
                 r#"{"choices":[{"delta":{"content":"\"finish_reason\":\"stop\""},"finish_reason":null}]}"#,
                 EventClass::Content,
@@ -424,28 +376,16 @@ mod tests {
                 r#"{"choices":[{"delta":{},"finish_reason":null},{"delta":{},"finish_reason":"stop"}]}"#,
                 EventClass::Terminal,
             ),
-            (
-                r#"{"choices":[{"delta":{"content":"end"},"finish_reason": "length"}]}"#,
-                EventClass::Terminal,
-            ),
-            (
-                r#"{"choices":[{"delta":{"content":""},"finish_reason":"error"}]}"#,
-                EventClass::Error,
-            ),
-            (
-                r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}"#,
-                EventClass::UsageOnly,
-            ),
+            (r#"{"choices":[{"delta":{"content":"end"},"finish_reason": "length"}]}"#, EventClass::Terminal),
+            (r#"{"choices":[{"delta":{"content":""},"finish_reason":"error"}]}"#, EventClass::Error),
+            (r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}"#, EventClass::UsageOnly),
             (r#"{"error":{"message":"overloaded"}}"#, EventClass::Error),
             (r#"{"choices":[{"delta":"#, EventClass::Unparsable),
             ("[DONE]", EventClass::Terminal),
         ] {
             assert_eq!(see(&mut tap, data), expected, "{data}");
         }
-        assert_eq!(
-            (tap.usage().input_tokens, tap.usage().output_tokens),
-            (Some(3), Some(5))
-        );
+        assert_eq!((tap.usage().input_tokens, tap.usage().output_tokens), (Some(3), Some(5)));
     }
 
     #[test]
@@ -465,10 +405,7 @@ mod tests {
             );
         }
         let mut tap = StreamTap::new(StreamFormat::Completions);
-        assert_eq!(
-            see(&mut tap, r#"{"choices":[{"text":"a","finish_reason":null}]}"#),
-            EventClass::Content
-        );
+        assert_eq!(see(&mut tap, r#"{"choices":[{"text":"a","finish_reason":null}]}"#), EventClass::Content);
     }
 
     #[test]
@@ -510,14 +447,8 @@ mod tests {
                 r#"{"prompt_tokens":10,"prompt_cache_hit_tokens":8,"completion_tokens":1}"#,
                 usage(Some(10), Some(8), None, Some(1), None),
             ),
-            (
-                r#"{"prompt_tokens":-3,"completion_tokens":1.5,"x":{}}"#,
-                usage(None, None, None, None, None),
-            ),
-            (
-                r#"{"prompt_tokens":3.0,"completion_tokens":null}"#,
-                usage(Some(3), None, None, None, None),
-            ),
+            (r#"{"prompt_tokens":-3,"completion_tokens":1.5,"x":{}}"#, usage(None, None, None, None, None)),
+            (r#"{"prompt_tokens":3.0,"completion_tokens":null}"#, usage(Some(3), None, None, None, None)),
         ] {
             assert_eq!(read(json), expected, "{json}");
         }
@@ -535,28 +466,16 @@ mod tests {
     #[test]
     fn responses_and_messages_end_with_their_own_events() {
         let mut tap = StreamTap::new(StreamFormat::Responses);
-        assert_eq!(
-            see(&mut tap, r#"{"type":"response.created","response":{"usage":null}}"#),
-            EventClass::Empty
-        );
-        assert_eq!(
-            see(&mut tap, r#"{"type":"response.output_text.delta","delta":"a"}"#),
-            EventClass::Content
-        );
+        assert_eq!(see(&mut tap, r#"{"type":"response.created","response":{"usage":null}}"#), EventClass::Empty);
+        assert_eq!(see(&mut tap, r#"{"type":"response.output_text.delta","delta":"a"}"#), EventClass::Content);
         let completed = r#"{"type":"response.completed","response":{"usage":{"input_tokens":1,"output_tokens":2}}}"#;
         assert_eq!(see(&mut tap, completed), EventClass::Terminal);
         assert_eq!(tap.usage().output_tokens, Some(2));
         let mut tap = StreamTap::new(StreamFormat::Messages);
         let start = r#"{"type":"message_start","message":{"usage":{"input_tokens":9,"output_tokens":1}}}"#;
         assert_eq!(see(&mut tap, start), EventClass::Empty);
-        assert_eq!(
-            see(&mut tap, r#"{"type":"message_delta","usage":{"output_tokens":4}}"#),
-            EventClass::Empty
-        );
+        assert_eq!(see(&mut tap, r#"{"type":"message_delta","usage":{"output_tokens":4}}"#), EventClass::Empty);
         assert_eq!(see(&mut tap, r#"{"type":"message_stop"}"#), EventClass::Terminal);
-        assert_eq!(
-            (tap.usage().input_tokens, tap.usage().output_tokens),
-            (Some(9), Some(4))
-        );
+        assert_eq!((tap.usage().input_tokens, tap.usage().output_tokens), (Some(9), Some(4)));
     }
 }

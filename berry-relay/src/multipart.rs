@@ -217,11 +217,7 @@ impl FormScanner {
         }
         let Some(line) = memmem::find(&self.buffer, b"\r\n") else {
             let few = self.buffer.len() < PART_HEAD_BYTES_MAX;
-            return if few {
-                Ok(false)
-            } else {
-                Err(FormError::Malformed("no line end after a boundary"))
-            };
+            return if few { Ok(false) } else { Err(FormError::Malformed("no line end after a boundary")) };
         };
         if !self.buffer[..line].iter().all(|byte| matches!(byte, b' ' | b'\t')) {
             return Err(FormError::Malformed("something stands behind a boundary"));
@@ -234,11 +230,7 @@ impl FormScanner {
     fn head(&mut self) -> Result<bool, FormError> {
         let Some(end) = memmem::find(&self.buffer, b"\r\n\r\n") else {
             let few = self.buffer.len() < PART_HEAD_BYTES_MAX;
-            return if few {
-                Ok(false)
-            } else {
-                Err(FormError::Malformed("the head of a part is too long"))
-            };
+            return if few { Ok(false) } else { Err(FormError::Malformed("the head of a part is too long")) };
         };
         let name = part_name(&self.buffer[..end])?;
         let field = ["model", "backend"].into_iter().find(|wanted| *wanted == name);
@@ -273,26 +265,12 @@ impl FormScanner {
     /// Records a field whose value is the first `length` bytes of the buffer.
     fn note(&mut self, name: &'static str, length: usize) -> Result<(), FormError> {
         let value = self.buffer.get(..length).filter(|value| value.len() <= FIELD_BYTES_MAX);
-        let value = value
-            .and_then(|value| std::str::from_utf8(value).ok())
-            .ok_or(FormError::BadField(name))?;
+        let value = value.and_then(|value| std::str::from_utf8(value).ok()).ok_or(FormError::BadField(name))?;
         let range = self.base..self.base + length;
         // The first part has no line end before its delimiter; then the one behind its value goes with it.
-        let part = if self.part_start == 0 {
-            0..range.end + 2
-        } else {
-            self.part_start..range.end
-        };
-        let field = Field {
-            value: value.to_owned(),
-            range,
-            part,
-        };
-        let place = if name == "model" {
-            &mut self.model
-        } else {
-            &mut self.backend
-        };
+        let part = if self.part_start == 0 { 0..range.end + 2 } else { self.part_start..range.end };
+        let field = Field { value: value.to_owned(), range, part };
+        let place = if name == "model" { &mut self.model } else { &mut self.backend };
         if place.replace(field).is_some() {
             return Err(FormError::Repeated(name));
         }
@@ -315,15 +293,11 @@ fn part_name(head: &[u8]) -> Result<String, FormError> {
         let (name, value) = line.split_once(':')?;
         name.trim().eq_ignore_ascii_case("content-disposition").then_some(value)
     });
-    let disposition = dispositions
-        .next()
-        .ok_or(FormError::Malformed("a part has no content-disposition"))?;
+    let disposition = dispositions.next().ok_or(FormError::Malformed("a part has no content-disposition"))?;
     if dispositions.next().is_some() {
         return Err(FormError::Malformed("a part has two content-dispositions"));
     }
-    let (_, parameters) = disposition
-        .split_once(';')
-        .ok_or(FormError::Malformed("a part has no name"))?;
+    let (_, parameters) = disposition.split_once(';').ok_or(FormError::Malformed("a part has no name"))?;
     parameter(parameters, "name").ok_or(FormError::Malformed("a part has no name"))
 }
 
@@ -360,22 +334,13 @@ impl Form {
         let backend = scanner.backend.as_ref().map(|field| field.part.clone());
         let is_whole = rest.is_none();
         let room = limit.saturating_sub(held.len());
-        let rest = rest.map(|rest| {
-            Arriving::new(Watched {
-                rest: Box::pin(rest),
-                scanner,
-                room,
-                limit,
-            })
-        });
-        Ok(Self {
-            held,
-            rest,
-            is_whole,
-            length,
-            model,
-            backend,
-        })
+        let rest = rest.map(|rest| Arriving::new(Watched { rest: Box::pin(rest), scanner, room, limit }));
+        Ok(Self { held, rest, is_whole, length, model, backend })
+    }
+
+    /// Whether all of it is at hand, so that it can be sent again.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// The body for an upstream that calls the model `model`.
@@ -383,25 +348,14 @@ impl Form {
     /// # Errors
     /// When the rest was sent before.
     pub(crate) fn take(&mut self, model: &str) -> Result<UpstreamBody, ForwardError> {
-        let mut edits = vec![Edit {
-            range: self.model.clone(),
-            replacement: Bytes::copy_from_slice(model.as_bytes()),
-        }];
-        edits.extend(self.backend.clone().map(|range| Edit {
-            range,
-            replacement: Bytes::new(),
-        }));
+        let mut edits = vec![Edit { range: self.model.clone(), replacement: Bytes::copy_from_slice(model.as_bytes()) }];
+        edits.extend(self.backend.clone().map(|range| Edit { range, replacement: Bytes::new() }));
         let held = self.held.splice(&mut edits);
         if self.is_whole {
             return Ok(UpstreamBody::Held(held));
         }
-        let rest = self
-            .rest
-            .take()
-            .ok_or_else(|| ForwardError::Internal("a form can be sent once".to_owned()))?;
-        let length = self
-            .length
-            .map(|length| length + held.len() as u64 - self.held.len() as u64);
+        let rest = self.rest.take().ok_or_else(|| ForwardError::Internal("a form can be sent once".to_owned()))?;
+        let length = self.length.map(|length| length + held.len() as u64 - self.held.len() as u64);
         Ok(UpstreamBody::Streaming { held, rest, length })
     }
 }
@@ -466,11 +420,7 @@ mod tests {
     fn fields_are_found_wherever_the_form_is_cut() {
         for cut in 0..FORM.len() {
             let scanner = scan(FORM, cut).unwrap();
-            assert_eq!(
-                (scanner.model(), scanner.backend()),
-                (Some("whisper-1"), Some("openai")),
-                "cut at {cut}"
-            );
+            assert_eq!((scanner.model(), scanner.backend()), (Some("whisper-1"), Some("openai")), "cut at {cut}");
         }
     }
 
@@ -489,10 +439,7 @@ mod tests {
         let mut form = Form::new(held, None::<Full<Bytes>>, scanner, None, 10_000).unwrap();
         let sent = form.take("whisper-large").unwrap().collect().await.unwrap().to_bytes();
         let expected = FORM
-            .replace(
-                "--XX\r\nContent-Disposition: form-data; name=\"backend\"\r\n\r\nopenai\r\n",
-                "",
-            )
+            .replace("--XX\r\nContent-Disposition: form-data; name=\"backend\"\r\n\r\nopenai\r\n", "")
             .replace("whisper-1", "whisper-large");
         assert_eq!(sent, expected.as_bytes());
     }
@@ -526,22 +473,10 @@ mod tests {
             |name: &str, value: &str| format!("--XX\r\nContent-Disposition: form-data; {name}\r\n\r\n{value}\r\n");
         for (form, expected) in [
             (format!("{}--XX--", part("name=\"a\"", "1")), FormError::MissingModel),
-            (
-                format!("{}{}--XX--", part("name=model", "a"), part("name=\"model\"", "b")),
-                FormError::Repeated("model"),
-            ),
-            (
-                format!("{}--XX--", part("name=model", &"x".repeat(2000))),
-                FormError::BadField("model"),
-            ),
-            (
-                part("name=model", "a"),
-                FormError::Malformed("it ends before its closing boundary"),
-            ),
-            (
-                format!("{}--XX--", part("filename=x", "a")),
-                FormError::Malformed("a part has no name"),
-            ),
+            (format!("{}{}--XX--", part("name=model", "a"), part("name=\"model\"", "b")), FormError::Repeated("model")),
+            (format!("{}--XX--", part("name=model", &"x".repeat(2000))), FormError::BadField("model")),
+            (part("name=model", "a"), FormError::Malformed("it ends before its closing boundary")),
+            (format!("{}--XX--", part("filename=x", "a")), FormError::Malformed("a part has no name")),
         ] {
             assert_eq!(scan(&form, 0).unwrap_err(), expected, "{form:.60}");
         }

@@ -44,20 +44,10 @@ pub(crate) fn request(
                 && envelope.can_add_usage()
                 && asks_for_usage(backend, upstream);
             let mut edits = envelope.edits(model, usage_was_added);
-            let body = if edits.is_empty() {
-                body.clone()
-            } else {
-                body.splice(&mut edits)
-            };
-            Ok(Prepared {
-                body: UpstreamBody::Held(body),
-                usage_was_added,
-            })
+            let body = if edits.is_empty() { body.clone() } else { body.splice(&mut edits) };
+            Ok(Prepared { body: UpstreamBody::Held(body), usage_was_added })
         }
-        RequestBody::Form(form) => Ok(Prepared {
-            body: form.take(model)?,
-            usage_was_added: false,
-        }),
+        RequestBody::Form(form) => Ok(Prepared { body: form.take(model)?, usage_was_added: false }),
     }
 }
 
@@ -68,10 +58,7 @@ fn asks_for_usage(backend: &Backend, upstream: &Upstream) -> bool {
         StreamUsage::Off => false,
         StreamUsage::Auto => {
             let dated_before = match &backend.provider.upstream {
-                Kind::Azure(Azure {
-                    api_version: Some(version),
-                    ..
-                }) => version.as_str() < AZURE_KNOWS_STREAM_OPTIONS,
+                Kind::Azure(Azure { api_version: Some(version), .. }) => version.as_str() < AZURE_KNOWS_STREAM_OPTIONS,
                 _ => false,
             };
             !dated_before && !upstream.refuses_stream_options(&backend.id.upstream)
@@ -86,18 +73,13 @@ pub(crate) struct PublicModel(Bytes);
 impl PublicModel {
     /// The name to put into answers; none where the upstream's name stays.
     pub(crate) fn wanted(model: Option<&Arc<Model>>) -> Option<Self> {
-        model
-            .filter(|model| model.rewrite_response_model)
-            .map(|model| Self(Bytes::from(quote(model.name.as_str()))))
+        model.filter(|model| model.rewrite_response_model).map(|model| Self(Bytes::from(quote(model.name.as_str()))))
     }
 
     /// The edit of a plain answer, when it names a model.
     pub(crate) fn edit(&self, members: &Members) -> Option<Edit> {
         let member = members.get("model").filter(|member| member.kind == JsonKind::String)?;
-        Some(Edit {
-            range: member.value.clone(),
-            replacement: self.0.clone(),
-        })
+        Some(Edit { range: member.value.clone(), replacement: self.0.clone() })
     }
 
     /// An event with this name in it; none when it names no model. The data must stand on one line, as it does everywhere.
@@ -107,22 +89,9 @@ impl PublicModel {
         let (object, object_at) = nested(data).unwrap_or((data, 0));
         let mut scanner = Scanner::new(&["model"]);
         scanner.push(object).ok()?;
-        let value = scanner
-            .finish()
-            .ok()?
-            .get("model")
-            .filter(|member| member.kind == JsonKind::String)?
-            .value
-            .clone();
+        let value = scanner.finish().ok()?.get("model").filter(|member| member.kind == JsonKind::String)?.value.clone();
         let start = data_at + object_at;
-        Some(Bytes::from(
-            [
-                &event.raw[..start + value.start],
-                &self.0,
-                &event.raw[start + value.end..],
-            ]
-            .concat(),
-        ))
+        Some(Bytes::from([&event.raw[..start + value.start], &self.0, &event.raw[start + value.end..]].concat()))
     }
 }
 

@@ -12,6 +12,7 @@ use http_body_util::{BodyExt as _, Limited};
 
 use crate::body::Chunks;
 use crate::client::Upstreams;
+use crate::pool::{Choice, SendError};
 use crate::target;
 use crate::upstream_body::UpstreamBody;
 
@@ -48,14 +49,25 @@ pub enum ProbeError {
     #[error("{0}")]
     Request(#[from] http::Error),
     /// No connection, or it broke.
-    #[error("{}", root_cause(.0))]
-    Connection(#[from] hyper_util::client::legacy::Error),
+    #[error(transparent)]
+    Connection(#[from] Unreachable),
     /// Its answer broke off or is too long.
     #[error("the answer cannot be read: {0}")]
     Answer(crate::error::BoxError),
     /// Silence.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
+}
+
+/// The reason at the bottom of a failed connection.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", root_cause(.0))]
+pub struct Unreachable(#[source] SendError);
+
+impl From<SendError> for ProbeError {
+    fn from(error: SendError) -> Self {
+        Self::Connection(Unreachable(error))
+    }
 }
 
 /// Asks once, within `timeout`.
@@ -68,26 +80,18 @@ pub async fn ask(
     probe: Probe<'_>,
     timeout: Duration,
 ) -> Result<Finding, ProbeError> {
-    let upstream = upstreams
-        .get(&provider.id)
-        .ok_or_else(|| ProbeError::Disabled(provider.id.clone()))?;
+    let upstream = upstreams.get(&provider.id).ok_or_else(|| ProbeError::Disabled(provider.id.clone()))?;
     let mut request = build(provider, probe)?;
     request.headers_mut().extend(upstream.headers.iter().cloned());
     let started = tokio::time::Instant::now();
     let answered = async {
-        let response = upstream.client.request(request).await?;
+        let response = upstream.pool.send(request, Choice::Any).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
         let body = body.collect().await.map_err(ProbeError::Answer)?.to_bytes();
-        Ok(Finding {
-            status,
-            latency: started.elapsed(),
-            models: model_names(&body),
-        })
+        Ok(Finding { status, latency: started.elapsed(), models: model_names(&body) })
     };
-    tokio::time::timeout(timeout, answered)
-        .await
-        .unwrap_or(Err(ProbeError::Timeout(timeout)))
+    tokio::time::timeout(timeout, answered).await.unwrap_or(Err(ProbeError::Timeout(timeout)))
 }
 
 fn build(provider: &Provider, probe: Probe<'_>) -> Result<Request<UpstreamBody>, http::Error> {
@@ -95,27 +99,17 @@ fn build(provider: &Provider, probe: Probe<'_>) -> Result<Request<UpstreamBody>,
         Probe::Models => (Method::GET, models_url(provider)?, Chunks::default()),
         Probe::Chat(model) => {
             let (operation, body) = one_token(provider.upstream.dialect(), model);
-            (
-                Method::POST,
-                target::url(provider, operation, model)?,
-                Chunks::from(body),
-            )
+            (Method::POST, target::url(provider, operation, model)?, Chunks::from(body))
         }
     };
     let mut request = Request::new(UpstreamBody::Held(body));
     *request.method_mut() = method;
     *request.uri_mut() = url;
-    request
-        .headers_mut()
-        .insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    request
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if provider.upstream.dialect() == Dialect::Anthropic {
         let version = HeaderName::from_static("anthropic-version");
-        request
-            .headers_mut()
-            .insert(version, HeaderValue::from_static("2023-06-01"));
+        request.headers_mut().insert(version, HeaderValue::from_static("2023-06-01"));
     }
     Ok(request)
 }
@@ -136,10 +130,7 @@ fn one_token(dialect: Dialect, model: &str) -> (Operation, Bytes) {
 
 fn models_url(provider: &Provider) -> Result<Uri, http::Error> {
     match &provider.upstream {
-        Kind::Azure(Azure {
-            style: AzureStyle::Deployments,
-            ..
-        }) => target::below(provider, "openai/models"),
+        Kind::Azure(Azure { style: AzureStyle::Deployments, .. }) => target::below(provider, "openai/models"),
         _ => target::below(provider, "models"),
     }
 }
@@ -157,12 +148,7 @@ fn model_names(body: &[u8]) -> Option<Vec<String>> {
         id: String,
     }
     let list: List = serde_json::from_slice(body).ok()?;
-    Some(
-        list.data
-            .into_iter()
-            .map(|item| item.id.strip_prefix("models/").unwrap_or(&item.id).to_owned())
-            .collect(),
-    )
+    Some(list.data.into_iter().map(|item| item.id.strip_prefix("models/").unwrap_or(&item.id).to_owned()).collect())
 }
 
 /// The innermost cause says what happened; what is around it only says that it happened.

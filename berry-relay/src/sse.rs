@@ -34,12 +34,7 @@ pub struct Cut {
 impl Splitter {
     /// A splitter that keeps events of up to `limit` bytes together.
     pub fn new(limit: usize) -> Self {
-        Self {
-            tail: BytesMut::new(),
-            boundary: Boundary::default(),
-            limit,
-            blind: false,
-        }
+        Self { tail: BytesMut::new(), boundary: Boundary::default(), limit, blind: false }
     }
 
     /// Takes a chunk and gives what may leave. A chunk of whole events is given back without a copy.
@@ -52,10 +47,7 @@ impl Splitter {
                     self.blind = false;
                 }
                 None => {
-                    return Cut {
-                        unseen: chunk,
-                        events: Bytes::new(),
-                    };
+                    return Cut { unseen: chunk, events: Bytes::new() };
                 }
             }
         }
@@ -126,10 +118,7 @@ struct Boundary {
 
 impl Default for Boundary {
     fn default() -> Self {
-        Self {
-            line_empty: true,
-            after_cr: false,
-        }
+        Self { line_empty: true, after_cr: false }
     }
 }
 
@@ -191,11 +180,7 @@ pub fn events(bytes: &[u8]) -> impl Iterator<Item = Event<'_>> {
 }
 
 fn parse(raw: &[u8]) -> Event<'_> {
-    let mut event = Event {
-        raw,
-        name: None,
-        data: None,
-    };
+    let mut event = Event { raw, name: None, data: None };
     let text = raw.strip_prefix(b"\xef\xbb\xbf").unwrap_or(raw);
     for line in text.split(|byte| matches!(byte, b'\n' | b'\r')) {
         if let Some(value) = field(line, b"data") {
@@ -286,16 +271,10 @@ mod tests {
     #[test]
     fn an_event_over_the_limit_passes_in_pieces_and_the_next_one_is_seen_again() {
         let mut splitter = Splitter::new(10);
-        assert_eq!(
-            splitter.push(Bytes::from_static(b"data: 0123456789")).unseen,
-            "data: 0123456789"
-        );
+        assert_eq!(splitter.push(Bytes::from_static(b"data: 0123456789")).unseen, "data: 0123456789");
         assert!(!splitter.between_events());
         let cut = splitter.push(Bytes::from_static(b"abc\n\ndata: 1\n\n"));
-        assert_eq!(
-            (&cut.unseen[..], &cut.events[..]),
-            (&b"abc\n\n"[..], &b"data: 1\n\n"[..])
-        );
+        assert_eq!((&cut.unseen[..], &cut.events[..]), (&b"abc\n\n"[..], &b"data: 1\n\n"[..]));
     }
 
     proptest! {

@@ -16,11 +16,11 @@ use berry_core::usage::Usage;
 use berry_loadbalance::outcome::Outcome;
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
 use crate::decode::Decoder;
 use crate::error::ForwardError;
 use crate::meter::{EventClass, StreamTap};
+use crate::pool::PooledBody;
 use crate::prepare::PublicModel;
 use crate::sse::{self, Event, Splitter};
 
@@ -43,7 +43,7 @@ pub(crate) struct Treatment {
 
 /// Events of one upstream answer.
 pub(crate) struct EventStream {
-    incoming: Incoming,
+    incoming: PooledBody,
     decoder: Option<Decoder>,
     backend: Arc<Backend>,
     treatment: Treatment,
@@ -68,7 +68,7 @@ pub(crate) enum Progress {
 
 impl EventStream {
     pub(crate) fn new(
-        incoming: Incoming,
+        incoming: PooledBody,
         decoder: Option<Decoder>,
         backend: Arc<Backend>,
         operation: Operation,
@@ -133,11 +133,7 @@ impl EventStream {
 
     /// Longest silence to wait out; short once the terminal event has come.
     pub(crate) fn idle(&self) -> Duration {
-        if self.tap.terminal_seen() {
-            TERMINAL_GRACE.min(self.treatment.idle)
-        } else {
-            self.treatment.idle
-        }
+        if self.tap.terminal_seen() { TERMINAL_GRACE.min(self.treatment.idle) } else { self.treatment.idle }
     }
 
     /// Whether a comment may be put in now.
@@ -157,10 +153,7 @@ impl EventStream {
 
     /// The outcome of a stream that ended well.
     pub(crate) fn success(&self, now: Instant) -> Outcome {
-        Outcome::Success {
-            ttft: self.committed_at.map(|at| at.since(self.sent_at)),
-            latency: now.since(self.sent_at),
-        }
+        Outcome::Success { ttft: self.committed_at.map(|at| at.since(self.sent_at)), latency: now.since(self.sent_at) }
     }
 
     /// What a silence of `waited` means: nothing wrong after the terminal event, a timeout before it.
@@ -168,11 +161,7 @@ impl EventStream {
         if self.tap.terminal_seen() {
             return None;
         }
-        Some(ForwardError::Timeout {
-            backend: self.backend.id.clone(),
-            what: "the next part of the stream",
-            waited,
-        })
+        Some(ForwardError::Timeout { backend: self.backend.id.clone(), what: "the next part of the stream", waited })
     }
 
     /// Takes in the next frame of the upstream.
@@ -223,11 +212,7 @@ impl EventStream {
             }
             Some(source) => {
                 let what = "the connection broke before any content";
-                ForwardError::Network {
-                    backend,
-                    what,
-                    source: Box::new(source),
-                }
+                ForwardError::Network { backend, what, source: Box::new(source) }
             }
         }))
     }
@@ -262,9 +247,7 @@ impl EventStream {
                 _ => self.renamed(&event),
             };
             if let Some(replacement) = replacement {
-                changed
-                    .get_or_insert_with(|| BytesMut::from(&bytes[..start]))
-                    .extend_from_slice(&replacement);
+                changed.get_or_insert_with(|| BytesMut::from(&bytes[..start])).extend_from_slice(&replacement);
             } else if let Some(changed) = &mut changed {
                 changed.extend_from_slice(event.raw);
             }
@@ -286,9 +269,6 @@ impl EventStream {
     }
 
     fn bad(&self, why: impl Into<String>) -> ForwardError {
-        ForwardError::BadAnswer {
-            backend: self.backend.id.clone(),
-            why: why.into(),
-        }
+        ForwardError::BadAnswer { backend: self.backend.id.clone(), why: why.into() }
     }
 }

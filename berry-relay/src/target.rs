@@ -41,29 +41,22 @@ pub(crate) fn names_model(provider: &Provider, operation: Operation) -> bool {
     }
 }
 
-/// The URL of `operation` for `model` at a provider.
+/// The path, with its query, of `operation` for `model` at a provider.
 ///
 /// # Errors
 /// When the parts do not make a URL; `compile` has checked the base, so this means a hostile model name.
 pub(crate) fn url(provider: &Provider, operation: Operation, model: &str) -> Result<Uri, http::Error> {
     let call = operation.upstream_path();
     match &provider.upstream {
-        Upstream::Azure(Azure {
-            style: AzureStyle::Deployments,
-            ..
-        }) if names_model(provider, operation) => below(
-            provider,
-            &format!("openai/deployments/{}/{call}", utf8_percent_encode(model, SEGMENT)),
-        ),
-        Upstream::Azure(Azure {
-            style: AzureStyle::Deployments,
-            ..
-        }) => below(provider, &format!("openai/{call}")),
+        Upstream::Azure(Azure { style: AzureStyle::Deployments, .. }) if names_model(provider, operation) => {
+            below(provider, &format!("openai/deployments/{}/{call}", utf8_percent_encode(model, SEGMENT)))
+        }
+        Upstream::Azure(Azure { style: AzureStyle::Deployments, .. }) => below(provider, &format!("openai/{call}")),
         _ => below(provider, call),
     }
 }
 
-/// The URL of a path below the provider's base, with the query that goes with every call there.
+/// A path below the provider's base, with the query that goes with every call there.
 ///
 /// # Errors
 /// When the parts do not make a URL.
@@ -78,9 +71,7 @@ pub(crate) fn below(provider: &Provider, path: &str) -> Result<Uri, http::Error>
         Some(version) => format!("{root}/{path}?api-version={}", utf8_percent_encode(version, SEGMENT)),
         None => format!("{root}/{path}"),
     };
-    let mut parts = base.into_parts();
-    parts.path_and_query = Some(target.parse()?);
-    Ok(Uri::from_parts(parts)?)
+    Ok(Uri::from(target.parse::<uri::PathAndQuery>()?))
 }
 
 /// The header that carries our key; none for keyless servers.
@@ -95,10 +86,7 @@ pub(crate) fn key_header(provider: &Provider) -> Option<(HeaderName, HeaderValue
         Upstream::Gemini { .. } => KeyHeader::XGoogApiKey,
     };
     let (name, value) = match kind {
-        KeyHeader::Bearer => (
-            AUTHORIZATION,
-            sensitive(&format!("Bearer {}", provider.api_key.expose())),
-        ),
+        KeyHeader::Bearer => (AUTHORIZATION, sensitive(&format!("Bearer {}", provider.api_key.expose()))),
         KeyHeader::ApiKey => (HeaderName::from_static("api-key"), secret(&provider.api_key)),
         KeyHeader::XApiKey => (HeaderName::from_static("x-api-key"), secret(&provider.api_key)),
         KeyHeader::XGoogApiKey => (HeaderName::from_static("x-goog-api-key"), secret(&provider.api_key)),

@@ -64,9 +64,7 @@ impl Body for UpstreamBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Held(held) => SizeHint::with_exact(held.len() as u64),
-            Self::Streaming {
-                length: Some(length), ..
-            } => SizeHint::with_exact(*length),
+            Self::Streaming { length: Some(length), .. } => SizeHint::with_exact(*length),
             Self::Streaming { .. } => SizeHint::default(),
         }
     }

@@ -24,10 +24,8 @@ struct Recording {
 }
 
 fn recordings() -> Option<Vec<Recording>> {
-    let folder = std::env::var_os("BERRY_RECORDINGS").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/recordings"),
-        PathBuf::from,
-    );
+    let folder = std::env::var_os("BERRY_RECORDINGS")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/recordings"), PathBuf::from);
     let Ok(text) = std::fs::read_to_string(folder.join("recordings.jsonl")) else {
         println!("skipped: no recordings at {}", folder.display());
         return None;
@@ -48,10 +46,7 @@ fn format(endpoint: &str) -> StreamFormat {
 
 #[test]
 fn every_recorded_stream_passes_unchanged_ends_and_tells_its_usage() {
-    for recording in recordings()
-        .into_iter()
-        .flatten()
-        .filter(|recording| recording.stream && recording.status == 200)
+    for recording in recordings().into_iter().flatten().filter(|recording| recording.stream && recording.status == 200)
     {
         for size in [1, 7, 1000, usize::MAX] {
             let mut splitter = Splitter::new(1 << 20);
@@ -72,25 +67,13 @@ fn every_recorded_stream_passes_unchanged_ends_and_tells_its_usage() {
             });
             out.extend_from_slice(&tail);
             assert!(out == recording.body.as_bytes(), "{}: bytes changed", recording.id);
-            assert_eq!(
-                told_error,
-                recording.body.contains("data: {\"error\":"),
-                "{}",
-                recording.id
-            );
+            assert_eq!(told_error, recording.body.contains("data: {\"error\":"), "{}", recording.id);
             if told_error {
                 continue;
             }
             assert!(tap.terminal_seen(), "{}: no terminal event seen", recording.id);
-            assert!(
-                tap.content_seen() || tap.finish_seen(),
-                "{}: no content seen",
-                recording.id
-            );
-            let asked = recording
-                .req
-                .pointer("/stream_options/include_usage")
-                .and_then(serde_json::Value::as_bool);
+            assert!(tap.content_seen() || tap.finish_seen(), "{}: no content seen", recording.id);
+            let asked = recording.req.pointer("/stream_options/include_usage").and_then(serde_json::Value::as_bool);
             let always = !matches!(recording.endpoint.as_str(), "chat" | "completions");
             if always || asked == Some(true) {
                 assert!(tap.usage().output_tokens.is_some(), "{}: no usage found", recording.id);

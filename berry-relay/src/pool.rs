@@ -1,0 +1,265 @@
+//! Connections to one provider, kept between requests.
+//!
+//! HTTP/1.1 connections wait in a stack, so that the warmest is used first; an HTTP/2 connection is shared by all requests. The
+//! handling of a connection is hyper's; what is here is which one a request gets. A pool of our own costs a quarter fewer
+//! instructions per request than the general one of `hyper-util`, and knows what the attempt loop must know: whether a
+//! connection had been used before, so that a request which it lost before any answer may be sent once more.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, Response, Uri, header};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::client::legacy::connect::Connection as _;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tower_service::Service as _;
+
+use crate::client::Connector;
+use crate::error::BoxError;
+use crate::upstream_body::UpstreamBody;
+
+/// Idle connections are closed before the other side is likely to do it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Most connections that are kept idle.
+const IDLE_MAX: usize = 1024;
+/// Most headers of an answer.
+const HEADERS_MAX: usize = 100;
+/// Largest head of an answer, bytes.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// How often a silent HTTP/2 connection is asked whether it is still there.
+const HTTP2_KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// Connections to one origin.
+pub(crate) struct Pool {
+    connector: Connector,
+    origin: Uri,
+    host: HeaderValue,
+    /// Send the whole address in the request line, as a forward proxy wants it.
+    absolute_form: bool,
+    idle: Mutex<Vec<Idle>>,
+    shared: Mutex<Option<http2::SendRequest<UpstreamBody>>>,
+    has_shared: AtomicBool,
+    tasks: TaskTracker,
+}
+
+struct Idle {
+    sender: http1::SendRequest<UpstreamBody>,
+    since: Instant,
+}
+
+/// Why a request got no head.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SendError {
+    /// No connection.
+    #[error("no connection")]
+    Connect(#[source] BoxError),
+    /// The connection broke before the head had come.
+    #[error("the connection broke before an answer")]
+    Broken {
+        /// Whether it had served requests before and closed without a byte of an answer: the usual race with an upstream that
+        /// closes idle connections, after which the request may be sent again on another connection (RFC 9112 9.3.1).
+        stale: bool,
+        /// What happened.
+        #[source]
+        source: hyper::Error,
+    },
+}
+
+/// Which connection to use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// One that waits, if there is one.
+    Any,
+    /// A new one.
+    Fresh,
+}
+
+impl Pool {
+    /// A pool with no connection yet.
+    pub(crate) fn new(connector: Connector, origin: Uri) -> Self {
+        let authority = origin.authority().map_or("", |authority| authority.as_str());
+        let host = HeaderValue::from_str(authority).expect("an authority is visible ASCII");
+        let absolute_form = connector.speaks_absolute_form();
+        Self {
+            connector,
+            origin,
+            host,
+            absolute_form,
+            idle: Mutex::default(),
+            shared: Mutex::default(),
+            has_shared: AtomicBool::new(false),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Sends a request whose address is a path; waits for the head of the answer.
+    pub(crate) async fn send(
+        self: &Arc<Self>,
+        request: Request<UpstreamBody>,
+        choice: Choice,
+    ) -> Result<Response<PooledBody>, SendError> {
+        if let Some(sender) = self.shared_connection() {
+            return self.send_shared(sender, request).await;
+        }
+        if choice == Choice::Any
+            && let Some(sender) = self.idle_connection()
+        {
+            return self.send_own(sender, request, true).await;
+        }
+        match self.connect().await? {
+            Connection::Own(sender) => self.send_own(sender, request, false).await,
+            Connection::Shared(sender) => self.send_shared(sender, request).await,
+        }
+    }
+
+    /// Closes what has been idle for too long.
+    pub(crate) fn close_idle(&self) {
+        let now = Instant::now();
+        self.idle.lock().retain(|idle| idle.is_usable(now));
+    }
+
+    fn idle_connection(&self) -> Option<http1::SendRequest<UpstreamBody>> {
+        let now = Instant::now();
+        let mut idle = self.idle.lock();
+        while let Some(candidate) = idle.pop() {
+            if candidate.is_usable(now) && candidate.sender.is_ready() {
+                return Some(candidate.sender);
+            }
+        }
+        None
+    }
+
+    fn shared_connection(&self) -> Option<http2::SendRequest<UpstreamBody>> {
+        if !self.has_shared.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.shared.lock().as_ref().filter(|sender| !sender.is_closed()).cloned()
+    }
+
+    async fn send_own(
+        self: &Arc<Self>,
+        mut sender: http1::SendRequest<UpstreamBody>,
+        mut request: Request<UpstreamBody>,
+        used_before: bool,
+    ) -> Result<Response<PooledBody>, SendError> {
+        request.headers_mut().insert(header::HOST, self.host.clone());
+        if self.absolute_form {
+            self.make_absolute(&mut request);
+        }
+        let sent = sender.send_request(request).await;
+        let response = sent.map_err(|source| {
+            let silent = source.is_incomplete_message() || source.is_canceled() || source.is_closed();
+            SendError::Broken { stale: used_before && silent, source }
+        })?;
+        let home = Some((Arc::clone(self), sender));
+        Ok(response.map(|incoming| PooledBody { incoming, home }))
+    }
+
+    async fn send_shared(
+        &self,
+        mut sender: http2::SendRequest<UpstreamBody>,
+        mut request: Request<UpstreamBody>,
+    ) -> Result<Response<PooledBody>, SendError> {
+        self.make_absolute(&mut request);
+        let sent = sender.send_request(request).await;
+        let response = sent.map_err(|source| SendError::Broken { stale: source.is_canceled(), source })?;
+        Ok(response.map(|incoming| PooledBody { incoming, home: None }))
+    }
+
+    fn make_absolute(&self, request: &mut Request<UpstreamBody>) {
+        let mut parts = self.origin.clone().into_parts();
+        let path = request.uri().path_and_query().cloned();
+        parts.path_and_query = path.or_else(|| Some(PathAndQuery::from_static("/")));
+        *request.uri_mut() = Uri::from_parts(parts).expect("an origin and a path make an address");
+    }
+
+    async fn connect(&self) -> Result<Connection, SendError> {
+        let mut connector = self.connector.clone();
+        let io = connector.call(self.origin.clone()).await.map_err(SendError::Connect)?;
+        let refused = |error: hyper::Error| SendError::Connect(Box::new(error));
+        if io.connected().is_negotiated_h2() {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.timer(TokioTimer::new()).keep_alive_interval(HTTP2_KEEP_ALIVE).adaptive_window(true);
+            let (sender, connection) = builder.handshake(io).await.map_err(refused)?;
+            self.tasks.spawn(connection);
+            *self.shared.lock() = Some(sender.clone());
+            self.has_shared.store(true, Ordering::Relaxed);
+            return Ok(Connection::Shared(sender));
+        }
+        let mut builder = http1::Builder::new();
+        builder.max_headers(HEADERS_MAX).max_header_size(HEAD_BYTES_MAX);
+        let (sender, connection) = builder.handshake(io).await.map_err(refused)?;
+        // How a connection ends is told to the request that it serves; an idle one that ends is of no concern.
+        self.tasks.spawn(connection);
+        Ok(Connection::Own(sender))
+    }
+
+    fn take_back(&self, sender: http1::SendRequest<UpstreamBody>) {
+        if sender.is_closed() {
+            return;
+        }
+        let mut idle = self.idle.lock();
+        if idle.len() < IDLE_MAX {
+            idle.push(Idle { sender, since: Instant::now() });
+        }
+    }
+}
+
+enum Connection {
+    Own(http1::SendRequest<UpstreamBody>),
+    Shared(http2::SendRequest<UpstreamBody>),
+}
+
+impl Idle {
+    fn is_usable(&self, now: Instant) -> bool {
+        !self.sender.is_closed() && now.saturating_duration_since(self.since) < IDLE_TIMEOUT
+    }
+}
+
+/// The body of an upstream's answer. At its end an HTTP/1.1 connection goes back to its pool; a body that is dropped before
+/// closes it, and with it what the upstream is doing.
+pub(crate) struct PooledBody {
+    incoming: Incoming,
+    home: Option<(Arc<Pool>, http1::SendRequest<UpstreamBody>)>,
+}
+
+impl PooledBody {
+    fn release(&mut self) {
+        if let Some((pool, sender)) = self.home.take() {
+            pool.take_back(sender);
+        }
+    }
+}
+
+impl Body for PooledBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        match &frame {
+            None => self.release(),
+            Some(Ok(_)) if self.incoming.is_end_stream() => self.release(),
+            Some(_) => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
