@@ -39,6 +39,7 @@ mod error;
 mod fault;
 mod generate;
 mod hash;
+mod input;
 mod mock;
 mod observe;
 mod openai;

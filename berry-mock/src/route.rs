@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::answer::{Answer, Pace};
+use crate::answer::{Answer, Pace, Step};
 use crate::error::{ApiError, Vendor};
 use crate::openai;
 use crate::script::Script;
@@ -64,6 +64,12 @@ impl Call<'_> {
             script.latency_jitter,
             self.rng.clone(),
         )
+    }
+
+    /// Holds a plain answer back for as long as its tokens would take.
+    pub(crate) fn paced(&self, mut answer: Answer, tokens: u64) -> Answer {
+        answer.before_head.push_back(Step::Wait(self.pace().whole(tokens)));
+        answer
     }
 
     /// Whether `name` is a parameter of the query.

@@ -5,10 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Input, paced};
 use crate::answer::Answer;
 use crate::error::ApiError;
 use crate::hash::StableHash;
+use crate::input::Input;
 use crate::route::Call;
 use crate::text;
 
@@ -53,7 +53,7 @@ pub(super) fn answer(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError>
     if call.usage {
         body["usage"] = json!({"prompt_tokens": tokens, "total_tokens": tokens});
     }
-    Ok(paced(call, Answer::json(StatusCode::OK, &body), 1))
+    Ok(call.paced(Answer::json(StatusCode::OK, &body), 1))
 }
 
 /// The inputs one by one: texts, or arrays of tokens.
