@@ -245,15 +245,14 @@ impl Attempt<'_> {
                 waited,
             };
         }
-        let what = if error.is_connect() {
-            "no connection"
-        } else {
-            "the connection broke before an answer"
-        };
+        let source = Box::new(error);
+        if source.is_connect() {
+            return ForwardError::Unreachable { backend, source };
+        }
         ForwardError::Network {
             backend,
-            what,
-            source: Box::new(error),
+            what: "the connection broke before an answer",
+            source,
         }
     }
 
