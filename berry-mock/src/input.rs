@@ -1,20 +1,21 @@
 //! Reading requests: JSON bodies, parameter by parameter, with errors that name what is wrong.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::error::ApiError;
 use crate::route::Call;
 
 /// A request body of JSON whose model is served.
 pub(crate) struct Input {
-    body: Map<String, Value>,
+    body: Value,
     pub(crate) model: String,
 }
 
 impl Input {
-    pub(crate) fn new(call: &Call<'_>, default_model: Option<&str>) -> Result<Self, ApiError> {
+    /// Reads the body of a request. Where the path names the model, the body need not.
+    pub(crate) fn new(call: &Call<'_>, from_path: Option<&str>) -> Result<Self, ApiError> {
         let body = match serde_json::from_slice(call.body) {
-            Ok(Value::Object(body)) => body,
+            Ok(body @ Value::Object(_)) => body,
             Ok(_) => return Err(ApiError::invalid("The body must be a JSON object.")),
             Err(error) => {
                 return Err(ApiError::invalid(format!(
@@ -22,17 +23,35 @@ impl Input {
                 )));
             }
         };
-        let model = match (body.get("model"), default_model) {
+        let model = match (body.get("model"), from_path) {
             // A deployment is what its path says, whatever the body calls it.
             (_, Some(model)) => model.to_owned(),
             (Some(Value::String(model)), None) if !model.is_empty() => model.clone(),
             (None | Some(Value::Null), None) => return Err(ApiError::missing("model")),
             _ => return Err(ApiError::wrong("model", "a string")),
         };
-        if default_model.is_none() && !call.script.serves(&model) {
+        if from_path.is_none() && !call.script.serves(&model) {
             return Err(ApiError::model_not_found(&model));
         }
         Ok(Self { body, model })
+    }
+
+    /// A request within a request.
+    pub(crate) fn of(body: &Value, model: &str) -> Self {
+        Self {
+            body: body.clone(),
+            model: model.to_owned(),
+        }
+    }
+
+    /// The whole body.
+    pub(crate) fn whole(&self) -> &Value {
+        &self.body
+    }
+
+    /// A parameter that is spelt in two ways.
+    pub(crate) fn either(&self, one: &str, other: &str) -> Option<&Value> {
+        self.get(one).or(self.get(other))
     }
 
     /// A parameter; null is the same as nothing.
@@ -69,17 +88,28 @@ impl Input {
         }
     }
 
-    /// `stop`: a string or a list of them.
+    /// A list of strings; none when it is absent.
+    pub(crate) fn strings(&self, name: &'static str) -> Result<Vec<String>, ApiError> {
+        let wrong = || ApiError::wrong(name, "an array of strings");
+        let Some(list) = self.get(name) else {
+            return Ok(Vec::new());
+        };
+        let list = list.as_array().ok_or_else(wrong)?;
+        list.iter()
+            .map(|item| item.as_str().map(str::to_owned).ok_or_else(wrong))
+            .collect()
+    }
+
+    /// `stop`: a string or up to four of them.
     pub(crate) fn stops(&self) -> Result<Vec<String>, ApiError> {
-        let wrong = || ApiError::wrong("stop", "a string or up to 4 of them");
-        match self.get("stop") {
-            None => Ok(Vec::new()),
-            Some(Value::String(stop)) => Ok(vec![stop.clone()]),
-            Some(Value::Array(stops)) if stops.len() <= 4 => stops
-                .iter()
-                .map(|stop| stop.as_str().map(str::to_owned).ok_or_else(wrong))
-                .collect(),
-            Some(_) => Err(wrong()),
+        if let Some(Value::String(stop)) = self.get("stop") {
+            return Ok(vec![stop.clone()]);
+        }
+        let stops = self.strings("stop")?;
+        if stops.len() <= 4 {
+            Ok(stops)
+        } else {
+            Err(ApiError::wrong("stop", "a string or up to 4 of them"))
         }
     }
 

@@ -29,7 +29,7 @@ pub(super) fn answer(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError>
         model: &input.model,
         choices: &choices,
         prompt_tokens: ask.prompt.tokens,
-        azure: vendor(call.head.uri.path()) == Vendor::Azure,
+        azure: vendor(call.head) == Vendor::Azure,
         usage: call.usage,
     };
     Ok(if stream {

@@ -22,9 +22,6 @@ use crate::route::Call;
 /// When everything was made, in seconds since 1970: a fixed moment, since the same request has to give the same bytes.
 const CREATED: u64 = 1_767_225_600;
 
-/// Models in the lists of a script that names none.
-const BUILT_IN: &[&str] = &["demo-embedding", "demo-large", "demo-small"];
-
 /// What is asked for, without method and prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint<'a> {
@@ -100,12 +97,7 @@ fn with_vendor_headers(call: &Call<'_>, answer: Answer) -> Answer {
 }
 
 fn models(call: &Call<'_>) -> Answer {
-    let served = &call.script.models;
-    let data: Vec<Value> = if served.is_empty() {
-        BUILT_IN.iter().map(|name| model_object(name)).collect()
-    } else {
-        served.iter().map(|name| model_object(name)).collect()
-    };
+    let data: Vec<Value> = call.model_names().iter().map(|name| model_object(name)).collect();
     Answer::json(StatusCode::OK, &json!({"object": "list", "data": data}))
 }
 
