@@ -4,11 +4,13 @@ import asyncio
 import itertools
 import resource
 
+import h2.connection
+import h2.errors
 import pytest
 
-from harness.gateway import Gateway
+from harness.gateway import TOKEN, Gateway
 from harness.upstream import PHASES, Upstream, config
-from harness.wire import Client
+from harness.wire import Client, chat_body
 
 pytestmark = pytest.mark.alone
 
@@ -68,6 +70,60 @@ def test_a_thousand_clients_that_leave_are_noticed_upstream_within_100_ms(tmp_pa
     record_property(f"ms from a client's leaving to the upstream's seeing it, {len(delays)} clients:", figures)
     assert len(delays) == CLIENTS
     assert worst <= LIMIT_MS, figures
+
+
+async def leave_over_http2(gateway: Gateway, upstream: Upstream) -> list[float]:
+    """One HTTP/2 connection with many requests: half of them are reset one by one, then the connection ends."""
+    loop = asyncio.get_running_loop()
+    combinations = itertools.product(("plain", "streamed"), PHASES, range(16))
+    exchanges = [upstream.announce(kind, phase, number) for kind, phase, number in combinations]
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    connection = h2.connection.H2Connection()
+    connection.initiate_connection()
+    streams = []
+    for exchange in exchanges:
+        stream = connection.get_next_available_stream_id()
+        body = chat_body("scripted", exchange.script, exchange.kind == "streamed")
+        names = {":method": "POST", ":path": "/v1/chat/completions", ":scheme": "http", ":authority": gateway.address}
+        names |= {"authorization": f"Bearer {TOKEN}", "content-type": "application/json", "content-length": str(len(body))}
+        connection.send_headers(stream, list(names.items()))
+        connection.send_data(stream, body, end_stream=True)
+        streams.append(stream)
+    writer.write(connection.data_to_send())
+    await asyncio.wait_for(asyncio.gather(*(exchange.reached.wait() for exchange in exchanges)), 10)
+
+    half = len(exchanges) // 2
+    left_at = []
+    for stream in streams[::2]:
+        connection.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
+        writer.write(connection.data_to_send())
+        left_at.append(loop.time())
+    await asyncio.wait_for(asyncio.gather(*(exchange.closed.wait() for exchange in exchanges[::2])), 5)
+    assert not any(exchange.closed.is_set() for exchange in exchanges[1::2]), "the other streams go on"
+    delays = [(exchange.closed_at - at) * 1000 for at, exchange in zip(left_at, exchanges[::2], strict=True)]
+
+    writer.transport.abort()
+    at = loop.time()
+    await asyncio.wait_for(asyncio.gather(*(exchange.closed.wait() for exchange in exchanges[1::2])), 5)
+    delays += [(exchange.closed_at - at) * 1000 for exchange in exchanges[1::2]]
+    assert len(delays) == 2 * half
+    return delays
+
+
+def test_requests_reset_on_one_http2_connection_are_noticed_upstream_within_100_ms(tmp_path, record_property):
+    async def main() -> list[float]:
+        async with Upstream() as upstream:
+            gateway = Gateway(config(upstream.url), tmp_path)
+            try:
+                delays = await leave_over_http2(gateway, upstream)
+                gateway.wait_for(lambda: gateway.in_flight() == 0, 2, "no request in flight")
+            finally:
+                gateway.stop()
+            return delays
+
+    delays = asyncio.run(main())
+    record_property(f"ms from a reset to the upstream's seeing it, {len(delays)} requests: worst", f"{max(delays):.1f}")
+    assert max(delays) <= LIMIT_MS
 
 
 def test_clients_that_leave_while_they_still_send_leave_nothing_in_flight(tmp_path):

@@ -77,10 +77,10 @@ def test_the_curl_line_of_the_log_can_be_pasted_plain_and_streamed(tmp_path):
     shutil.copy(ROOT / "config-example.toml", tmp_path)
     gateway = Gateway(tmp_path / "config-example.toml", tmp_path)
     try:
-        # Escape sequences of a coloured log are no part of what is pasted.
+        # The log is written in batches. Escape sequences of a coloured one are no part of what is pasted.
+        gateway.wait_for(lambda: "chat/completions" in gateway.log(), 5, "the line to paste")
         log = re.sub(r"\x1b\[[0-9;]*m", "", gateway.log())
         lines = re.findall(r"(curl [^\n]*chat/completions[^\n]*)", log)
-        assert lines, log
         plain = next(line for line in lines if '"stream":true' not in line.replace(" ", ""))
         streamed = next((line for line in lines if line is not plain), plain.replace('"model"', '"stream":true,"model"', 1))
         assert streamed != plain

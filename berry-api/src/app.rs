@@ -91,7 +91,7 @@ impl App {
             say: Arc::new(Voice),
         };
         let ids = RequestIds::new(seeds.next_u64());
-        let selector = Arc::new(PoolSelector::new(&snapshot.models, None));
+        let selector = Arc::new(PoolSelector::new(&snapshot, None));
         let upstreams = Upstreams::new(snapshot.providers.values(), &options.dials, None)?;
         let limits = limits(&snapshot);
         let relay = Relay::new(

@@ -54,15 +54,19 @@ impl Cors {
         }
     }
 
-    /// The headers of every answer to this request; `None` for what is not a page's request.
+    /// The headers of the answer to this request; `None` for what is not a page's request, or one that [`Cors::preflight`]
+    /// answers.
     pub fn grant(&self, request: &Parts) -> Option<Grant> {
+        if is_preflight(request) {
+            return None;
+        }
         let origin = self.allows(request.uri.path(), &request.headers)?;
         Some(Grant { origin })
     }
 
     /// The headers that answer a browser's question whether it may send a request; `None` when it is not such a question.
     pub fn preflight(&self, request: &Parts) -> Option<HeaderMap> {
-        if request.method != Method::OPTIONS {
+        if !is_preflight(request) {
             return None;
         }
         let method = request.headers.get(ACCESS_CONTROL_REQUEST_METHOD)?;
@@ -81,6 +85,10 @@ impl Cors {
         );
         Some(headers)
     }
+}
+
+fn is_preflight(request: &Parts) -> bool {
+    request.method == Method::OPTIONS && request.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 /// A page's permission to read an answer.

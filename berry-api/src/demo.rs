@@ -26,6 +26,8 @@ fn dial(demo: &Demo) -> Dial {
         first_token_latency_ms: milliseconds(demo.first_token_latency),
         token_latency_ms: milliseconds(demo.token_latency),
         failure_rate: demo.failure_rate,
+        // Requests are prompts: nothing of them is kept.
+        keep_requests: Some(0),
         ..Script::default()
     });
     Arc::new(move || mock.connect())

@@ -28,21 +28,21 @@ const AUDIT_TEXT_MAX: usize = 200;
 /// 401 or 429, ready to be told.
 pub fn authenticate(
     app: &App,
-    snapshot: &Snapshot,
+    snapshot: &Arc<Snapshot>,
     connection: &Connection,
     id: &RequestId,
     parts: &Parts,
 ) -> Result<Arc<User>, ApiError> {
     let path = parts.uri.path();
     let query = if is_gemini(path) { parts.uri.query() } else { None };
-    auth::authenticate(&snapshot.users, &parts.headers, query)
+    auth::authenticate(snapshot, &connection.known, &parts.headers, query)
         .map_err(|denied| refuse(app, snapshot, connection, id, parts, denied))
 }
 
 #[cold]
 fn refuse(
     app: &App,
-    snapshot: &Snapshot,
+    snapshot: &Arc<Snapshot>,
     connection: &Connection,
     id: &RequestId,
     parts: &Parts,

@@ -4,17 +4,23 @@
 //! everything else goes through the router. Both get their request id and their cross-origin grant here.
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
+use berry_core::error::ErrorKind;
 use berry_core::id::RequestId;
-use berry_core::operation::Operation;
+use berry_core::operation::{Dialect, Operation};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use futures_util::FutureExt as _;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use tower::ServiceExt as _;
 
-use crate::app::App;
+use crate::app::{App, Runtime};
+use crate::error::ApiError;
+use crate::gate::dialect_of;
 use crate::reply::{BoxError, Content, Reply};
 use crate::routes::{self, Caller};
 use crate::server::connection::Connection;
@@ -46,7 +52,7 @@ impl Gateway {
         Connection::new(peer, Arc::clone(&self.app))
     }
 
-    /// Serves one request.
+    /// Serves one request. A panic in it is answered 500 and ends nothing else.
     pub async fn handle<B>(&self, connection: &Arc<Connection>, request: Request<B>) -> Response<Reply>
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
@@ -55,33 +61,64 @@ impl Gateway {
         let id = self.app.ids.next();
         let runtime = self.app.runtime();
         let (parts, body) = request.into_parts();
-        let mut grant = runtime.cors.grant(&parts);
+        let grant = runtime.cors.grant(&parts);
+        let preflight = runtime.cors.preflight(&parts);
+        let dialect = dialect_of(&parts);
 
-        let mut response = if let Some(headers) = runtime.cors.preflight(&parts) {
-            grant = None;
-            let mut response = Response::new(Content::Whole(Bytes::new()));
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            *response.headers_mut() = headers;
-            response
-        } else if let Some(operation) = operation_at(parts.uri.path()) {
-            routes::relay::serve(&self.app, runtime, connection, id, operation, parts, body).await
-        } else {
-            let mut request = Request::from_parts(parts, axum::body::Body::new(body));
-            request.extensions_mut().insert(Caller {
-                id,
-                connection: Arc::clone(connection),
-            });
-            // A router never fails; what its handlers cannot do, they say in a reply.
-            let response = self.router.clone().oneshot(request).await;
-            response.unwrap_or_else(|never| match never {}).map(Content::Routed)
+        let mut response = match preflight {
+            Some(headers) => no_content(headers),
+            None => {
+                // What a panic may have left half done is dropped with the request; what requests share holds no such state.
+                let answer = AssertUnwindSafe(self.route(runtime, connection, id, parts, body)).catch_unwind();
+                answer.await.unwrap_or_else(|_| panicked(dialect, &id))
+            }
         };
-
         response.headers_mut().insert(REQUEST_ID, header_value(&id));
         if let Some(grant) = grant {
             grant.write(response.headers_mut());
         }
         response.map(|content| Reply::new(content, active))
     }
+
+    async fn route<B>(
+        &self,
+        runtime: Arc<Runtime>,
+        connection: &Arc<Connection>,
+        id: RequestId,
+        parts: Parts,
+        body: B,
+    ) -> Response<Content>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    {
+        if let Some(operation) = operation_at(parts.uri.path()) {
+            return routes::relay::serve(&self.app, runtime, connection, id, operation, parts, body).await;
+        }
+        let mut request = Request::from_parts(parts, axum::body::Body::new(body));
+        request.extensions_mut().insert(Caller {
+            id,
+            connection: Arc::clone(connection),
+        });
+        // A router never fails; what its handlers cannot do, they say in a reply.
+        let response = self.router.clone().oneshot(request).await;
+        response.unwrap_or_else(|never| match never {}).map(Content::Routed)
+    }
+}
+
+fn no_content(headers: HeaderMap) -> Response<Content> {
+    let mut response = Response::new(Content::Whole(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    *response.headers_mut() = headers;
+    response
+}
+
+#[cold]
+fn panicked(dialect: Dialect, id: &RequestId) -> Response<Content> {
+    let error = ApiError::new(
+        ErrorKind::Internal,
+        "The gateway made a mistake. Its log has the details under this request id.",
+    );
+    error.respond(dialect, id).map(Content::Whole)
 }
 
 /// The API call at a path.

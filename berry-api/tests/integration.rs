@@ -22,5 +22,7 @@ mod health;
 mod layers;
 #[path = "integration/models.rs"]
 mod models;
+#[path = "integration/relay.rs"]
+mod relay;
 #[path = "integration/sockets.rs"]
 mod sockets;

@@ -1,34 +1,89 @@
-//! A backend with its live state: what is in flight there and how it has been doing.
+//! A backend with its live state: what is in flight there, how it has been doing, and whether it may be used.
+//!
+//! What a choice reads are single atomic words; nothing on that path takes a lock. What a finished attempt teaches is written
+//! under one short lock of the endpoint, so writers do not lose each other's samples.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use berry_core::config::snapshot::Backend;
+use berry_core::config::snapshot::{Backend, BillingMode, HealthCheck};
+use berry_core::money::Prices;
 use berry_core::time::Instant;
+use parking_lot::Mutex;
 
-use crate::outcome::{FailureClass, Outcome};
+use crate::affinity;
+use crate::breaker::{Breaker, Circuit, Pass};
+use crate::chance;
+use crate::confidence::Confidence;
+use crate::cooldown::{Cooldown, Cooling};
+use crate::eligibility::{Exclusion, Standing};
+use crate::outcome::{Consequence, FailureClass, Outcome};
+use crate::outlier::Ejections;
+use crate::probe::Schedule;
+use crate::rate::Rate;
+use crate::rules::Rules;
+use crate::signal::{PeakEwma, Tally, Window, penalised};
+use crate::slots::Slots;
 
 /// The live side of one backend. Survives a reload as long as its `BackendId` does.
 #[derive(Debug)]
 pub struct Endpoint {
     backend: Arc<Backend>,
+    rules: Rules,
+    prices: Prices,
+    premium: bool,
+    hash: u64,
     state: Arc<State>,
 }
 
 /// What is carried over when a reload changes the configured side.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    in_flight: AtomicU32,
+    slots: Slots,
+    breaker: Breaker,
+    cooldown: Cooldown,
+    latency: PeakEwma,
+    confidence: Confidence,
+    /// Since when the last news was bad; see [`Suspicion`].
+    suspicion: AtomicU64,
+    /// Nanoseconds; 0 = never.
+    ejected_until: AtomicU64,
+    counters: Counters,
+    learnt: Mutex<Learnt>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
     selections: AtomicU64,
     successes: AtomicU64,
     caller_faults: AtomicU64,
     cancellations: AtomicU64,
     failures: [AtomicU64; FailureClass::ALL.len()],
-    consecutive_failures: AtomicU32,
+    consecutive_failures: AtomicU64,
     latency_sum_nanos: AtomicU64,
     /// Nanoseconds of [`Instant`] plus one; 0 = never.
     last_report: AtomicU64,
+    probes: AtomicU64,
+    failed_probes: AtomicU64,
+}
+
+/// What only writers touch.
+#[derive(Debug, Default)]
+pub(crate) struct Learnt {
+    window: Window,
+    ejections: Ejections,
+    rate: Rate,
+    pub(crate) schedule: Schedule,
+}
+
+/// Who brought the last news, when it was bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspicion {
+    /// A request failed there.
+    Traffic,
+    /// A probe failed there.
+    Probe,
 }
 
 /// Counters of one endpoint at one moment.
@@ -52,6 +107,10 @@ pub struct EndpointStats {
     pub latency_sum: Duration,
     /// When something was last learnt about it.
     pub last_report: Option<Instant>,
+    /// Probes that came to a result.
+    pub probes: u64,
+    /// Of these, those that failed.
+    pub failed_probes: u64,
 }
 
 impl EndpointStats {
@@ -66,20 +125,55 @@ impl EndpointStats {
     }
 }
 
+/// What an attempt took from an endpoint and has to settle.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claim {
+    pub(crate) pass: Pass,
+    pub(crate) let_through: bool,
+    pub(crate) started: Instant,
+    /// For the open times and ejections that its end may cause.
+    pub(crate) jitter: u32,
+}
+
 impl Endpoint {
-    /// A cold endpoint.
-    pub fn new(backend: Arc<Backend>) -> Self {
-        Self {
-            backend,
-            state: Arc::default(),
-        }
+    /// A cold endpoint. `prices` are those of the backend or, where it states none, of its upstream model.
+    pub fn new(backend: Arc<Backend>, rules: Rules, prices: Prices) -> Self {
+        let state = State {
+            slots: Slots::new(),
+            breaker: Breaker::new(),
+            cooldown: Cooldown::default(),
+            latency: PeakEwma::default(),
+            confidence: Confidence::default(),
+            suspicion: AtomicU64::new(0),
+            ejected_until: AtomicU64::new(0),
+            counters: Counters::default(),
+            learnt: Mutex::default(),
+        };
+        Self::with_state(backend, rules, prices, Arc::new(state))
     }
 
-    /// The same live state under a newer configuration.
-    pub fn reconfigured(&self, backend: Arc<Backend>) -> Self {
+    /// The same live state under a newer configuration. Circuit and pauses start afresh when the provider's address or key was
+    /// changed: what was found out about the old ones says nothing about the new.
+    pub fn reconfigured(&self, backend: Arc<Backend>, rules: Rules, prices: Prices) -> Self {
+        let (old, new) = (&self.backend.provider, &backend.provider);
+        let same_upstream = format!("{:?}", old.upstream) == format!("{:?}", new.upstream);
+        if old.api_key != new.api_key || !same_upstream {
+            self.state.breaker.reset();
+            self.state.cooldown.clear();
+            self.state.suspicion.store(0, Ordering::Relaxed);
+            self.state.ejected_until.store(0, Ordering::Relaxed);
+        }
+        Self::with_state(backend, rules, prices, Arc::clone(&self.state))
+    }
+
+    fn with_state(backend: Arc<Backend>, rules: Rules, prices: Prices, state: Arc<State>) -> Self {
         Self {
+            rules,
+            prices,
+            premium: backend.tags.iter().any(|tag| tag == "premium"),
+            hash: affinity::backend_hash(&backend.id),
             backend,
-            state: Arc::clone(&self.state),
+            state,
         }
     }
 
@@ -88,58 +182,320 @@ impl Endpoint {
         &self.backend
     }
 
+    /// What it charges, as far as anybody states it.
+    pub fn prices(&self) -> &Prices {
+        &self.prices
+    }
+
+    /// Whether it has the tag `premium`.
+    pub fn is_premium(&self) -> bool {
+        self.premium
+    }
+
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Its hash for `sticky`.
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash
+    }
+
     /// Attempts under way.
     pub fn in_flight(&self) -> u32 {
-        self.state.in_flight.load(Ordering::Relaxed)
+        self.state.slots.taken()
+    }
+
+    /// Its circuit.
+    pub fn circuit(&self) -> Circuit {
+        self.state.breaker.read()
+    }
+
+    /// What it waits out, if anything.
+    pub fn cooling(&self, now: Instant) -> Option<Cooling> {
+        self.state.cooldown.read(now)
+    }
+
+    /// When a parked one lets the next request through.
+    pub(crate) fn next_let_through(&self) -> Instant {
+        self.state.cooldown.next_let_through()
+    }
+
+    /// Until when it is ejected.
+    pub fn ejected_until(&self, now: Instant) -> Option<Instant> {
+        let until = Instant::from_nanos(self.state.ejected_until.load(Ordering::Relaxed));
+        (until > now).then_some(until)
+    }
+
+    /// When its configured rate lets another request pass; `None` = now.
+    pub fn rate_limited_until(&self, now: Instant) -> Option<Instant> {
+        if !self.is_rated() {
+            return None;
+        }
+        self.state.learnt.lock().rate.free_at(&self.backend.limits, now)
+    }
+
+    fn is_rated(&self) -> bool {
+        let limits = &self.backend.limits;
+        limits.requests_per_minute.is_some() || limits.tokens_per_minute.is_some()
+    }
+
+    /// Time to first token as it is now; `None` before the first sample.
+    pub fn latency(&self, now: Instant) -> Option<Duration> {
+        self.state.latency.read(now)
+    }
+
+    /// Confidence of `smart_ai`, 0 to 1.
+    pub fn confidence(&self, now: Instant) -> f64 {
+        self.state.confidence.read(&self.rules.smart_ai, now)
+    }
+
+    /// Successes and failures of the last ten seconds.
+    pub fn tally(&self, now: Instant) -> Tally {
+        self.state.learnt.lock().window.tally(now)
+    }
+
+    /// Who says that it is unhealthy: the last probe or attempt failed, although its circuit is closed.
+    ///
+    /// What a request found out is forgotten after the open time of a circuit, so that a backend that nobody probes is not
+    /// passed over for ever for one failure.
+    pub fn suspicion(&self, now: Instant) -> Option<Suspicion> {
+        let word = self.state.suspicion.load(Ordering::Relaxed);
+        let since = Instant::from_nanos(word >> 2);
+        match word & 3 {
+            1 => (now.since(since) < self.rules.circuit.timeout).then_some(Suspicion::Traffic),
+            2 => Some(Suspicion::Probe),
+            _ => None,
+        }
+    }
+
+    /// Whether it may be sent to and nothing speaks against it.
+    pub fn is_healthy(&self, now: Instant) -> bool {
+        self.backend.enabled
+            && self.circuit().share() > 0.0
+            && self.suspicion(now).is_none()
+            && self.ejected_until(now).is_none()
+            && !self.cooling(now).is_some_and(|cooling| cooling.reason.is_parking())
+    }
+
+    /// Whether probes are sent to it at all.
+    pub fn is_probed(&self) -> bool {
+        let backend = &self.backend;
+        backend.enabled && backend.billing == BillingMode::PerToken && backend.provider.health_check != HealthCheck::Off
     }
 
     /// The counters as they stand.
     pub fn stats(&self) -> EndpointStats {
-        let state = &self.state;
+        let counters = &self.state.counters;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         EndpointStats {
             in_flight: self.in_flight(),
-            selections: read(&state.selections),
-            successes: read(&state.successes),
-            caller_faults: read(&state.caller_faults),
-            cancellations: read(&state.cancellations),
-            failures: std::array::from_fn(|class| read(&state.failures[class])),
-            consecutive_failures: state.consecutive_failures.load(Ordering::Relaxed),
-            latency_sum: Duration::from_nanos(read(&state.latency_sum_nanos)),
-            last_report: read(&state.last_report).checked_sub(1).map(Instant::from_nanos),
+            selections: read(&counters.selections),
+            successes: read(&counters.successes),
+            caller_faults: read(&counters.caller_faults),
+            cancellations: read(&counters.cancellations),
+            failures: std::array::from_fn(|class| read(&counters.failures[class])),
+            consecutive_failures: u32::try_from(read(&counters.consecutive_failures)).unwrap_or(u32::MAX),
+            latency_sum: Duration::from_nanos(read(&counters.latency_sum_nanos)),
+            last_report: read(&counters.last_report).checked_sub(1).map(Instant::from_nanos),
+            probes: read(&counters.probes),
+            failed_probes: read(&counters.failed_probes),
         }
     }
 
-    pub(crate) fn begin(&self) {
-        self.state.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.state.selections.fetch_add(1, Ordering::Relaxed);
+    /// Takes a slot, and the trial or the passage that `standing` depends on.
+    ///
+    /// # Errors
+    /// What somebody else took in the meantime.
+    pub(crate) fn claim(&self, standing: Standing, now: Instant, jitter: u32) -> Result<Claim, Exclusion> {
+        if !self.state.slots.take(self.backend.limits.max_concurrent) {
+            return Err(Exclusion::Busy);
+        }
+        let pass = if standing.trial {
+            let deadline = now + self.backend.provider.timeouts.stream_headers;
+            self.state.breaker.take_trial(now, deadline)
+        } else if standing.let_through && !self.state.cooldown.take_let_through(now) {
+            None
+        } else {
+            Some(self.state.breaker.pass())
+        };
+        let Some(pass) = pass else {
+            self.state.slots.give_back();
+            return Err(if standing.trial {
+                Exclusion::CircuitOpen
+            } else {
+                Exclusion::Parked
+            });
+        };
+        self.state.counters.selections.fetch_add(1, Ordering::Relaxed);
+        if self.is_rated() {
+            self.state.learnt.lock().rate.record(1, 0, now);
+        }
+        Ok(Claim {
+            pass,
+            let_through: standing.let_through,
+            started: now,
+            jitter,
+        })
     }
 
-    pub(crate) fn end(&self, outcome: Outcome, now: Option<Instant>) {
-        let state = &self.state;
-        state.in_flight.fetch_sub(1, Ordering::Relaxed);
+    /// The first content arrived: what there is to learn from it is not kept back until the end of a long answer.
+    pub(crate) fn first_token(&self, claim: &Claim, ttft: Duration, now: Instant) {
+        let _writing = self.state.learnt.lock();
+        self.state.latency.record(ttft, now);
+        self.state.breaker.succeed_early(claim.pass, now);
+    }
+
+    /// Tokens that an answer used, for the configured rate.
+    pub(crate) fn used_tokens(&self, tokens: u64, now: Instant) {
+        if self.is_rated() {
+            self.state.learnt.lock().rate.record(0, tokens, now);
+        }
+    }
+
+    /// Leaves it alone until `until`.
+    pub(crate) fn pause(&self, reason: crate::cooldown::Reason, until: Instant) {
+        self.state.cooldown.pause(reason, until);
+    }
+
+    /// Nothing was found out: the claim is given back.
+    pub(crate) fn abandon(&self, claim: &Claim) {
+        self.state.slots.give_back();
+        self.state.breaker.return_trial(claim.pass);
+        self.state.counters.cancellations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Settles a claim. `sampled` = its time to first token was taken in already.
+    pub(crate) fn end(
+        &self,
+        claim: &Claim,
+        outcome: Outcome,
+        consequence: Option<Consequence>,
+        sampled: bool,
+        now: Instant,
+    ) {
+        let counters = &self.state.counters;
         match outcome {
-            Outcome::Success { latency, .. } => {
-                state.successes.fetch_add(1, Ordering::Relaxed);
-                state.consecutive_failures.store(0, Ordering::Relaxed);
-                let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-                state.latency_sum_nanos.fetch_add(nanos, Ordering::Relaxed);
-            }
+            Outcome::Cancelled => return self.abandon(claim),
             Outcome::CallerFault => {
-                state.caller_faults.fetch_add(1, Ordering::Relaxed);
+                counters.caller_faults.fetch_add(1, Ordering::Relaxed);
+                self.state.breaker.return_trial(claim.pass);
             }
-            Outcome::Failure { class, .. } => {
-                state.failures[class.index()].fetch_add(1, Ordering::Relaxed);
-                state.consecutive_failures.fetch_add(1, Ordering::Relaxed);
+            Outcome::Success { ttft, latency } => {
+                self.good(claim, (!sampled).then(|| ttft.unwrap_or(latency)), latency, now);
             }
-            Outcome::Cancelled => {
-                state.cancellations.fetch_add(1, Ordering::Relaxed);
+            Outcome::Failure { class, retry_after } => {
+                let consequence = consequence.unwrap_or_else(|| Consequence::of(class, retry_after));
+                self.bad(claim, class, retry_after, consequence, now);
             }
         }
-        if let Some(now) = now {
-            state
-                .last_report
-                .store(now.as_nanos().saturating_add(1), Ordering::Relaxed);
+        self.state.slots.give_back();
+        counters
+            .last_report
+            .store(now.as_nanos().saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn good(&self, claim: &Claim, sample: Option<Duration>, latency: Duration, now: Instant) {
+        let (state, counters) = (&*self.state, &self.state.counters);
+        counters.successes.fetch_add(1, Ordering::Relaxed);
+        counters.consecutive_failures.store(0, Ordering::Relaxed);
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        counters.latency_sum_nanos.fetch_add(nanos, Ordering::Relaxed);
+        let mut learnt = state.learnt.lock();
+        learnt.window.record(true, now);
+        if let Some(sample) = sample {
+            state.latency.record(sample, now);
         }
+        state.confidence.learn(None, &self.rules.smart_ai, now);
+        state.suspicion.store(0, Ordering::Relaxed);
+        if claim.let_through {
+            state.cooldown.clear();
+            state.breaker.revive(claim.pass);
+        }
+        state.breaker.succeed(claim.pass, now);
+    }
+
+    fn bad(
+        &self,
+        claim: &Claim,
+        class: FailureClass,
+        retry_after: Option<Duration>,
+        consequence: Consequence,
+        now: Instant,
+    ) {
+        let (state, counters) = (&*self.state, &self.state.counters);
+        counters.failures[class.index()].fetch_add(1, Ordering::Relaxed);
+        counters.consecutive_failures.fetch_add(1, Ordering::Relaxed);
+        let jitter = chance::unit(claim.jitter);
+        let mut learnt = state.learnt.lock();
+        state
+            .latency
+            .record(penalised(now.since(claim.started), retry_after), now);
+        state.confidence.learn(Some(class), &self.rules.smart_ai, now);
+        if let Some((reason, time)) = consequence.pause {
+            state.cooldown.pause(reason, now + time);
+        }
+        match consequence.circuit {
+            None => state.breaker.return_trial(claim.pass),
+            Some(verdict) => {
+                self.suspect(Suspicion::Traffic, now);
+                state
+                    .breaker
+                    .fail(claim.pass, verdict, &self.rules.circuit, now, jitter);
+                learnt.window.record(false, now);
+                let tally = learnt.window.tally(now);
+                if let Some(until) = learnt.ejections.judge(tally, now, jitter) {
+                    state.ejected_until.store(until.as_nanos(), Ordering::Relaxed);
+                    learnt.window = Window::default();
+                }
+            }
+        }
+    }
+
+    fn suspect(&self, suspicion: Suspicion, now: Instant) {
+        let kind = match suspicion {
+            Suspicion::Traffic => 1,
+            Suspicion::Probe => 2,
+        };
+        self.state
+            .suspicion
+            .store(now.as_nanos() << 2 | kind, Ordering::Relaxed);
+    }
+}
+
+/// What probes do to an endpoint; when they are sent and what they mean is said in [`crate::probe`].
+impl Endpoint {
+    pub(crate) fn with_schedule<R>(&self, f: impl FnOnce(&mut Schedule) -> R) -> R {
+        f(&mut self.state.learnt.lock().schedule)
+    }
+
+    pub(crate) fn breaker(&self) -> &Breaker {
+        &self.state.breaker
+    }
+
+    /// The last probe went well.
+    pub(crate) fn probe_good(&self, pass: Pass, now: Instant) {
+        self.count_probe(false);
+        self.state.suspicion.store(0, Ordering::Relaxed);
+        // Where traffic flows, only traffic says how many failures there were in a row.
+        if self.circuit().share() < 1.0 {
+            self.state.breaker.succeed(pass, now);
+        }
+    }
+
+    /// The last probe failed.
+    pub(crate) fn probe_bad(&self, class: FailureClass, now: Instant) {
+        self.count_probe(true);
+        if class != FailureClass::RateLimit {
+            self.suspect(Suspicion::Probe, now);
+        }
+        let _writing = self.state.learnt.lock();
+        self.state.confidence.learn(Some(class), &self.rules.smart_ai, now);
+    }
+
+    fn count_probe(&self, failed: bool) {
+        let counters = &self.state.counters;
+        counters.probes.fetch_add(1, Ordering::Relaxed);
+        counters.failed_probes.fetch_add(u64::from(failed), Ordering::Relaxed);
     }
 }

@@ -1,6 +1,9 @@
-//! How an attempt ended, seen from the backend's side.
+//! How an attempt ended, seen from the backend's side, and what follows from it.
 
 use std::time::Duration;
+
+use crate::breaker::{Cause, Verdict};
+use crate::cooldown::Reason;
 
 /// Class of a backend failure. Closed, so it can label `backend_error_count_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,4 +76,58 @@ pub enum Outcome {
     },
     /// The client left, or the attempt was given up for reasons that are not the backend's.
     Cancelled,
+}
+
+/// What a failure does to its backend, beside being counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Consequence {
+    /// For its circuit; `None` = nothing.
+    pub circuit: Option<Verdict>,
+    /// How long it is left alone, and why.
+    pub pause: Option<(Reason, Duration)>,
+}
+
+impl Consequence {
+    /// What follows from a class where nothing more is known. A caller that knows more (an error code for quota, a 403 without
+    /// one for the key) says so with [`crate::lease::Lease::report_with`].
+    pub fn of(class: FailureClass, retry_after: Option<Duration>) -> Self {
+        let pause = |reason: Reason| Some((reason, reason.time(retry_after)));
+        let asked = retry_after.and_then(|_| pause(Reason::RetryAfter));
+        match class {
+            FailureClass::RateLimit => Self {
+                circuit: None,
+                pause: pause(Reason::RateLimit),
+            },
+            FailureClass::Auth => Self {
+                circuit: Some(Verdict::Open(Cause::Key)),
+                pause: None,
+            },
+            FailureClass::Model => Self {
+                circuit: None,
+                pause: pause(Reason::Model),
+            },
+            FailureClass::Network | FailureClass::Server | FailureClass::Timeout | FailureClass::StreamIncomplete => {
+                Self {
+                    circuit: Some(Verdict::Strike),
+                    pause: asked,
+                }
+            }
+        }
+    }
+
+    /// The account has no quota or no money left: parked.
+    pub fn quota(retry_after: Option<Duration>) -> Self {
+        Self {
+            circuit: None,
+            pause: Some((Reason::Quota, Reason::Quota.time(retry_after))),
+        }
+    }
+
+    /// One ordinary failure, whatever the class: an unrecognised 403.
+    pub fn strike() -> Self {
+        Self {
+            circuit: Some(Verdict::Strike),
+            pause: None,
+        }
+    }
 }

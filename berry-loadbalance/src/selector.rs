@@ -1,18 +1,29 @@
 //! The face of this crate: choose a route, tell how it went, look at the figures.
+//!
+//! ```text
+//! let lease = selector.select_route(&model, &demand, &mut rng)?;   // a guard: dropped, it counts as cancelled
+//! … one attempt at lease.backend() …
+//! selector.report_result(lease, outcome, now);
+//! if retryable && selector.may_retry(&model, now) { … select again, with the position in `tried` … }
+//! ```
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use berry_core::config::snapshot::{Models, Strategy};
+use berry_core::config::snapshot::{Snapshot, Strategy};
 use berry_core::id::{BackendId, ModelId, ModelName};
 use berry_core::time::Instant;
 use rand::rngs::SmallRng;
 
 use crate::eligibility::{Demand, Exclusion};
 use crate::endpoint::EndpointStats;
+use crate::explain::Decision;
 use crate::lease::Lease;
 use crate::outcome::Outcome;
 use crate::pool::Pool;
+use crate::probe::Probe;
+use crate::reconcile;
 
 /// Why there is no route.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +52,62 @@ pub enum NoRoute {
         model: ModelName,
         /// Each backend and its reason.
         skipped: Vec<(BackendId, Exclusion)>,
+        /// What there is too little of.
+        shortage: Shortage,
+        /// When it is worth asking again; `None` when waiting changes nothing.
+        retry_after: Option<Duration>,
     },
+}
+
+impl NoRoute {
+    /// When it is worth asking again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NothingEligible { retry_after, .. } => *retry_after,
+            Self::UnknownModel(_) | Self::UnknownProvider { .. } | Self::Tags { .. } => None,
+        }
+    }
+}
+
+/// Why no backend can take a request now. Decides what the client is told: 429 for `Cooling`, 503 for the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// All of them are cooling down.
+    Cooling,
+    /// Some are at their limit of requests and nothing else is left; the request may wait in a queue.
+    Busy,
+    /// Circuits are open.
+    Circuits,
+    /// All of them are parked, and the one request that may pass has just passed.
+    Parked,
+    /// None will do however long one waits.
+    Lasting,
+}
+
+impl Shortage {
+    /// From the reasons that waiting can change.
+    pub(crate) fn of(waiting: impl Iterator<Item = Exclusion> + Clone) -> Self {
+        let any = |wanted: &[Exclusion]| waiting.clone().any(|reason| wanted.contains(&reason));
+        if waiting.clone().next().is_none() {
+            Self::Lasting
+        } else if waiting.clone().all(|reason| reason == Exclusion::Cooling) {
+            Self::Cooling
+        } else if any(&[Exclusion::Busy]) {
+            Self::Busy
+        } else if waiting
+            .clone()
+            .all(|reason| matches!(reason, Exclusion::Parked | Exclusion::KeyRefused))
+        {
+            Self::Parked
+        } else {
+            Self::Circuits
+        }
+    }
+
+    /// What to say where no moment is known.
+    pub(crate) fn default_wait(self) -> Option<Duration> {
+        (self != Self::Lasting).then_some(Duration::from_secs(1))
+    }
 }
 
 /// Counters of one pool.
@@ -53,6 +119,8 @@ pub struct PoolStats {
     pub strategy: Strategy,
     /// Choices made.
     pub selections: u64,
+    /// Of these, those made in panic.
+    pub panics: u64,
     /// One entry for each backend.
     pub endpoints: Vec<(BackendId, EndpointStats)>,
 }
@@ -91,6 +159,17 @@ pub trait RouteSelector: Send + Sync {
         lease.report(outcome, now);
     }
 
+    /// As [`RouteSelector::select_route`], with the record of how it was decided; `None` when the model has no pool.
+    fn select_route_explained(
+        &self,
+        model: &ModelId,
+        demand: &Demand<'_>,
+        rng: &mut SmallRng,
+    ) -> (Result<Lease, NoRoute>, Option<Decision>);
+
+    /// Takes a retry out of the model's budget; `false` when it is used up.
+    fn may_retry(&self, model: &ModelId, now: Instant) -> bool;
+
     /// Counters of every pool, in file order.
     fn route_stats(&self) -> Vec<PoolStats>;
 }
@@ -103,23 +182,36 @@ pub struct PoolSelector {
 }
 
 impl PoolSelector {
-    /// Pools for `models`; live state of what `old` knew is carried over.
-    pub fn new(models: &Models, old: Option<&Self>) -> Self {
+    /// Pools for the models of `snapshot`; live state of what `old` knew is carried over.
+    pub fn new(snapshot: &Snapshot, old: Option<&Self>) -> Self {
+        let models = &snapshot.models.all;
         let pools = models
-            .all
             .iter()
             .map(|model| {
                 let old = old.and_then(|selector| selector.pools.get(&model.id));
-                (
-                    model.id.clone(),
-                    Arc::new(Pool::new(Arc::clone(model), old.map(Arc::as_ref))),
-                )
+                let pool = reconcile::pool(model, snapshot, old.map(Arc::as_ref));
+                (model.id.clone(), Arc::new(pool))
             })
             .collect();
         Self {
             pools,
-            order: models.all.iter().map(|model| model.id.clone()).collect(),
+            order: models.iter().map(|model| model.id.clone()).collect(),
         }
+    }
+
+    /// The pool of a model.
+    pub fn pool(&self, model: &ModelId) -> Option<&Arc<Pool>> {
+        self.pools.get(model)
+    }
+
+    /// Takes the probes that are due now. Send them, at most a few at a time, and report what came of each.
+    pub fn due_probes(&self, now: Instant) -> Vec<Probe> {
+        self.pools().flat_map(|pool| pool.due_probes(now)).collect()
+    }
+
+    /// When the next probe is due; ask again then, or after a second, since requests change what is due.
+    pub fn next_probe(&self, now: Instant) -> Option<Instant> {
+        self.pools().filter_map(|pool| pool.next_probe(now)).min()
     }
 
     /// The pools, in file order.
@@ -137,12 +229,32 @@ impl RouteSelector for PoolSelector {
         pool.choose(demand, rng)
     }
 
+    fn select_route_explained(
+        &self,
+        model: &ModelId,
+        demand: &Demand<'_>,
+        rng: &mut SmallRng,
+    ) -> (Result<Lease, NoRoute>, Option<Decision>) {
+        match self.pools.get(model) {
+            None => (Err(NoRoute::UnknownModel(model.clone())), None),
+            Some(pool) => {
+                let (result, decision) = pool.choose_explained(demand, rng);
+                (result, Some(decision))
+            }
+        }
+    }
+
+    fn may_retry(&self, model: &ModelId, now: Instant) -> bool {
+        self.pools.get(model).is_some_and(|pool| pool.retries().withdraw(now))
+    }
+
     fn route_stats(&self) -> Vec<PoolStats> {
         self.pools()
             .map(|pool| PoolStats {
                 model: pool.model().id.clone(),
                 strategy: pool.model().strategy,
                 selections: pool.selections(),
+                panics: pool.panics(),
                 endpoints: pool
                     .endpoints()
                     .iter()

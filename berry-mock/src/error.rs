@@ -13,6 +13,12 @@ pub(crate) enum Vendor {
     OpenAi,
     /// OpenAI on Azure: the same, apart from a few errors and extra fields.
     Azure,
+    /// OpenAI's Responses: the same, apart from errors within a stream.
+    Responses,
+    /// Anthropic's Messages.
+    Anthropic,
+    /// Google's Gemini.
+    Gemini,
 }
 
 /// Something that is wrong with a request, or said to be.
@@ -179,19 +185,98 @@ impl ApiError {
 
     /// As an answer of its own.
     pub(crate) fn answer(&self, vendor: Vendor) -> Answer {
-        Answer::json(self.status, &self.body(vendor))
+        let status = match vendor {
+            // Google calls a key that is none a bad request.
+            Vendor::Gemini if self.is_bad_key() => StatusCode::BAD_REQUEST,
+            _ => self.status,
+        };
+        Answer::json(status, &self.body(vendor))
     }
 
     /// As an event of a stream that has begun.
     pub(crate) fn event(&self, vendor: Vendor) -> Bytes {
-        format!("data: {}\n\n", self.body(vendor)).into()
+        match vendor {
+            Vendor::Anthropic => format!("event: error\ndata: {}\n\n", self.body(vendor)).into(),
+            Vendor::Responses => {
+                // The number does not continue the stream's: the fault that sends this does not count events.
+                let response = json!({
+                    "id": "resp_failed", "object": "response", "status": "failed", "output": [],
+                    "error": {"code": "server_error", "message": self.message},
+                });
+                let event = json!({"type": "response.failed", "sequence_number": 0, "response": response});
+                format!("event: response.failed\ndata: {event}\n\n").into()
+            }
+            Vendor::OpenAi | Vendor::Azure | Vendor::Gemini => format!("data: {}\n\n", self.body(vendor)).into(),
+        }
+    }
+
+    fn is_bad_key(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED
     }
 
     fn body(&self, vendor: Vendor) -> Value {
-        if vendor == Vendor::Azure && self.status == StatusCode::UNAUTHORIZED {
+        match vendor {
             // Azure's gateway answers before OpenAI's code does: a code that is the status, and no type.
-            return json!({"error": {"code": "401", "message": "Access denied due to invalid subscription key or wrong API endpoint."}});
+            Vendor::Azure if self.is_bad_key() => {
+                let message = "Access denied due to invalid subscription key or wrong API endpoint.";
+                json!({"error": {"code": "401", "message": message}})
+            }
+            Vendor::OpenAi | Vendor::Azure | Vendor::Responses => {
+                json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})
+            }
+            Vendor::Anthropic => {
+                let error = json!({"type": self.anthropic_type(), "message": self.message_of(vendor)});
+                json!({"type": "error", "error": error, "request_id": "req_mock"})
+            }
+            Vendor::Gemini => self.gemini_body(),
         }
-        json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})
+    }
+
+    /// The message where a client recognises an error by it.
+    fn message_of(&self, vendor: Vendor) -> &str {
+        match (vendor, self.code) {
+            (Vendor::Anthropic, Some("context_length_exceeded")) => {
+                "prompt is too long: 209001 tokens > 200000 maximum"
+            }
+            (Vendor::Gemini, Some("context_length_exceeded")) => {
+                "The input token count (1209001) exceeds the maximum number of tokens allowed (1048576)."
+            }
+            _ => &self.message,
+        }
+    }
+
+    fn anthropic_type(&self) -> &'static str {
+        match self.status.as_u16() {
+            401 => "authentication_error",
+            402 => "billing_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            408 | 504 => "timeout_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 | 529 => "overloaded_error",
+            400..=499 => "invalid_request_error",
+            _ => "api_error",
+        }
+    }
+
+    fn gemini_body(&self) -> Value {
+        let (code, status) = match self.status.as_u16() {
+            401 => (400, "INVALID_ARGUMENT"),
+            403 => (403, "PERMISSION_DENIED"),
+            404 => (404, "NOT_FOUND"),
+            408 | 504 => (self.status.as_u16(), "DEADLINE_EXCEEDED"),
+            429 => (429, "RESOURCE_EXHAUSTED"),
+            503 | 529 => (self.status.as_u16(), "UNAVAILABLE"),
+            code @ 400..=499 => (code, "INVALID_ARGUMENT"),
+            code => (code, "INTERNAL"),
+        };
+        let mut error = json!({"code": code, "message": self.message_of(Vendor::Gemini), "status": status});
+        if self.is_bad_key() {
+            error["details"] = json!([{
+                "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID", "domain": "googleapis.com",
+            }]);
+        }
+        json!({"error": error})
     }
 }

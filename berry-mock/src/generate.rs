@@ -119,10 +119,16 @@ pub(crate) struct Generated {
 /// A call of a tool.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ToolCall {
-    /// `call_...`
-    pub(crate) id: String,
+    number: u64,
     pub(crate) name: String,
     pub(crate) arguments: Value,
+}
+
+impl ToolCall {
+    /// Its identifier; the prefix is the dialect's.
+    pub(crate) fn id(&self, prefix: &str) -> String {
+        id(prefix, self.number, 24)
+    }
 }
 
 /// Why an answer ended.
@@ -249,7 +255,7 @@ fn call_tools(ask: &Ask, tools: &[&Tool], number: u64) -> Generated {
                 _ => json!({}),
             };
             ToolCall {
-                id: id("call_", number, 24),
+                number,
                 name: tool.name.clone(),
                 arguments,
             }

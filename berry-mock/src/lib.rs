@@ -21,6 +21,8 @@
 //!
 //! OpenAI: models, chat completions, completions, embeddings, moderations, rerank, responses, images, speech and transcriptions;
 //! with and without `/v1`, and under the paths of Azure (`/openai/deployments/NAME/...?api-version=`, `/openai/v1/...`).
+//! Anthropic: messages, their token count, and the models list where `anthropic-version` is sent. Gemini: models, content plain
+//! and streamed, token counts and embeddings.
 //! A [`Script`] can replace any of it with exact bytes ([`Reply`]).
 //!
 //! # Faults
@@ -34,11 +36,14 @@
 //! HTTP framing itself cannot be wrong beyond a head or an answer that is cut.
 
 mod answer;
+mod anthropic;
 mod body;
 mod error;
 mod fault;
+mod gemini;
 mod generate;
 mod hash;
+mod input;
 mod mock;
 mod observe;
 mod openai;
@@ -47,6 +52,7 @@ mod schema;
 mod script;
 mod spoil;
 mod text;
+mod vector;
 mod wire;
 
 pub use fault::{End, FAULTS, Fault, FaultParseError, Place};

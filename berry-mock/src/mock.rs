@@ -277,7 +277,7 @@ async fn respond(
     }
     let answer = match body {
         Some(body) => compiled.answer(&head, &body, reply, number),
-        None => ApiError::of_status(StatusCode::PAYLOAD_TOO_LARGE).answer(route::vendor(head.uri.path())),
+        None => ApiError::of_status(StatusCode::PAYLOAD_TOO_LARGE).answer(route::vendor(&head)),
     };
     Ok(send(&inner, answer, in_flight, cutter).await)
 }
@@ -409,7 +409,7 @@ impl Compiled {
     }
 
     fn answer(&self, head: &Parts, body: &Bytes, reply: Option<&Answer>, number: u64) -> Answer {
-        let vendor = route::vendor(head.uri.path());
+        let vendor = route::vendor(head);
         let mut rng = fastrand::Rng::with_seed(mix(self.script.seed) ^ mix(number));
         let faults = match self.faults(head, &mut rng) {
             Ok(faults) => faults,

@@ -221,15 +221,17 @@ impl Attempt<'_> {
 
     fn not_sent(&self, error: SendError) -> ForwardError {
         let backend = self.backend.id.clone();
-        let what = match &error {
+        match error {
             SendError::Connect(source) if is_connect_timeout(source.as_ref()) => {
                 let waited = self.backend.provider.timeouts.connect;
-                return ForwardError::Timeout { backend, what: "a connection", waited };
+                ForwardError::Timeout { backend, what: "a connection", waited }
             }
-            SendError::Connect(_) => "no connection",
-            SendError::Broken { .. } => "the connection broke before an answer",
-        };
-        ForwardError::Network { backend, what, source: Box::new(error) }
+            SendError::Connect(source) => ForwardError::Unreachable { backend, source },
+            SendError::Broken { source, .. } => {
+                let what = "the connection broke before an answer";
+                ForwardError::Network { backend, what, source: Box::new(source) }
+            }
+        }
     }
 
     async fn reply(

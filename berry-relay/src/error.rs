@@ -17,7 +17,16 @@ pub enum ForwardError {
     /// Nothing to send it to.
     #[error(transparent)]
     NoRoute(#[from] NoRoute),
-    /// No connection, or it broke.
+    /// No connection: nothing was sent.
+    #[error("{backend}: no connection")]
+    Unreachable {
+        /// Where.
+        backend: BackendId,
+        /// Why it failed.
+        #[source]
+        source: BoxError,
+    },
+    /// A connection that broke.
     #[error("{backend}: {what}")]
     Network {
         /// Where.
@@ -91,7 +100,7 @@ impl ForwardError {
             Self::NoRoute(NoRoute::UnknownModel(_)) => ErrorKind::ModelNotFound,
             Self::NoRoute(NoRoute::UnknownProvider { .. }) => ErrorKind::UnknownBackend,
             Self::NoRoute(NoRoute::Tags { .. }) => ErrorKind::NoBackendForTags,
-            Self::NoRoute(_) | Self::Shutdown => ErrorKind::NoBackendAvailable,
+            Self::NoRoute(_) | Self::Unreachable { .. } | Self::Shutdown => ErrorKind::NoBackendAvailable,
             Self::Network { .. } | Self::BadAnswer { .. } | Self::Rejected { .. } => ErrorKind::UpstreamError,
             Self::Timeout { .. } | Self::TotalTimeout(_) => ErrorKind::UpstreamTimeout,
             Self::KeyRefused { .. } => ErrorKind::UpstreamAuthError,
@@ -104,7 +113,7 @@ impl ForwardError {
     /// What the backend did, where it was one's fault.
     pub fn failure_class(&self) -> Option<FailureClass> {
         match self {
-            Self::Network { .. } => Some(FailureClass::Network),
+            Self::Unreachable { .. } | Self::Network { .. } => Some(FailureClass::Network),
             Self::Timeout { .. } => Some(FailureClass::Timeout),
             Self::KeyRefused { .. } => Some(FailureClass::Auth),
             Self::BadAnswer { .. } => Some(FailureClass::Server),
@@ -130,7 +139,8 @@ impl ForwardError {
             Self::NoRoute(NoRoute::NothingEligible { .. }) => {
                 "No backend of this model can take the request now. Try again later.".to_owned()
             }
-            Self::Network { .. } => "The upstream could not be reached or broke the connection. Try again.".to_owned(),
+            Self::Unreachable { .. } => "The upstream could not be reached. Try again.".to_owned(),
+            Self::Network { .. } => "The upstream broke the connection. Try again.".to_owned(),
             Self::Timeout { what, waited, .. } => {
                 format!("The upstream kept silent: {what} did not come within {} s. Try again.", waited.as_secs_f64())
             }

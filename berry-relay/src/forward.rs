@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use berry_core::config::snapshot::{Model, User};
-use berry_loadbalance::eligibility::Demand;
+use berry_loadbalance::eligibility::{Demand, Hints};
 use berry_loadbalance::selector::RouteSelector;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -193,6 +193,7 @@ impl Relay {
             dialect: exchange.operation.dialect(),
             provider: request.provider.as_deref(),
             tried: &[],
+            hints: Hints::default(),
         };
         let mut rng = self.shared.seeds.next_rng();
         let lease = self.selector.select_route(&request.model.id, &demand, &mut rng)?;

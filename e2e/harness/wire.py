@@ -8,9 +8,14 @@ import struct
 from .gateway import TOKEN
 
 
+def chat_body(model: str, text: str, stream: bool) -> bytes:
+    """The body of a chat request."""
+    return json.dumps({"model": model, "stream": stream, "messages": [{"role": "user", "content": text}]}).encode()
+
+
 def chat_request(port: int, model: str, text: str, stream: bool) -> bytes:
     """A whole HTTP/1.1 chat request."""
-    body = json.dumps({"model": model, "stream": stream, "messages": [{"role": "user", "content": text}]}).encode()
+    body = chat_body(model, text, stream)
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: Bearer {TOKEN}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"

@@ -37,7 +37,7 @@ mock.onEmbedding(/./, { embedding: [0.25, -0.5, 0.75] });
 mock.onImage(/./, { image: { b64Json: "aW1hZ2U=" } });
 mock.onSpeech(/./, { audio: Buffer.from("not really sound").toString("base64"), format: "mp3" });
 mock.onTranscription({ transcription: { text: "what was said" } });
-mock.onModerate(/violence/, { flagged: true, categories: { violence: true }, category_scores: { violence: 0.9 } });
+mock.onModerate(/flagged/, { flagged: true, categories: { violence: true }, category_scores: { violence: 0.9 } });
 
 await mock.start();
 console.log(mock.url);

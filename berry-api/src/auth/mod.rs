@@ -4,14 +4,17 @@ pub mod address;
 pub mod failures;
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use berry_core::auth::key::TokenDigest;
-use berry_core::config::snapshot::{User, Users};
+use berry_core::config::snapshot::{Snapshot, User};
 use berry_core::error::ErrorKind;
+use berry_core::secret::Secret;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
+use subtle::ConstantTimeEq as _;
 
 /// Headers that carry a bare token, in the order in which the first present one decides.
 const BARE: [HeaderName; 3] = [
@@ -90,22 +93,68 @@ impl From<Denial> for Denied {
 
 /// The user whose token came with the request.
 ///
-/// `query` is the query string where `?key=` counts, which is on Gemini's paths only.
+/// `query` is the query string where `?key=` counts, which is on Gemini's paths only. `known` is what the same connection
+/// proved before.
 ///
 /// # Errors
 /// [`Denied`] when there is no token, or not one of an enabled user.
-pub fn authenticate(users: &Users, headers: &HeaderMap, query: Option<&str>) -> Result<Arc<User>, Denied> {
+pub fn authenticate(
+    snapshot: &Arc<Snapshot>,
+    known: &Known,
+    headers: &HeaderMap,
+    query: Option<&str>,
+) -> Result<Arc<User>, Denied> {
     let token = presented(headers, query)?;
+    if let Some(user) = known.user(snapshot, &token) {
+        return Ok(user);
+    }
     let digest = TokenDigest::of(&token);
     let denied = |denial| Denied {
         denial,
         digest: Some(digest),
     };
-    let user = users.by_token.get(&digest).ok_or_else(|| denied(Denial::Unknown))?;
+    let user = snapshot
+        .users
+        .by_token
+        .get(&digest)
+        .ok_or_else(|| denied(Denial::Unknown))?;
     if !user.enabled {
         return Err(denied(Denial::Disabled));
     }
+    known.keep(snapshot, &token, user);
     Ok(Arc::clone(user))
+}
+
+/// The token that was last accepted on a connection, so that a client that keeps its connection is not hashed for each request.
+///
+/// It holds only while the configuration is the same, and tokens are compared in constant time.
+#[derive(Debug, Default)]
+pub struct Known(Mutex<Option<Accepted>>);
+
+#[derive(Debug)]
+struct Accepted {
+    /// Weak, so that an idle connection keeps no configuration alive; its address cannot be another's meanwhile.
+    under: Weak<Snapshot>,
+    token: Secret,
+    user: Arc<User>,
+}
+
+impl Known {
+    fn user(&self, snapshot: &Arc<Snapshot>, token: &str) -> Option<Arc<User>> {
+        let accepted = self.0.lock();
+        let accepted = accepted.as_ref()?;
+        let same = std::ptr::eq(accepted.under.as_ptr(), Arc::as_ptr(snapshot))
+            && bool::from(accepted.token.expose().as_bytes().ct_eq(token.as_bytes()));
+        same.then(|| Arc::clone(&accepted.user))
+    }
+
+    fn keep(&self, snapshot: &Arc<Snapshot>, token: &str, user: &Arc<User>) {
+        *self.0.lock() = Some(Accepted {
+            under: Arc::downgrade(snapshot),
+            token: Secret::from(token),
+            user: Arc::clone(user),
+        });
+    }
 }
 
 /// The token as presented. The first form that is present decides alone, so that a proxy and this gateway cannot disagree on
@@ -161,28 +210,36 @@ fn text(value: &[u8]) -> Result<&str, Denial> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use berry_core::policy::ModelPolicy;
+    use berry_core::config::{Config, Environment};
 
-    fn users() -> Users {
-        let mut users = Users::default();
-        for (id, token, enabled) in [
+    struct NoEnvironment;
+
+    impl Environment for NoEnvironment {
+        fn var(&self, _: &str) -> Option<String> {
+            None
+        }
+
+        fn read_file(&self, _: &std::path::Path) -> std::io::Result<String> {
+            Err(std::io::ErrorKind::NotFound.into())
+        }
+    }
+
+    fn snapshot(users: &[(&str, &str, bool)]) -> Arc<Snapshot> {
+        let text: String = users
+            .iter()
+            .map(|(id, token, enabled)| {
+                format!("[users.{id:?}]\nname = {id:?}\ntoken = {token:?}\nenabled = {enabled}\n")
+            })
+            .collect();
+        Config::from_text("test.toml", &text, &NoEnvironment).unwrap().snapshot
+    }
+
+    fn users() -> Arc<Snapshot> {
+        snapshot(&[
             ("ann", "tok-ann", true),
             ("bob", "tok-bob", false),
             ("王", "令牌", true),
-        ] {
-            let user = Arc::new(User {
-                id: id.into(),
-                name: id.to_owned(),
-                enabled,
-                admin: false,
-                tags: Vec::new(),
-                models: ModelPolicy::default(),
-                limits: None,
-            });
-            users.by_token.insert(TokenDigest::of(token), Arc::clone(&user));
-            users.by_id.insert(id.into(), user);
-        }
-        users
+        ])
     }
 
     fn check(headers: &[(&'static str, &str)], query: Option<&str>, expect: Result<&str, Denial>) {
@@ -190,7 +247,7 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        let found = authenticate(&users(), &map, query);
+        let found = authenticate(&users(), &Known::default(), &map, query);
         let found = found
             .as_ref()
             .map(|user| user.id.as_str())
@@ -262,5 +319,26 @@ mod tests {
     fn a_disabled_user_is_told_so() {
         check(&[("x-api-key", "tok-bob")], None, Err(Denial::Disabled));
         assert_eq!(Denial::Disabled.kind(), ErrorKind::DisabledUser);
+    }
+
+    #[test]
+    fn what_a_connection_proved_holds_for_that_token_and_that_configuration_only() {
+        let known = Known::default();
+        let ask = |snapshot: &Arc<Snapshot>, token: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-api-key", token.parse().unwrap());
+            authenticate(snapshot, &known, &headers, None)
+                .map(|user| user.id.to_string())
+                .map_err(|denied| denied.denial)
+        };
+        let before = snapshot(&[("ann", "tok-ann", true), ("eve", "tok-eve", true)]);
+        for _ in 0..2 {
+            assert_eq!(ask(&before, "tok-ann"), Ok("ann".to_owned()));
+        }
+        assert_eq!(ask(&before, "tok-anm"), Err(Denial::Unknown));
+        assert_eq!(ask(&before, "tok-eve"), Ok("eve".to_owned()));
+        assert_eq!(ask(&before, "tok-ann"), Ok("ann".to_owned()));
+        let after = snapshot(&[("ann", "tok-ann", false)]);
+        assert_eq!(ask(&after, "tok-ann"), Err(Denial::Disabled));
     }
 }

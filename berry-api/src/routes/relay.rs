@@ -323,7 +323,13 @@ fn write_route(headers: &mut HeaderMap, model: &Model, backend: Option<&Backend>
     if let Some(backend) = backend {
         write(PROVIDER, backend.id.provider.as_str());
     }
-    if let Some(attempts) = attempts {
-        headers.insert(ATTEMPTS, HeaderValue::from(attempts));
+    match attempts {
+        None => {}
+        Some(1) => {
+            headers.insert(ATTEMPTS, HeaderValue::from_static("1"));
+        }
+        Some(attempts) => {
+            headers.insert(ATTEMPTS, HeaderValue::from(attempts));
+        }
     }
 }

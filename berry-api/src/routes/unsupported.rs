@@ -7,7 +7,7 @@ use berry_core::error::ErrorKind;
 use super::refusal;
 use crate::error::ApiError;
 
-/// Stateful APIs: what they refer to lives at one provider, and no other could take over.
+/// Most are stateful: what they refer to lives at one provider, and no other could take over.
 pub(super) const PATHS: &[&str] = &[
     "/v1/realtime",
     "/v1/realtime/{*rest}",
@@ -27,14 +27,15 @@ pub(super) const PATHS: &[&str] = &[
     "/v1/fine_tuning/{*rest}",
     "/v1/messages/batches",
     "/v1/messages/batches/{*rest}",
+    "/v1/responses/{*rest}",
+    "/v1beta/{*rest}",
 ];
 
 pub(super) async fn endpoint(request: Request) -> Response {
     let (parts, _) = request.into_parts();
     let error = ApiError::new(
         ErrorKind::UnsupportedEndpoint,
-        "The gateway does not serve this part of the API: what it refers to lives at a single provider. Call the provider \
-         itself for it.",
+        "The gateway does not serve this part of the API. GET / says what it serves; for the rest call the provider itself.",
     );
     refusal(&parts, &error)
 }

@@ -7,12 +7,15 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use berry_core::time::Instant;
 
 use crate::app::App;
+use crate::auth::Known;
 
 /// One client connection. Its requests and its I/O guard share it; all of them run on the connection's own task, except the
 /// streams of HTTP/2.
 pub struct Connection {
     /// Address of the client, or of the proxy before it; from the PROXY protocol where that is on.
     pub peer: SocketAddr,
+    /// The token that was last accepted on it.
+    pub known: Known,
     app: Arc<App>,
     /// Requests that were handed to the service.
     begun: AtomicU32,
@@ -29,6 +32,7 @@ impl Connection {
     pub fn new(peer: SocketAddr, app: Arc<App>) -> Self {
         Self {
             peer,
+            known: Known::default(),
             begun: AtomicU32::new(0),
             active: AtomicU32::new(0),
             idle_since: AtomicU64::new(app.clock.now().as_nanos()),

@@ -3,6 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
@@ -239,4 +244,38 @@ async fn requests_in_flight_are_counted_until_their_answer_is_over() {
     drop(client);
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(in_flight(), 0, "the client left in the middle of its body");
+}
+
+#[tokio::test(start_paused = true)]
+async fn http2_without_tls_is_spoken_to_clients_that_know() {
+    let client = TokioIo::new(connect(&gateway()));
+    let (mut sender, driver) = http2::handshake(TokioExecutor::new(), client).await.unwrap();
+    TaskTracker::new().spawn(driver);
+    let ask = |path: &str| {
+        Request::get(format!("http://x{path}"))
+            .body(Empty::<Bytes>::new())
+            .unwrap()
+    };
+    let (live, refused) = tokio::join!(
+        sender.send_request(ask("/livez")),
+        sender.clone().send_request(ask("/v1/models"))
+    );
+    assert_eq!(live.unwrap().status(), 200);
+    let refused = refused.unwrap();
+    assert_eq!(refused.status(), 401);
+    assert!(refused.headers().contains_key("x-request-id"));
+    let body = refused.into_body().collect().await.unwrap().to_bytes();
+    assert!(std::str::from_utf8(&body).unwrap().contains("invalid_token"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_http2_connection_is_closed_too() {
+    let client = TokioIo::new(connect(&gateway()));
+    let (sender, driver) = http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), client)
+        .await
+        .unwrap();
+    let began = Instant::now();
+    driver.await.ok();
+    assert!(sender.is_closed());
+    assert_eq!(began.elapsed().as_secs(), 60);
 }

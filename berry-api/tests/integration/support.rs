@@ -14,6 +14,8 @@ use berry_api::server::connection::Connection;
 use berry_api::telemetry::access::AccessLog;
 use berry_core::config::snapshot::Snapshot;
 use berry_core::config::{Config, Environment};
+use berry_core::id::ProviderId;
+use berry_relay::client::Dial;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -141,11 +143,12 @@ impl TestGateway {
     }
 
     pub(crate) fn with_access(config: &str, access: AccessLog) -> Self {
-        let options = AppOptions {
-            access,
-            seed: 7,
-            dials: HashMap::new(),
-        };
+        Self::with(config, access, HashMap::new())
+    }
+
+    /// With in-memory upstreams.
+    pub(crate) fn with(config: &str, access: AccessLog, dials: HashMap<ProviderId, Dial>) -> Self {
+        let options = AppOptions { access, seed: 7, dials };
         let app = App::new(snapshot(config), options).expect("the test's upstreams can be made");
         let gateway = Gateway::new(Arc::new(app));
         let peer: SocketAddr = "192.0.2.1:4711".parse().expect("an address");

@@ -11,10 +11,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::compile::is_example_secret;
-use super::interpolate::{Environment, ProcessEnvironment, interpolate};
+use super::interpolate::{Environment, ProcessEnvironment, interpolate, is_one_reference};
 use super::mask;
 use super::path::KeyPath;
-use super::problem::{Problems, Span, closest};
+use super::problem::{Problem, Problems, Span, closest};
 use super::schema::{Bounds, Kind, TableSchema};
 use crate::secret::Secret;
 
@@ -151,6 +151,8 @@ impl<T: Table> Decode for T {
 
     fn decode(node: &Node<'_>, at: &KeyPath<'_>, _: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
         let DeValue::Table(table) = node.get_ref() else {
+            // A token may stand where its table was meant.
+            cx.hide(node);
             cx.expected("a table", node, at);
             return None;
         };
@@ -192,8 +194,7 @@ pub(crate) fn read_table<T: Table>(table: &DeTable<'_>, at: &KeyPath<'_>, cx: &m
 
 impl Decoder<'_> {
     /// Reports a value of the wrong type.
-    pub(crate) fn expected(&mut self, what: &str, node: &Node<'_>, at: &KeyPath<'_>) {
-        self.hide(node);
+    pub(crate) fn expected(&mut self, what: &str, node: &Node<'_>, at: &KeyPath<'_>) -> &mut Problem {
         let found = match node.get_ref() {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "a whole number",
@@ -204,7 +205,7 @@ impl Decoder<'_> {
             DeValue::Table(_) => "a table",
         };
         self.problems
-            .error(at, node.span(), format!("expected {what}, found {found}"));
+            .error(at, node.span(), format!("expected {what}, found {found}"))
     }
 
     fn unknown_key(
@@ -215,11 +216,14 @@ impl Decoder<'_> {
         schema: &TableSchema,
     ) {
         // Whatever it is, it may have been meant as a key or token.
-        self.hide(node);
+        self.hide_strings(node);
         let name = key.get_ref().as_ref();
         let known = schema.keys.iter().map(|known| known.name);
         let hint = match closest(name, known.clone()) {
-            Some(close) => format!("did you mean {close:?}?"),
+            Some(close) => {
+                self.problems.mark_failed(&at.key(close));
+                format!("did you mean {close:?}?")
+            }
             None => match super::schema::tables_with(name) {
                 Some(tables) => format!("{name:?} is a key of {tables}"),
                 None => format!("keys here: {}", known.collect::<Vec<_>>().join(", ")),
@@ -228,13 +232,27 @@ impl Decoder<'_> {
         self.problems.error(&at.key(name), key.span(), "unknown key").hint(hint);
     }
 
-    /// Makes sure that no string below `node` is ever shown.
+    /// Makes sure that a value is never shown: it, or every string below it.
     pub(crate) fn hide(&mut self, node: &Node<'_>) {
         match node.get_ref() {
-            DeValue::Table(table) => table.iter().for_each(|(_, value)| self.hide(value)),
-            DeValue::Array(items) => items.iter().for_each(|item| self.hide(item)),
-            DeValue::Boolean(_) => {}
+            DeValue::Table(_) | DeValue::Array(_) => self.hide_strings(node),
             _ => self.secrets.push(node.span()),
+        }
+    }
+
+    /// Makes sure that a secret is never shown; one reference and nothing else is none.
+    fn hide_secret(&mut self, node: &Node<'_>) {
+        if !matches!(node.get_ref(), DeValue::String(text) if is_one_reference(text)) {
+            self.hide(node);
+        }
+    }
+
+    fn hide_strings(&mut self, node: &Node<'_>) {
+        match node.get_ref() {
+            DeValue::Table(table) => table.iter().for_each(|(_, value)| self.hide_strings(value)),
+            DeValue::Array(items) => items.iter().for_each(|item| self.hide_strings(item)),
+            DeValue::String(_) => self.secrets.push(node.span()),
+            _ => {}
         }
     }
 
@@ -248,11 +266,11 @@ impl Decoder<'_> {
             self.hide(node);
         }
         match interpolate(text, self.env) {
-            Ok(None) => Some(Text {
-                value: text.to_string(),
-                literal: true,
+            Ok(None) => Some(Text::literal(text)),
+            Ok(Some(value)) => Some(Text {
+                value,
+                template: Some(text.as_ref().into()),
             }),
-            Ok(Some(value)) => Some(Text { value, literal: false }),
             Err(failure) if failure.is_missing() && self.dormant => None,
             Err(failure) => {
                 self.problems
@@ -272,20 +290,28 @@ impl Decoder<'_> {
     }
 }
 
-/// A string of the file, completed. `literal` when nothing was put in, so that it may be shown.
+/// A string of the file, completed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Text {
     pub(crate) value: String,
-    pub(crate) literal: bool,
+    /// As it was written, when something was put in: that may be shown, the value may not.
+    template: Option<Box<str>>,
 }
 
 impl Text {
+    /// A string that was written in full.
+    pub(crate) fn literal(text: &str) -> Self {
+        Self {
+            value: text.to_owned(),
+            template: None,
+        }
+    }
+
     /// As it may be shown: what came from a variable or a file may be secret.
     pub(crate) fn shown(&self) -> String {
-        if self.literal {
-            format!("{:?}", self.value)
-        } else {
-            "(put together from references)".to_owned()
+        match &self.template {
+            None => format!("{:?}", self.value),
+            Some(template) => format!("the value of {template:?}"),
         }
     }
 }
@@ -314,9 +340,9 @@ impl Decode for SecretText {
     }
 
     fn decode(node: &Node<'_>, at: &KeyPath<'_>, _: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
+        cx.hide_secret(node);
         let text = cx.text(node, at)?;
-        cx.hide(node);
-        if text.literal && !text.value.is_empty() && !is_example_secret(&text.value) {
+        if text.template.is_none() && !text.value.is_empty() && !is_example_secret(&text.value) {
             cx.inline_secret.get_or_insert(node.span());
         }
         Some(Self(Secret::new(text.value)))
@@ -333,8 +359,8 @@ impl Decode for HiddenText {
     }
 
     fn decode(node: &Node<'_>, at: &KeyPath<'_>, _: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
+        cx.hide_secret(node);
         let text = cx.text(node, at)?;
-        cx.hide(node);
         Some(Self(Secret::new(text.value)))
     }
 }
@@ -511,8 +537,13 @@ impl<T: Decode> Decode for Vec<At<T>> {
                         .error(at, node.span(), "expected a list of tables, found one table")
                         .hint(format!("write [[{at}]] with two brackets, once for each"));
                 }
-                (Kind::Table(_), _) => cx.expected(&format!("tables ([[{at}]])"), node, at),
-                _ => cx.expected("a list", node, at),
+                (Kind::Table(_), _) => {
+                    cx.expected("a list of tables", node, at)
+                        .hint(format!("write [[{at}]], once for each"));
+                }
+                _ => {
+                    cx.expected("a list", node, at);
+                }
             }
             return None;
         };
@@ -559,7 +590,9 @@ impl<T: Decode> Decode for Map<T> {
 
     fn decode(node: &Node<'_>, at: &KeyPath<'_>, bounds: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
         let DeValue::Table(table) = node.get_ref() else {
-            cx.expected("a table", node, at);
+            cx.hide(node);
+            cx.expected("a table", node, at)
+                .hint(format!("write [{at}.NAME], with a name of your choice"));
             return None;
         };
         let mut entries = Vec::with_capacity(table.len());

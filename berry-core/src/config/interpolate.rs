@@ -136,6 +136,12 @@ fn file(path: &str, env: &dyn Environment) -> Result<String, Failure> {
     Ok(text)
 }
 
+/// Whether a string is one reference without a default, so that there is no secret in it.
+pub(crate) fn is_one_reference(text: &str) -> bool {
+    let inside = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+    inside.is_some_and(|inside| is_name(inside) || inside.starts_with("file:") && !inside.contains(['$', '}']))
+}
+
 fn is_name(name: &str) -> bool {
     !name.starts_with(|c: char| c.is_ascii_digit())
         && !name.is_empty()
@@ -208,6 +214,21 @@ mod tests {
             ("${1A}", "`${…}` does not hold the name of an environment variable"),
         ] {
             assert_eq!(interpolate(text, &Fixed).unwrap_err().to_string(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_a_string_that_is_one_reference_may_be_shown() {
+        for (text, expected) in [
+            ("${KEY}", true),
+            ("${file:/run/key}", true),
+            ("${KEY:-sk-default}", false),
+            ("sk-${KEY}", false),
+            ("${KEY}sk", false),
+            ("${sk-canary}", false),
+            ("sk", false),
+        ] {
+            assert_eq!(is_one_reference(text), expected, "{text}");
         }
     }
 

@@ -64,11 +64,9 @@ fn hidden(c: char) -> char {
     }
 }
 
-/// Whether a URL in this text carries a password or a key.
+/// Whether a URL in this text, with or without its scheme, carries a password or a key.
 pub(crate) fn has_url_credentials(text: &str) -> bool {
-    let Some((_, rest)) = text.split_once("://") else {
-        return false;
-    };
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let query = rest.split_once('?').map_or("", |(_, query)| query).to_lowercase();
     authority.contains('@')
@@ -173,6 +171,7 @@ mod tests {
         for (url, expected) in [
             ("http://user:pw@proxy:3128", true),
             ("https://host/v1?key=abc", true),
+            ("user:pw@proxy:3128", true),
             ("https://host/a@b", false),
             ("https://host/v1?api-version=2024-10-21", false),
             ("no url", false),

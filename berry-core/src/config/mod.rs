@@ -27,6 +27,7 @@ pub use docs::reference;
 pub use interpolate::{Environment, MAX_SECRET_FILE_BYTES, ProcessEnvironment};
 pub use locate::{Found, LocateError, SEARCH_ORDER, locate};
 pub use problem::{Location, Problem, Report, Severity};
+pub use schema::{KeyFacts, keys};
 pub use source::MAX_CONFIG_BYTES;
 
 use decode::Decoder;
@@ -132,7 +133,7 @@ fn from_source(name: &str, text: &str, mode: Option<u32>, env: &dyn Environment)
                 "the file has no key at all: it was probably cut off while it was written",
             )
             .hint("config-example.toml is a complete one to copy from");
-        return Err(LoadError::Invalid(problems.finish(name, text.to_owned())));
+        return Err(LoadError::Invalid(problems.finish(name, String::new())));
     }
     let mut found = Problems::default();
     let mut cx = Decoder {

@@ -5,6 +5,7 @@
 //! [`super::mask`].
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -94,7 +95,11 @@ impl Problem {
 
 /// Collects problems while a file is read.
 #[derive(Debug, Default)]
-pub(crate) struct Problems(Vec<Problem>);
+pub(crate) struct Problems {
+    list: Vec<Problem>,
+    /// Paths that have an error, so that what follows from it is not reported as well.
+    failed: BTreeSet<String>,
+}
 
 impl Problems {
     /// Something that makes the configuration unusable.
@@ -129,7 +134,10 @@ impl Problems {
 
     fn push(&mut self, severity: Severity, at: &KeyPath<'_>, span: Option<Span>, message: String) -> &mut Problem {
         let path = at.to_string();
-        self.0.push(Problem {
+        if severity == Severity::Error {
+            self.failed.insert(path.clone());
+        }
+        self.list.push(Problem {
             severity,
             path,
             message,
@@ -137,31 +145,47 @@ impl Problems {
             span,
             related: Vec::new(),
         });
-        self.0.last_mut().expect("one was pushed just now")
+        self.list.last_mut().expect("one was pushed just now")
     }
 
     /// Takes over what another collection has.
     pub(crate) fn append(&mut self, mut other: Self) {
-        self.0.append(&mut other.0);
+        self.list.append(&mut other.list);
+        self.failed.append(&mut other.failed);
+    }
+
+    /// Counts a key as failed that was probably meant by another one.
+    pub(crate) fn mark_failed(&mut self, at: &KeyPath<'_>) {
+        self.failed.insert(at.to_string());
+    }
+
+    /// Whether there is an error at this key or below it, so that its absence needs no words of its own.
+    pub(crate) fn failed_within(&self, at: &KeyPath<'_>) -> bool {
+        let path = at.to_string();
+        let below = |key: &String| key[path.len()..].is_empty() || key[path.len()..].starts_with(['.', '[']);
+        self.failed
+            .range(path.clone()..)
+            .take_while(|key| key.starts_with(&path))
+            .any(below)
     }
 
     /// Drops what starts inside one of `lines`; used where a syntax error already explains them.
     pub(crate) fn drop_within(&mut self, lines: &[Span]) {
         let inside = |at: usize| lines.iter().any(|line| line.contains(&at));
-        self.0
+        self.list
             .retain(|problem| !problem.span.as_ref().is_some_and(|span| inside(span.start)));
     }
 
     /// Puts everything into the order of the file and binds it to the (masked) text. What has no place comes first.
     pub(crate) fn finish(mut self, file: &str, masked: String) -> Report {
-        self.0.sort_by(|a, b| {
+        self.list.sort_by(|a, b| {
             let key = |p: &Problem| (p.span.as_ref().map(|s| s.start), p.severity);
             key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))
         });
         Report {
             file: file.into(),
             text: Lines::new(masked),
-            problems: self.0,
+            problems: self.list,
         }
     }
 }
@@ -283,10 +307,17 @@ impl fmt::Display for Report {
 }
 
 /// Text with an index of its lines, so that many positions in a large file stay cheap to find.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Lines {
     text: Arc<str>,
     starts: Arc<[usize]>,
+}
+
+/// A whole file is of no use in a dump.
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} lines", self.starts.len())
+    }
 }
 
 impl Lines {
@@ -305,6 +336,11 @@ impl Lines {
         let number = self.starts.partition_point(|start| *start <= at);
         let start = self.starts[number - 1];
         let end = self.starts.get(number).map_or(self.text.len(), |next| next - 1);
+        let end = if self.text[start..end].ends_with('\r') {
+            end - 1
+        } else {
+            end
+        };
         (number, start..end)
     }
 
@@ -320,17 +356,21 @@ impl Lines {
 }
 
 /// The candidate that `word` was most likely meant to be, if any is close: case, `-` and `_` do not count, and about one
-/// letter in three may differ.
+/// letter in three may differ, or a long name may lack a part.
 pub(crate) fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let plain = |text: &str| text.to_lowercase().replace(['_', '-', ' ', '.'], "");
     let wanted = plain(word);
     let within = (wanted.chars().count() / 3).max(1);
-    candidates
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&wanted, &plain(candidate)), candidate))
-        .filter(|(distance, _)| *distance <= within)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
+    let mut best: Option<(usize, &str)> = None;
+    for candidate in candidates {
+        let known = plain(candidate);
+        let distance = strsim::damerau_levenshtein(&wanted, &known);
+        let close = distance <= within || strsim::sorensen_dice(&wanted, &known) > 0.75;
+        if close && best.is_none_or(|(other, _)| distance < other) {
+            best = Some((distance, candidate));
+        }
+    }
+    best.map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]
@@ -344,6 +384,11 @@ mod tests {
         assert_eq!(closest("apikey", keys), Some("api_key"));
         assert_eq!(closest("APIKey", keys), Some("api_key"));
         assert_eq!(closest("colour", keys), None);
+        let long = ["circuit_breaker_timeout_seconds", "circuit_breaker_failure_threshold"];
+        assert_eq!(
+            closest("circuit_breaker_treshold", long),
+            Some("circuit_breaker_failure_threshold")
+        );
     }
 
     #[test]
@@ -351,6 +396,17 @@ mod tests {
         let lines = Lines::new("a = 1\nné = 2\n".to_owned());
         assert_eq!(lines.location(0), Location { line: 1, column: 1 });
         assert_eq!(lines.location("a = 1\nné ".len()), Location { line: 2, column: 4 });
+    }
+
+    #[test]
+    fn a_key_has_failed_when_it_or_something_below_it_has_an_error() {
+        let mut problems = Problems::default();
+        let (root, users) = (KeyPath::ROOT, KeyPath::ROOT.key("users"));
+        problems.error(&users.key("ann").key("tags").index(1), None, "wrong");
+        problems.warning(&users.key("bob"), None, "odd");
+        let failed = |at: &KeyPath<'_>| problems.failed_within(at);
+        assert!(failed(&users.key("ann")) && failed(&users.key("ann").key("tags")) && failed(&users));
+        assert!(!failed(&users.key("an")) && !failed(&users.key("bob")) && !failed(&root.key("user")));
     }
 
     #[test]

@@ -191,8 +191,8 @@ table! {
     struct RawProvider {
         /// Name for people; the table's name without it.
         name: optional<Text>;
-        /// Address: with `/v1`, without it, or a full endpoint URL; see "Addresses". Not needed for `demo`.
-        base_url: required<Text>;
+        /// Address: with `/v1`, without it, or a full endpoint URL; see "Addresses". Needed, except for `demo`.
+        base_url: optional<Text>;
         /// Our key there. Empty or absent for servers without keys.
         api_key: optional<SecretText>;
         /// Models that it serves; a backend that names another one is warned about. Empty = any; `"auto"` asks the provider.
@@ -350,7 +350,7 @@ table! {
     /// The listener and its limits.
     struct RawServer {
         /// Where to listen. `--bind` and `BIND_ADDRESS` come before it.
-        bind_address: default<Text> = Text { value: "127.0.0.1:3000".to_owned(), literal: true };
+        bind_address: default<Text> = Text::literal("127.0.0.1:3000");
         /// Connections at the same time; more wait. `MAX_CONNECTIONS` comes before it.
         max_connections: default<usize> = 20_000, Bounds::at_least(1.0);
         /// Largest request body, bytes.
@@ -371,7 +371,7 @@ table! {
         drain_delay_seconds: default<Seconds> = Seconds(0.0), Bounds::at_least(0.0);
         /// Origins that browsers may call `/v1` from; `"*"` for any. None for `/admin`, whatever this says.
         cors_allowed_origins: default<Vec<At<Text>>>
-            = vec![At { value: Text { value: "*".to_owned(), literal: true }, span: None }];
+            = vec![At { value: Text::literal("*"), span: None }];
         /// Whether `/metrics`, `/prometheus` and `/smart-ai/*` need an admin token.
         protect_monitoring: default<bool> = false;
         /// Silence after which a stream carries a keep-alive comment.

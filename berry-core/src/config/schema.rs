@@ -123,6 +123,35 @@ pub(crate) fn walk(visit: &mut dyn FnMut(&str, &'static TableSchema)) {
     below("", &RawConfig::SCHEMA, visit);
 }
 
+/// One key of the format, for tools that list them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyFacts {
+    /// Header of its table, with `NAME` for names that are chosen freely; empty for the top level.
+    pub table: String,
+    /// The key.
+    pub name: &'static str,
+    /// Its default as TOML writes it.
+    pub default: Option<String>,
+    /// Whether it has a value, rather than being a table.
+    pub is_value: bool,
+}
+
+/// Every key of the format.
+pub fn keys() -> Vec<KeyFacts> {
+    let mut all = Vec::new();
+    let mut add = |table: &str, schema: &TableSchema| {
+        all.extend(schema.keys.iter().map(|key| KeyFacts {
+            table: table.to_owned(),
+            name: key.name,
+            default: key.default.map(|text| text()),
+            is_value: matches!((key.kind)(), Kind::Leaf(kind) if !kind.starts_with("table of text")),
+        }));
+    };
+    add("", &RawConfig::SCHEMA);
+    walk(&mut |header, schema| add(header, schema));
+    all
+}
+
 /// The headers of the tables that have this key, for a hint.
 pub(crate) fn tables_with(name: &str) -> Option<String> {
     let mut found = Vec::new();

@@ -66,21 +66,91 @@ pub(crate) fn without_bom(text: &str) -> &str {
 /// The tree of a file, and the lines that are not TOML, which have been reported. What could be understood is in the tree.
 pub(crate) fn parse<'i>(text: &'i str, problems: &mut Problems) -> (Spanned<DeTable<'i>>, Vec<Span>) {
     let (tree, errors) = DeTable::parse_recoverable(text);
-    let mut broken = Vec::new();
+    let mut broken: Vec<Span> = Vec::new();
+    let mut repeated_table: Option<Span> = None;
     for error in errors {
         let span = error.span().unwrap_or(0..0);
         let line = line_of(text, span.start);
-        // One mistake often upsets the parser several times; the first message on a line is the one that helps.
-        if !broken.contains(&line) {
-            problems.error(&KeyPath::ROOT, span, describe(error.message()));
-            broken.push(line);
+        let duplicate = error.message().starts_with("duplicate key");
+        // One mistake often upsets the parser several times; the first message on a line, or for a table, is the one that helps.
+        let follows = duplicate && repeated_table.as_ref().is_some_and(|table| table.contains(&span.start));
+        if broken.contains(&line) || follows {
+            continue;
         }
+        let problem = problems.error(&KeyPath::ROOT, span.clone(), describe(error.message()));
+        if duplicate {
+            problem.related(first_use(text, &line), "first used here");
+            if text[line.clone()].trim_start().starts_with('[') {
+                repeated_table = Some(line.start..next_header(text, line.end));
+            }
+        } else if let Some(hint) = other_format(text, &line) {
+            problem.hint(hint);
+        }
+        broken.push(line);
     }
     (tree, broken)
 }
 
+/// The parser's message, in the words of the other messages where it has terser ones.
 fn describe(message: &str) -> String {
-    format!("not valid TOML: {}", message.trim().replace('\n', "; "))
+    let message = message.trim().replace('\n', "; ");
+    let plain = match message.as_str() {
+        "string values must be quoted, expected literal string" => {
+            "expected a value: text in quotes, a number, true or false, a list or a table"
+        }
+        "unexpected key or value, expected newline, `#`" => "expected the end of the line, or a comment",
+        "key with no value, expected `=`" => "expected `=` and a value after the key",
+        "invalid key-value pair, expected key" => "expected a key",
+        "duplicate key" => "this key is there twice",
+        other => other,
+    };
+    format!("not valid TOML: {plain}")
+}
+
+/// A word to those who write another language.
+fn other_format(text: &str, line: &Span) -> Option<&'static str> {
+    if text.trim_start().starts_with('{') {
+        return Some("this looks like JSON; the configuration is written in TOML");
+    }
+    let line = text[line.clone()].trim();
+    (line.ends_with(':') || line.contains(": ") && !line.contains('='))
+        .then_some("this looks like YAML; the configuration is written in TOML: key = value")
+}
+
+/// Where the key or header on this line was used before: the same header, or the same key since the last header.
+fn first_use(text: &str, line: &Span) -> Option<Span> {
+    let name = |line: &str| match line.trim() {
+        header if header.starts_with('[') => header.split(']').next().unwrap_or_default().to_owned(),
+        pair => pair.split('=').next().unwrap_or_default().trim().to_owned(),
+    };
+    let wanted = name(&text[line.clone()]);
+    let is_header = wanted.starts_with('[');
+    let from = if is_header {
+        0
+    } else {
+        text[..line.start].rfind("\n[").map_or(0, |at| at + 1)
+    };
+    let mut start = from;
+    for earlier in text[from..line.start].split_inclusive('\n') {
+        if name(earlier) == wanted {
+            let indent = earlier.len() - earlier.trim_start().len();
+            let width = if is_header { wanted.len() + 1 } else { wanted.len() };
+            return Some(start + indent..start + indent + width);
+        }
+        start += earlier.len();
+    }
+    None
+}
+
+fn next_header(text: &str, from: usize) -> usize {
+    let mut at = from;
+    for line in text[from..].split_inclusive('\n') {
+        if line.trim_start().starts_with('[') {
+            break;
+        }
+        at += line.len();
+    }
+    at
 }
 
 fn line_of(text: &str, at: usize) -> Span {

@@ -1,49 +1,68 @@
 //! Lowest priority number first; equal priorities share by weight.
 //!
-//! For a main backend with spares. All traffic goes to the first tier, so the spares stay cold.
+//! Only the healthy ones count as long as there is one: an unhealthy main backend is passed over while a spare is healthy. When
+//! none is healthy, the first priority of all takes the traffic. Within the tier: `weighted_random`.
+//!
+//! Use it for a main backend with spares. Not for sharing load: all traffic goes to one tier, and the spares stay cold.
 
-use rand::rngs::SmallRng;
-use smallvec::SmallVec;
-
-use super::weighted_random::WeightedRandom;
-use super::{Candidate, Picker};
+use super::{Candidate, PickContext, Picker, Weights, draw};
+use crate::chance::Chance;
 
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Failover;
 
 impl Picker for Failover {
-    fn pick(&self, candidates: &[Candidate], rng: &mut SmallRng) -> Option<usize> {
-        let first = candidates.iter().map(|candidate| candidate.priority).min()?;
-        let (places, tier): (SmallVec<[usize; 8]>, SmallVec<[Candidate; 8]>) = candidates
+    fn weights(&self, _: &PickContext, candidates: &[Candidate]) -> Weights {
+        let any_healthy = candidates.iter().any(|candidate| candidate.healthy);
+        let counts = |candidate: &&Candidate| candidate.healthy || !any_healthy;
+        let tier = candidates
             .iter()
-            .enumerate()
-            .filter(|(_, candidate)| candidate.priority == first)
-            .map(|(i, c)| (i, *c))
-            .unzip();
-        WeightedRandom.pick(&tier, rng).map(|chosen| places[chosen])
+            .filter(counts)
+            .map(|candidate| candidate.priority)
+            .min();
+        let in_tier = |candidate: &Candidate| counts(&candidate) && Some(candidate.priority) == tier;
+        candidates
+            .iter()
+            .map(|candidate| if in_tier(candidate) { candidate.weight } else { 0.0 })
+            .collect()
+    }
+
+    fn pick(&self, context: &PickContext, candidates: &[Candidate], chance: &mut Chance<'_>) -> Option<usize> {
+        draw(&self.weights(context, candidates), chance)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use rand::SeedableRng as _;
-
     use super::*;
+    use crate::picker::tests::Shares;
+
+    fn candidates(list: &[(u32, f64, bool)]) -> Vec<Candidate> {
+        list.iter()
+            .enumerate()
+            .map(|(position, (priority, weight, healthy))| Candidate {
+                healthy: *healthy,
+                ..Candidate::new(position, *weight, *priority)
+            })
+            .collect()
+    }
 
     #[test]
-    fn only_the_lowest_priority_number_is_chosen_and_shared_by_weight() {
-        let candidates = [(2, 9.0), (1, 3.0), (1, 1.0)].map(|(priority, weight)| Candidate {
-            position: 0,
-            weight,
-            priority,
-        });
-        let mut rng = SmallRng::seed_from_u64(3);
-        let mut counts = [0; 3];
-        for _ in 0..10_000 {
-            counts[Failover.pick(&candidates, &mut rng).unwrap()] += 1;
-        }
-        assert_eq!(counts[0], 0);
-        assert!((7_300..7_700).contains(&counts[1]), "{counts:?}");
+    fn only_the_first_tier_is_chosen_and_shared_by_weight() {
+        let tiers = candidates(&[(2, 9.0, true), (1, 3.0, true), (1, 1.0, true)]);
+        Shares::of(&Failover, &tiers, 100_000).within(0.01, &[0.0, 0.75, 0.25]);
+    }
+
+    #[test]
+    fn an_unhealthy_backend_is_passed_over_while_a_healthy_one_is_left() {
+        let tiers = candidates(&[(1, 1.0, false), (2, 1.0, true), (3, 1.0, true)]);
+        assert_eq!(Shares::of(&Failover, &tiers, 100).counts, [0, 100, 0]);
+    }
+
+    #[test]
+    fn when_all_are_unhealthy_the_first_priority_takes_it() {
+        let tiers = candidates(&[(2, 1.0, false), (1, 1.0, false)]);
+        assert_eq!(Shares::of(&Failover, &tiers, 100).counts, [0, 100]);
     }
 }

@@ -5,11 +5,11 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::form::Form;
-use super::{Input, paced};
 use crate::answer::{Answer, Events, Mark};
 use crate::error::ApiError;
 use crate::generate::Prompt;
 use crate::hash::StableHash;
+use crate::input::Input;
 use crate::route::Call;
 use crate::text;
 
@@ -30,7 +30,7 @@ pub(super) fn speech(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError>
     } else {
         Answer::plain(StatusCode::OK, "audio/wav", wav(&samples))
     };
-    Ok(paced(call, answer, 1))
+    Ok(call.paced(answer, 1))
 }
 
 /// A triangle wave of so many swings a second, 16 bits a sample.
@@ -122,7 +122,7 @@ pub(super) fn transcription(call: &Call<'_>, deployment: Option<&str>) -> Result
             ));
         }
     };
-    Ok(paced(call, answer, tokens))
+    Ok(call.paced(answer, tokens))
 }
 
 #[cfg(test)]

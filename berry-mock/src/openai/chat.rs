@@ -7,11 +7,12 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{CREATED, Input, paced, text_of};
+use super::CREATED;
 use crate::answer::{Answer, Events, Mark};
 use crate::error::{ApiError, Vendor};
 use crate::generate::{Ask, Finish, Format, Generated, Prompt, Tool, ToolCall, ToolChoice, ToolResult, generate};
 use crate::hash::id;
+use crate::input::{Input, text_of};
 use crate::route::{Call, vendor};
 use crate::text;
 
@@ -28,7 +29,7 @@ pub(super) fn answer(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError>
         model: &input.model,
         choices: &choices,
         prompt_tokens: ask.prompt.tokens,
-        azure: vendor(call.head.uri.path()) == Vendor::Azure,
+        azure: vendor(call.head) == Vendor::Azure,
         usage: call.usage,
     };
     Ok(if stream {
@@ -267,7 +268,7 @@ impl Reply<'_> {
             body["prompt_filter_results"] = json!([{"prompt_index": 0, "content_filter_results": safe()}]);
         }
         let slowest = self.choices.iter().map(|choice| choice.tokens).max().unwrap_or(0);
-        paced(call, Answer::json(StatusCode::OK, &body), slowest)
+        call.paced(Answer::json(StatusCode::OK, &body), slowest)
     }
 
     fn choice(&self, index: usize, choice: &Generated) -> Value {
@@ -354,10 +355,10 @@ impl Reply<'_> {
     }
 
     fn call_deltas(&self, events: &mut Events, index: usize, i: usize, called: &ToolCall) {
-        let arguments = called.arguments.to_string();
+        let (id, arguments) = (called.id("call_"), called.arguments.to_string());
         let head = CallDelta {
             index: i,
-            id: Some(&called.id),
+            id: Some(&id),
             kind: Some("function"),
             function: FunctionDelta {
                 name: Some(&called.name),
@@ -442,7 +443,7 @@ impl Reply<'_> {
 
 fn call_object(call: &ToolCall) -> Value {
     json!({
-        "id": call.id, "type": "function",
+        "id": call.id("call_"), "type": "function",
         "function": {"name": call.name, "arguments": call.arguments.to_string()},
     })
 }

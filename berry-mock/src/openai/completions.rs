@@ -3,12 +3,13 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::CREATED;
 use super::chat::{finish_reason, usage};
-use super::{CREATED, Input, paced};
 use crate::answer::{Answer, Events, Mark};
 use crate::error::ApiError;
 use crate::generate::{Ask, Generated, Prompt, generate};
 use crate::hash::id;
+use crate::input::Input;
 use crate::route::Call;
 use crate::text;
 
@@ -52,7 +53,7 @@ pub(super) fn answer(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError>
         if call.usage {
             body["usage"] = usage;
         }
-        return Ok(paced(call, Answer::json(StatusCode::OK, &body), slowest));
+        return Ok(call.paced(Answer::json(StatusCode::OK, &body), slowest));
     }
     let mut events = Events::new(call.pace());
     for (i, generated) in choices.iter().enumerate() {

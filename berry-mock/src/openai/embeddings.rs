@@ -5,12 +5,12 @@ use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Input, paced};
 use crate::answer::Answer;
 use crate::error::ApiError;
-use crate::hash::StableHash;
+use crate::input::Input;
 use crate::route::Call;
 use crate::text;
+use crate::vector::vector;
 
 /// Length of a vector unless `dimensions` says otherwise. Small, to keep examples readable.
 const DIMENSIONS: u64 = 256;
@@ -53,7 +53,7 @@ pub(super) fn answer(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError>
     if call.usage {
         body["usage"] = json!({"prompt_tokens": tokens, "total_tokens": tokens});
     }
-    Ok(paced(call, Answer::json(StatusCode::OK, &body), 1))
+    Ok(call.paced(Answer::json(StatusCode::OK, &body), 1))
 }
 
 /// The inputs one by one: texts, or arrays of tokens.
@@ -75,35 +75,7 @@ fn items(input: &Input) -> Result<Vec<Value>, ApiError> {
     }
 }
 
-fn vector(seed: u64, model: &str, bytes: &[u8], dimensions: u64) -> Vec<f32> {
-    let mut hash = StableHash::new(seed);
-    hash.feed(model);
-    hash.feed(bytes);
-    let mut rng = fastrand::Rng::with_seed(hash.finish());
-    let raw: Vec<f64> = (0..dimensions).map(|_| rng.f64() * 2.0 - 1.0).collect();
-    let length = raw.iter().map(|x| x * x).sum::<f64>().sqrt();
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "vectors have single precision on the wire"
-    )]
-    raw.iter().map(|x| (x / length) as f32).collect()
-}
-
 /// As `encoding_format: base64` has it.
 fn little_endian(vector: &[f32]) -> Vec<u8> {
     vector.iter().flat_map(|x| x.to_le_bytes()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn vectors_have_length_one_and_depend_on_the_text() {
-        let one = vector(1, "m", b"berry", 64);
-        let length: f32 = one.iter().map(|x| x * x).sum();
-        assert!((length - 1.0).abs() < 1e-5, "{length}");
-        assert_eq!(one, vector(1, "m", b"berry", 64));
-        assert_ne!(one, vector(1, "m", b"cherry", 64));
-    }
 }

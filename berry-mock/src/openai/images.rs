@@ -9,12 +9,13 @@ use flate2::{Compression, Crc};
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::CREATED;
 use super::form::Form;
-use super::{CREATED, Input, paced};
 use crate::answer::Answer;
 use crate::error::ApiError;
 use crate::generate::Prompt;
 use crate::hash::mix;
+use crate::input::Input;
 use crate::route::Call;
 
 /// Pixels of a side.
@@ -72,7 +73,7 @@ pub(super) fn answer(call: &Call<'_>, deployment: Option<&str>) -> Result<Answer
             "input_tokens_details": {"text_tokens": prompt.tokens, "image_tokens": 0},
         });
     }
-    Ok(paced(call, Answer::json(StatusCode::OK, &body), 1))
+    Ok(call.paced(Answer::json(StatusCode::OK, &body), 1))
 }
 
 /// A square of one colour (PNG specification, third edition: sections 5 and 11).

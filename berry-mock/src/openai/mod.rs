@@ -11,18 +11,16 @@ mod rerank;
 mod responses;
 
 use http::{Method, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::answer::{Answer, Step};
+use crate::answer::Answer;
 use crate::error::ApiError;
 use crate::hash::{StableHash, id};
+use crate::input::Input;
 use crate::route::Call;
 
 /// When everything was made, in seconds since 1970: a fixed moment, since the same request has to give the same bytes.
 const CREATED: u64 = 1_767_225_600;
-
-/// Models in the lists of a script that names none.
-const BUILT_IN: &[&str] = &["demo-embedding", "demo-large", "demo-small"];
 
 /// What is asked for, without method and prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,12 +97,7 @@ fn with_vendor_headers(call: &Call<'_>, answer: Answer) -> Answer {
 }
 
 fn models(call: &Call<'_>) -> Answer {
-    let served = &call.script.models;
-    let data: Vec<Value> = if served.is_empty() {
-        BUILT_IN.iter().map(|name| model_object(name)).collect()
-    } else {
-        served.iter().map(|name| model_object(name)).collect()
-    };
+    let data: Vec<Value> = call.model_names().iter().map(|name| model_object(name)).collect();
     Answer::json(StatusCode::OK, &json!({"object": "list", "data": data}))
 }
 
@@ -137,109 +130,6 @@ fn percent_decoded(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// A request body of JSON whose model is served.
-pub(crate) struct Input {
-    body: Map<String, Value>,
-    pub(crate) model: String,
-}
-
-impl Input {
-    fn new(call: &Call<'_>, default_model: Option<&str>) -> Result<Self, ApiError> {
-        let body = match serde_json::from_slice(call.body) {
-            Ok(Value::Object(body)) => body,
-            Ok(_) => return Err(ApiError::invalid("The body must be a JSON object.")),
-            Err(error) => {
-                return Err(ApiError::invalid(format!(
-                    "We could not parse the JSON body of your request: {error}"
-                )));
-            }
-        };
-        let model = match (body.get("model"), default_model) {
-            // A deployment is what its path says, whatever the body calls it.
-            (_, Some(model)) => model.to_owned(),
-            (Some(Value::String(model)), None) if !model.is_empty() => model.clone(),
-            (None | Some(Value::Null), None) => return Err(ApiError::missing("model")),
-            _ => return Err(ApiError::wrong("model", "a string")),
-        };
-        if default_model.is_none() && !call.script.serves(&model) {
-            return Err(ApiError::model_not_found(&model));
-        }
-        Ok(Self { body, model })
-    }
-
-    /// A parameter; null is the same as nothing.
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.body.get(name).filter(|value| !value.is_null())
-    }
-
-    fn bool(&self, name: &'static str) -> Result<Option<bool>, ApiError> {
-        let Some(value) = self.get(name) else { return Ok(None) };
-        value
-            .as_bool()
-            .map(Some)
-            .ok_or_else(|| ApiError::wrong(name, "a boolean"))
-    }
-
-    fn number(&self, name: &'static str) -> Result<Option<u64>, ApiError> {
-        let Some(value) = self.get(name) else { return Ok(None) };
-        value
-            .as_u64()
-            .map(Some)
-            .ok_or_else(|| ApiError::wrong(name, "a number of zero or more"))
-    }
-
-    fn stream(&self) -> Result<bool, ApiError> {
-        Ok(self.bool("stream")?.unwrap_or(false))
-    }
-
-    /// `n`, within its bounds.
-    fn alternatives(&self) -> Result<u64, ApiError> {
-        match self.number("n")? {
-            None => Ok(1),
-            Some(n @ 1..=128) => Ok(n),
-            Some(_) => Err(ApiError::wrong("n", "a number from 1 to 128")),
-        }
-    }
-
-    /// `stop`: a string or a list of them.
-    fn stops(&self) -> Result<Vec<String>, ApiError> {
-        let wrong = || ApiError::wrong("stop", "a string or up to 4 of them");
-        match self.get("stop") {
-            None => Ok(Vec::new()),
-            Some(Value::String(stop)) => Ok(vec![stop.clone()]),
-            Some(Value::Array(stops)) if stops.len() <= 4 => stops
-                .iter()
-                .map(|stop| stop.as_str().map(str::to_owned).ok_or_else(wrong))
-                .collect(),
-            Some(_) => Err(wrong()),
-        }
-    }
-
-    /// Whether the stream ends with a chunk of usage.
-    fn include_usage(&self) -> bool {
-        self.get("stream_options")
-            .is_some_and(|options| options["include_usage"] == true)
-    }
-}
-
-/// Holds a plain answer back for as long as its tokens would take.
-fn paced(call: &Call<'_>, mut answer: Answer, tokens: u64) -> Answer {
-    answer.before_head.push_back(Step::Wait(call.pace().whole(tokens)));
-    answer
-}
-
-/// The text of a message's or an item's content: a string, or the text parts of a list.
-fn text_of(content: &Value) -> String {
-    match content {
-        Value::String(text) => text.clone(),
-        Value::Array(parts) => {
-            let texts = parts.iter().filter_map(|part| part.get("text").and_then(Value::as_str));
-            texts.collect::<Vec<_>>().join("\n")
-        }
-        _ => String::new(),
-    }
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::{Input, paced, text_of};
 use crate::answer::Answer;
 use crate::error::ApiError;
 use crate::generate::Prompt;
 use crate::hash::id;
+use crate::input::{Input, text_of};
 use crate::route::Call;
 
 const CATEGORIES: &[&str] = &[
@@ -37,7 +37,7 @@ pub(super) fn answer(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError>
     texts.iter().for_each(|text| prompt.add(text));
     let results: Vec<Value> = texts.iter().map(|text| result(text)).collect();
     let body = json!({"id": id("modr-", prompt.number(), 29), "model": input.model, "results": results});
-    Ok(paced(call, Answer::json(StatusCode::OK, &body), 1))
+    Ok(call.paced(Answer::json(StatusCode::OK, &body), 1))
 }
 
 fn result(text: &str) -> Value {

@@ -3,11 +3,11 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Input, paced};
 use crate::answer::Answer;
 use crate::error::ApiError;
 use crate::generate::Prompt;
 use crate::hash::id;
+use crate::input::Input;
 use crate::route::Call;
 
 pub(super) fn answer(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError> {
@@ -47,7 +47,7 @@ pub(super) fn answer(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError>
     if call.usage {
         body["usage"] = json!({"total_tokens": prompt.tokens, "prompt_tokens": prompt.tokens});
     }
-    Ok(paced(call, Answer::json(StatusCode::OK, &body), 1))
+    Ok(call.paced(Answer::json(StatusCode::OK, &body), 1))
 }
 
 /// The share of the query's words that the document has.

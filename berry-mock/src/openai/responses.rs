@@ -5,11 +5,12 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{CREATED, Input, paced, text_of};
+use super::CREATED;
 use crate::answer::{Answer, Events, Mark};
 use crate::error::ApiError;
 use crate::generate::{Ask, Finish, Format, Generated, Prompt, Tool, ToolCall, ToolChoice, ToolResult, generate};
 use crate::hash::{id, mix};
+use crate::input::{Input, text_of};
 use crate::route::Call;
 use crate::text;
 
@@ -27,7 +28,7 @@ pub(super) fn answer(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError>
         response.stream(call)
     } else {
         let tokens = response.generated.tokens;
-        paced(call, Answer::json(StatusCode::OK, &response.whole()), tokens)
+        call.paced(Answer::json(StatusCode::OK, &response.whole()), tokens)
     })
 }
 
@@ -347,9 +348,8 @@ fn text_part(text: &str) -> Value {
 }
 
 fn function_call(called: &ToolCall, arguments: &str, status: &str) -> Value {
-    let id = called.id.replacen("call_", "fc_", 1);
     json!({
-        "id": id, "type": "function_call", "status": status,
-        "call_id": called.id, "name": called.name, "arguments": arguments,
+        "id": called.id("fc_"), "type": "function_call", "status": status,
+        "call_id": called.id("call_"), "name": called.name, "arguments": arguments,
     })
 }

@@ -531,3 +531,23 @@ async fn connections_stay_usable_after_a_spoiled_answer() {
         assert_eq!(mock.stats().connections, 1, "{transport:?}");
     }
 }
+
+#[tokio::test]
+async fn a_response_that_fails_midway_says_so_in_its_own_dialect() {
+    let (_mock, mut client) = mock(Script::default()).await;
+    let mut request = post(
+        "/v1/responses",
+        &json!({"model": "m", "input": "Hello", "stream": true}),
+    );
+    request
+        .headers_mut()
+        .insert("x-mock-fault", "error-event:2".parse().unwrap());
+    let got = client.send(request).await.unwrap();
+    let events = got.events();
+    let last = events.last().unwrap();
+    assert_eq!(
+        (&last["type"], &last["response"]["status"]),
+        (&json!("response.failed"), &json!("failed"))
+    );
+    assert!(got.text().contains("event: response.failed\n") && got.text().contains("output_text.delta"));
+}

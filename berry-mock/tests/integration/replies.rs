@@ -114,11 +114,10 @@ async fn an_empty_reply_is_a_head_alone() {
 }
 
 #[tokio::test]
-async fn a_small_answer_is_one_write() {
+async fn head_and_body_of_a_small_answer_arrive_together() {
     let mock = Mock::new(with(vec![Reply::json("/", "{}")]));
     let mut wire = mock.connect();
     wire.write_all(b"GET / HTTP/1.1\r\nhost: mock\r\n\r\n").await.unwrap();
-    // An in-memory connection wakes its reader for every write; what is there then is what the first write brought.
     let mut first = [0; 1024];
     let n = wire.read(&mut first).await.unwrap();
     let text = std::str::from_utf8(&first[..n]).unwrap();

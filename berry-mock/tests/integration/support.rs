@@ -216,3 +216,11 @@ pub(crate) fn chat_stream(user: &str) -> Value {
     body["stream_options"] = json!({"include_usage": true});
     body
 }
+
+/// `base` with further members.
+pub(crate) fn with(mut base: Value, more: Value) -> Value {
+    for (key, value) in more.as_object().unwrap() {
+        base[key] = value.clone();
+    }
+    base
+}

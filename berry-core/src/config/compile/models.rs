@@ -25,11 +25,11 @@ pub(super) fn compile(
     problems: &mut Problems,
 ) -> Models {
     let entries = raw.map(|map| map.value.0).unwrap_or_default();
-    if entries.is_empty() {
+    if entries.is_empty() && !problems.failed_within(at) {
         problems
             .warning(at, None, "no model: there is nothing that clients could ask for")
             .hint("add [models.NAME] with a [[models.NAME.backends]]");
-    } else if !entries.iter().any(|entry| entry.value.enabled.value) {
+    } else if !entries.is_empty() && !entries.iter().any(|entry| entry.value.enabled.value) {
         let first = entries.first().map(|entry| entry.span.clone());
         problems.warning(
             at,
@@ -172,7 +172,8 @@ fn model(entry: Entry<RawModel>, providers: &Providers, at: &KeyPath<'_>, proble
         providers,
     };
     let backends = backends(raw_backends, &pool, &at.key("backends"), problems);
-    if enabled && !backends.iter().any(|backend| backend.enabled) {
+    let usable = backends.iter().any(|backend| backend.enabled);
+    if enabled && !usable && !problems.failed_within(&at.key("backends")) {
         let message = "no usable backend: requests for this model are answered 503";
         let hint = if backends.is_empty() {
             format!("add [[{}]] with provider and model", at.key("backends"))
@@ -390,7 +391,7 @@ fn found_provider(
     problems: &mut Problems,
 ) -> Option<Arc<Provider>> {
     let Some(name) = name else {
-        if active {
+        if active && !problems.failed_within(at) {
             problems.error(at, table, "missing: the table name of a provider");
         }
         return None;
@@ -426,7 +427,7 @@ fn upstream_model(
     problems: &mut Problems,
 ) -> Option<UpstreamModel> {
     let Some(name) = name.filter(|name| !name.value.value.is_empty()) else {
-        if active {
+        if active && !problems.failed_within(at) {
             problems.error(at, table, "missing: the name that the provider knows the model by");
         }
         return None;

@@ -49,11 +49,11 @@ pub(super) fn compile(
     problems: &mut Problems,
 ) -> HashMap<ProviderId, Arc<Provider>> {
     let entries = raw.map(|map| map.value.0).unwrap_or_default();
-    if entries.is_empty() {
+    if entries.is_empty() && !problems.failed_within(at) {
         problems
             .warning(at, None, "no provider: no request can be answered")
             .hint("add [providers.NAME] with base_url and api_key, or with backend_type = \"demo\"");
-    } else if !entries.iter().any(|entry| entry.value.enabled.value) {
+    } else if !entries.is_empty() && !entries.iter().any(|entry| entry.value.enabled.value) {
         let first = entries.first().map(|entry| entry.span.clone());
         problems.warning(at, first, "every provider is switched off: no request can be answered");
     }
@@ -195,7 +195,7 @@ fn upstream(
         base: Uri::from_static(NOWHERE),
     };
     let Some(base_url) = base_url else {
-        if enabled {
+        if enabled && !problems.failed_within(&at.key("base_url")) {
             problems
                 .error(&at.key("base_url"), header, "missing: the address of the provider")
                 .hint("base_url = \"https://…\", or enabled = false, or backend_type = \"demo\"");
@@ -403,7 +403,7 @@ fn key(
     let key = raw.map(|key| key.value.0).unwrap_or_default();
     let text = key.expose();
     if text.is_empty() {
-        if let Some(table) = expected_by {
+        if let Some(table) = expected_by.filter(|_| !problems.failed_within(at)) {
             problems
                 .warning(
                     at,

@@ -176,10 +176,7 @@ mod tests {
         ] {
             let mut problems = Problems::default();
             let zone = At {
-                value: Text {
-                    value: text.to_owned(),
-                    literal: true,
-                },
+                value: Text::literal(text),
                 span: None,
             };
             let found = budget_zone(&zone, &KeyPath::ROOT, &mut problems);

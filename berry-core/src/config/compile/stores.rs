@@ -27,6 +27,7 @@ pub(super) fn ledger(raw: Option<At<RawLedger>>, at: &KeyPath<'_>, problems: &mu
             unused(path.as_ref(), &at.key("path"), "sqlite", problems);
             LedgerStore::Postgres(url.value)
         }
+        (StoreKind::Postgres, None) if problems.failed_within(&at.key("url")) => LedgerStore::Off,
         (StoreKind::Postgres, None) => {
             problems
                 .error(
@@ -71,13 +72,15 @@ pub(super) fn cluster(raw: Option<At<RawCluster>>, at: &KeyPath<'_>, problems: &
     let raw = raw?;
     let RawCluster { redis_url, on_failure } = raw.value;
     let Some(url) = redis_url else {
-        problems
-            .error(
-                &at.key("redis_url"),
-                raw.span,
-                "missing: instances share their state through it",
-            )
-            .hint("redis_url = \"redis://host:6379\", or leave the table out");
+        if !problems.failed_within(&at.key("redis_url")) {
+            problems
+                .error(
+                    &at.key("redis_url"),
+                    raw.span,
+                    "missing: instances share their state through it",
+                )
+                .hint("redis_url = \"redis://host:6379\", or leave the table out");
+        }
         return None;
     };
     let url = address(

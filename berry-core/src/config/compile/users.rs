@@ -58,16 +58,18 @@ pub(super) fn compile(
     problems: &mut Problems,
 ) -> Users {
     let entries = raw.map(|map| map.value.0).unwrap_or_default();
-    if entries.is_empty() {
+    if entries.is_empty() && !problems.failed_within(at) {
         problems
             .warning(at, None, "no user: every request is answered 401")
             .hint("add [users.NAME] with a token");
-    } else if !entries.iter().any(|entry| entry.value.enabled.value) {
+    } else if !entries.is_empty() && !entries.iter().any(|entry| entry.value.enabled.value) {
         let first = entries.first().map(|entry| entry.span.clone());
         problems.warning(at, first, "every user is switched off: every request is answered 401");
     }
     let admins = Admins::of(&entries);
-    admins.report(&entries, at, problems);
+    if !problems.failed_within(at) {
+        admins.report(&entries, at, problems);
+    }
     let names = ModelNames { models, providers };
     let mut users = Users::default();
     let mut tokens = Tokens::default();
@@ -293,7 +295,9 @@ impl Tokens {
             }
             (None, Some(digest)) => (digest.value.0, digest.span, "token_sha256"),
             (None, None) => {
-                if enabled {
+                let failed =
+                    problems.failed_within(&at.key("token")) || problems.failed_within(&at.key("token_sha256"));
+                if enabled && !failed {
                     problems
                         .error(&at.key("token"), table, "missing: the user cannot present anything")
                         .hint("token = \"…\" (openssl rand -hex 32 makes one), or token_sha256, or enabled = false");

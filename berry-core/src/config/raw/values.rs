@@ -60,8 +60,8 @@ impl Decode for Digest {
     }
 
     fn decode(node: &Node<'_>, at: &KeyPath<'_>, bounds: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
-        let text = Text::decode(node, at, bounds, cx)?;
         cx.hide(node);
+        let text = Text::decode(node, at, bounds, cx)?;
         let digest = TokenDigest::from_hex(text.value.trim());
         if digest.is_none() {
             cx.problems
@@ -142,6 +142,7 @@ impl Decode for Parameters {
 
     fn decode(node: &Node<'_>, at: &KeyPath<'_>, _: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
         let DeValue::Table(table) = node.get_ref() else {
+            cx.hide(node);
             cx.expected("a table of request parameters", node, at);
             return None;
         };

@@ -8,21 +8,13 @@ use http::{Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Got, TRANSPORTS, chat, chat_stream, mock, post};
+use crate::support::{Client, Got, TRANSPORTS, chat, chat_stream, mock, post, with};
 
 const CHAT: &str = "/v1/chat/completions";
 
 async fn answer(path: &str, body: &Value) -> Got {
     let (_mock, mut client) = mock(Script::default()).await;
     client.post(path, body).await
-}
-
-/// `base` with further members.
-fn with(mut base: Value, more: Value) -> Value {
-    for (key, value) in more.as_object().unwrap() {
-        base[key] = value.clone();
-    }
-    base
 }
 
 fn weather_and_time() -> Value {

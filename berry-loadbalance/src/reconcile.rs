@@ -1,0 +1,48 @@
+//! A new snapshot's pools, with the live state of every backend that is still there.
+//!
+//! Carried over by `BackendId`: counters, latency, confidence, circuit, pauses, probes, attempts under way; by model: rotation,
+//! selections, retry budget. A backend that is new starts cold; one that is gone finishes its attempts, whose leases hold it, and
+//! is forgotten. Circuit and pauses of a backend start afresh when its provider's address or key was changed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use berry_core::config::snapshot::{Backend, Model, Snapshot};
+use berry_core::id::BackendId;
+use berry_core::money::Prices;
+
+use crate::endpoint::Endpoint;
+use crate::pool::Pool;
+use crate::rules::Rules;
+
+/// The pool of `model`, continuing `old`.
+pub(crate) fn pool(model: &Arc<Model>, snapshot: &Snapshot, old: Option<&Pool>) -> Pool {
+    let rules = Rules::from(&snapshot.settings);
+    let known: HashMap<&BackendId, &Arc<Endpoint>> = old
+        .into_iter()
+        .flat_map(Pool::endpoints)
+        .map(|endpoint| (&endpoint.backend().id, endpoint))
+        .collect();
+    let endpoint = |backend: &Arc<Backend>| {
+        let (new, prices) = (Arc::clone(backend), prices(backend, snapshot));
+        Arc::new(match known.get(&backend.id) {
+            Some(endpoint) => endpoint.reconfigured(new, rules, prices),
+            None => Endpoint::new(new, rules, prices),
+        })
+    };
+    let state = old.map(|pool| Arc::clone(pool.state())).unwrap_or_default();
+    Pool::assemble(
+        Arc::clone(model),
+        rules,
+        model.backends.iter().map(endpoint).collect(),
+        state,
+    )
+}
+
+/// The backend's own prices; where it states none, those of `[pricing]` for its upstream model.
+fn prices(backend: &Backend, snapshot: &Snapshot) -> Prices {
+    if backend.prices != Prices::default() {
+        return backend.prices;
+    }
+    snapshot.pricing.get(&backend.id.upstream).copied().unwrap_or_default()
+}
