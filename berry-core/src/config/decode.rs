@@ -14,7 +14,7 @@ use super::compile::is_example_secret;
 use super::interpolate::{Environment, ProcessEnvironment, interpolate, is_one_reference};
 use super::mask;
 use super::path::KeyPath;
-use super::problem::{Problem, Problems, Span, closest};
+use super::problem::{Draft, Problems, Span, closest};
 use super::schema::{Bounds, Kind, TableSchema};
 use crate::secret::Secret;
 
@@ -194,7 +194,7 @@ pub(crate) fn read_table<T: Table>(table: &DeTable<'_>, at: &KeyPath<'_>, cx: &m
 
 impl Decoder<'_> {
     /// Reports a value of the wrong type.
-    pub(crate) fn expected(&mut self, what: &str, node: &Node<'_>, at: &KeyPath<'_>) -> &mut Problem {
+    pub(crate) fn expected(&mut self, what: &str, node: &Node<'_>, at: &KeyPath<'_>) -> &mut Draft {
         let found = match node.get_ref() {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "a whole number",
@@ -287,6 +287,20 @@ impl Decoder<'_> {
         }
         self.problems.error(at, node.span(), format!("must be {bounds}"));
         None
+    }
+}
+
+/// A table that most of its kind do not have; kept behind a pointer, since there may be a million of them.
+#[derive(Debug)]
+pub(crate) struct Rare<T>(pub(crate) Box<T>);
+
+impl<T: Decode> Decode for Rare<T> {
+    fn kind() -> Kind {
+        T::kind()
+    }
+
+    fn decode(node: &Node<'_>, at: &KeyPath<'_>, bounds: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
+        T::decode(node, at, bounds, cx).map(|table| Self(Box::new(table)))
     }
 }
 

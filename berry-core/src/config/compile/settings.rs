@@ -180,7 +180,7 @@ mod tests {
                 span: None,
             };
             let found = budget_zone(&zone, &KeyPath::ROOT, &mut problems);
-            let failed = !problems.finish("x", String::new()).is_empty();
+            let failed = !problems.finish("x", "").is_empty();
             assert_eq!((!failed).then_some(found), expected, "{text}");
         }
     }

@@ -169,13 +169,14 @@ fn user(
         model_rate_limits,
         budget,
     } = entry.value;
-    let digest = tokens.digest(token, token_sha256, enabled.value, entry.span, at, problems);
+    let id = UserId::new(entry.key.as_str());
+    let digest = tokens.digest(&id, token, token_sha256, enabled.value, entry.span, at, problems);
     let tags = strings(tags.value);
     let limits = UserLimits {
-        rate: rate_limit.map(|raw| limits::rate(raw.value)).unwrap_or_default(),
+        rate: rate_limit.map(|raw| limits::rate(*raw.value.0)).unwrap_or_default(),
         by_model: limits_by_model(model_rate_limits, names, &at.key("model_rate_limits"), problems),
         budget: budget
-            .map(|raw| limits::budget(raw.value, &at.key("budget"), problems))
+            .map(|raw| limits::budget(*raw.value.0, &at.key("budget"), problems))
             .unwrap_or_default(),
     };
     let user = User {
@@ -185,7 +186,7 @@ fn user(
         tags,
         models: policy(allowed_models.value, names, &at.key("allowed_models"), problems),
         limits: (limits != UserLimits::default()).then(|| Box::new(limits)),
-        id: UserId::new(entry.key),
+        id,
     };
     (user, digest)
 }
@@ -265,7 +266,7 @@ impl ModelNames<'_> {
 /// Tokens seen so far.
 #[derive(Default)]
 struct Tokens {
-    seen: HashMap<TokenDigest, (String, Option<Span>)>,
+    seen: HashMap<TokenDigest, (UserId, Option<Span>)>,
     examples: Vec<(String, Option<Span>)>,
 }
 
@@ -273,6 +274,7 @@ impl Tokens {
     /// The digest that a user is found by; `None` when there is none, which is fine for a user that is switched off.
     fn digest(
         &mut self,
+        user: &UserId,
         token: Option<At<SecretText>>,
         digest: Option<At<Digest>>,
         enabled: bool,
@@ -306,13 +308,14 @@ impl Tokens {
             }
         };
         if let Some((other, first)) = self.seen.get(&digest) {
+            let other = KeyPath::ROOT.key("users").key(other.as_str()).to_string();
             problems
                 .error(&at.key(key), span, format!("{other} has the same token"))
                 .related(first.clone(), "first used here")
                 .hint("a token says who somebody is, so every user needs one of their own");
             return None;
         }
-        self.seen.insert(digest, (at.to_string(), span));
+        self.seen.insert(digest, (user.clone(), span));
         Some(digest)
     }
 
