@@ -72,11 +72,7 @@ pub struct Place {
 impl Problem {
     fn title(&self) -> String {
         let message = &self.message;
-        if self.path.is_empty() {
-            message.clone()
-        } else {
-            format!("{}: {message}", self.path)
-        }
+        if self.path.is_empty() { message.clone() } else { format!("{}: {message}", self.path) }
     }
 }
 
@@ -116,27 +112,10 @@ impl Draft {
     }
 
     fn finish(self, lines: &Lines) -> Problem {
-        let Self {
-            severity,
-            path,
-            message,
-            hint,
-            span,
-            related,
-        } = self;
+        let Self { severity, path, message, hint, span, related } = self;
         let place = span.map(|span| lines.place(&span));
-        let related = related
-            .into_iter()
-            .map(|(span, label)| (lines.place(&span), label))
-            .collect();
-        Problem {
-            severity,
-            path,
-            message,
-            hint,
-            place,
-            related,
-        }
+        let related = related.into_iter().map(|(span, label)| (lines.place(&span), label)).collect();
+        Problem { severity, path, message, hint, place, related }
     }
 }
 
@@ -184,14 +163,7 @@ impl Problems {
         if severity == Severity::Error {
             self.failed.insert(path.clone());
         }
-        self.list.push(Draft {
-            severity,
-            path,
-            message,
-            hint: None,
-            span,
-            related: Vec::new(),
-        });
+        self.list.push(Draft { severity, path, message, hint: None, span, related: Vec::new() });
         self.list.last_mut().expect("one was pushed just now")
     }
 
@@ -210,17 +182,13 @@ impl Problems {
     pub(crate) fn failed_within(&self, at: &KeyPath<'_>) -> bool {
         let path = at.to_string();
         let below = |key: &String| key[path.len()..].is_empty() || key[path.len()..].starts_with(['.', '[']);
-        self.failed
-            .range(path.clone()..)
-            .take_while(|key| key.starts_with(&path))
-            .any(below)
+        self.failed.range(path.clone()..).take_while(|key| key.starts_with(&path)).any(below)
     }
 
     /// Drops what starts inside one of `lines`; used where a syntax error already explains them.
     pub(crate) fn drop_within(&mut self, lines: &[Span]) {
         let inside = |at: usize| lines.iter().any(|line| line.contains(&at));
-        self.list
-            .retain(|problem| !problem.span.as_ref().is_some_and(|span| inside(span.start)));
+        self.list.retain(|problem| !problem.span.as_ref().is_some_and(|span| inside(span.start)));
     }
 
     /// Puts everything into the order of the file, with the lines of the (masked) text that it points at. What has no place
@@ -231,10 +199,7 @@ impl Problems {
             key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))
         });
         let lines = Lines::new(masked);
-        Report {
-            file: file.into(),
-            problems: self.list.into_iter().map(|draft| draft.finish(&lines)).collect(),
-        }
+        Report { file: file.into(), problems: self.list.into_iter().map(|draft| draft.finish(&lines)).collect() }
     }
 }
 
@@ -263,10 +228,7 @@ impl Report {
 
     /// How many there are of this severity.
     pub fn count(&self, severity: Severity) -> usize {
-        self.problems
-            .iter()
-            .filter(|problem| problem.severity == severity)
-            .count()
+        self.problems.iter().filter(|problem| problem.severity == severity).count()
     }
 
     /// Each problem on one line, for a log: `config.toml:12:5: users.a.token: …`.
@@ -283,11 +245,7 @@ impl Report {
     /// Everything as text with source lines and carets; `colour` for a terminal.
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-        let rendered: Vec<String> = self
-            .problems
-            .iter()
-            .map(|problem| self.render_one(&renderer, problem))
-            .collect();
+        let rendered: Vec<String> = self.problems.iter().map(|problem| self.render_one(&renderer, problem)).collect();
         rendered.join("\n\n")
     }
 
@@ -321,10 +279,7 @@ impl Report {
         if let Some(label) = label {
             annotation = annotation.label(label);
         }
-        Snippet::source(&*place.text)
-            .path(&*self.file)
-            .line_start(place.line)
-            .annotation(annotation)
+        Snippet::source(&*place.text).path(&*self.file).line_start(place.line).annotation(annotation)
     }
 }
 
@@ -342,9 +297,7 @@ struct Lines<'t> {
 
 impl<'t> Lines<'t> {
     fn new(text: &'t str) -> Self {
-        let starts = std::iter::once(0)
-            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
-            .collect();
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         Self { text, starts }
     }
 
@@ -358,12 +311,7 @@ impl<'t> Lines<'t> {
         let within = |at: usize| at.saturating_sub(start).min(text.len());
         let marked = within(span.start)..within(span.end);
         let column = text[..marked.start].chars().count() + 1;
-        Place {
-            line,
-            column,
-            text: text.into(),
-            marked,
-        }
+        Place { line, column, text: text.into(), marked }
     }
 }
 
@@ -397,10 +345,7 @@ mod tests {
         assert_eq!(closest("APIKey", keys), Some("api_key"));
         assert_eq!(closest("colour", keys), None);
         let long = ["circuit_breaker_timeout_seconds", "circuit_breaker_failure_threshold"];
-        assert_eq!(
-            closest("circuit_breaker_treshold", long),
-            Some("circuit_breaker_failure_threshold")
-        );
+        assert_eq!(closest("circuit_breaker_treshold", long), Some("circuit_breaker_failure_threshold"));
     }
 
     #[test]
@@ -431,9 +376,6 @@ mod tests {
         problems.warning(&KeyPath::ROOT, None, "of the file");
         let report = problems.finish("x.toml", "a = 1\nb = 2\n");
         let lines: Vec<String> = report.lines().map(|(_, line)| line).collect();
-        assert_eq!(
-            lines,
-            ["x.toml: of the file", "x.toml:1:1: a: first", "x.toml:2:1: b: second"]
-        );
+        assert_eq!(lines, ["x.toml: of the file", "x.toml:1:1: a: first", "x.toml:2:1: b: second"]);
     }
 }
