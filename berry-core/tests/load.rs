@@ -369,6 +369,21 @@ fn claude_is_spoken_where_the_address_or_the_type_says_so() {
 }
 
 #[test]
+fn claude_at_azure_gets_no_api_version_at_all() {
+    let keys =
+        "base_url = \"https://r.services.ai.azure.com/anthropic\"\nheaders = { \"api-version\" = \"2024-02-01\" }\n";
+    assert_eq!(upstream(keys).1, [""; 0]);
+}
+
+#[test]
+fn what_a_provider_cannot_use_is_a_warning() {
+    let said = |keys: &str| warnings(&upstream(keys).2).join("\n");
+    assert!(said("backend_type = \"demo\"\nbase_url = \"http://h\"\n").contains("base_url: has no effect"));
+    assert!(said("base_url = \"http://h\"\ndemo = { seed = 2 }\n").contains("demo: has no effect"));
+    assert!(said("base_url = \"http://h\"\napi_version = \"2024-02-01\"\n").contains("api_version: has no effect"));
+}
+
+#[test]
 fn what_is_written_comes_before_what_is_recognised_except_at_azure() {
     let kind = |keys: &str| match upstream(keys).0 {
         Upstream::OpenAi { .. } => "openai",

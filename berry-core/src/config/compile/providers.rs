@@ -152,65 +152,96 @@ fn upstream(
     let written = backend_type.map(|kind| kind.value.0);
     if written == Some(BackendType::Demo) {
         no_effect(base_url.as_ref(), &at.key("base_url"), "the demo upstream is built in", problems);
+        no_effect(api_version.as_ref(), &at.key("api_version"), "the demo upstream is built in", problems);
+        no_effect(auth.as_ref(), &at.key("auth"), "the demo upstream takes any key", problems);
         return (Upstream::Demo(demo_knobs(demo)), headers.with_api_version(), None);
     }
     no_effect(demo.as_ref(), &at.key("demo"), "it belongs to backend_type = \"demo\"", problems);
-    let nowhere = Upstream::OpenAi { base: Uri::from_static(NOWHERE) };
-    let Some(base_url) = base_url else {
-        if enabled && !problems.failed_within(&at.key("base_url")) {
-            problems
-                .error(&at.key("base_url"), header, "missing: the address of the provider")
-                .hint("base_url = \"https://…\", or enabled = false, or backend_type = \"demo\"");
-        }
-        return (nowhere, headers.with_api_version(), None);
-    };
     let at_url = at.key("base_url");
-    let address = match Address::parse(&base_url.value.value) {
-        Ok(address) => address,
-        Err(BadAddress(why, hint)) => {
-            problems.error(&at_url, base_url.span, why).hint(hint);
-            return (nowhere, headers.with_api_version(), None);
-        }
+    let span = base_url.as_ref().and_then(|url| url.span.clone());
+    let Some(address) = address(base_url, enabled.then_some(header), &at_url, problems) else {
+        return (Upstream::OpenAi { base: Uri::from_static(NOWHERE) }, headers.with_api_version(), None);
     };
     let known = address.known();
-    let kind = spoken_kind(written, &address, headers.api_version.is_some(), base_url.span.as_ref(), &at_url, problems);
-    let auth_key = auth.as_ref().map(|auth| auth.value.0);
-    let bearer = auth_key == Some(AuthKind::Bearer);
-    let claude = |base| Upstream::Anthropic { base, auth: if bearer { KeyHeader::Bearer } else { KeyHeader::XApiKey } };
-    let azure = if kind == BackendType::Azure { address.azure() } else { None };
-    if azure.is_none() {
-        no_effect(api_version.as_ref(), &at.key("api_version"), "it belongs to Azure's OpenAI API", problems);
+    let kind = spoken_kind(written, &address, headers.api_version.is_some(), span.as_ref(), &at_url, problems);
+    if kind == BackendType::Azure
+        && let Some((base, style)) = address.azure()
+    {
+        if let Some(deployment) = address.deployment() {
+            let message = format!("the deployment {deployment:?} in the address is not used");
+            problems.info(&at_url, span, message).hint("each backend's model names its deployment");
+        }
+        let Headers { list, api_version: old } = headers;
+        let api_version = azure_version(style, api_version, old, address.api_version, at, problems);
+        let auth = if is_bearer(auth.as_ref()) { KeyHeader::Bearer } else { KeyHeader::ApiKey };
+        return (Upstream::Azure(Azure { base, style, api_version, auth }), list, known);
     }
-    let upstream = match (kind, azure) {
-        (_, Some((base, style))) => {
-            if let Some(deployment) = address.deployment() {
-                let message = format!("the deployment {deployment:?} in the address is not used");
-                problems.info(&at_url, base_url.span, message).hint("each backend's model names its deployment");
-            }
-            let Headers { list, api_version: old } = headers;
-            let api_version = azure_version(style, api_version, old, address.api_version, at, problems);
-            let auth = if bearer { KeyHeader::Bearer } else { KeyHeader::ApiKey };
-            return (Upstream::Azure(Azure { base, style, api_version, auth }), list, known);
-        }
-        (BackendType::Azure, None) => claude(address.azure_claude()),
-        (BackendType::Claude, _) if known == Some(Known::Azure) => claude(address.azure_claude()),
-        (BackendType::Claude, _) => claude(address.anthropic()),
-        (BackendType::Gemini, _) => {
-            if address.is_gemini_openai() {
-                problems
-                    .error(&at_url, base_url.span, "is the address of Gemini's OpenAI-compatible API")
-                    .hint("drop /openai from it, or write backend_type = \"openai\"");
-            }
-            Upstream::Gemini { base: address.gemini() }
-        }
-        (BackendType::OpenAi | BackendType::Demo, _) => Upstream::OpenAi { base: address.openai() },
-    };
-    if let (Some(auth), Upstream::OpenAi { .. } | Upstream::Gemini { .. }) = (auth.filter(|_| !bearer), &upstream) {
+    no_effect(api_version.as_ref(), &at.key("api_version"), "it belongs to Azure's OpenAI API", problems);
+    let headers = if kind == BackendType::Azure { headers.list } else { headers.with_api_version() };
+    if kind == BackendType::Gemini && address.is_gemini_openai() {
         problems
-            .error(&at.key("auth"), auth.span, "\"api-key\" is for azure and claude")
-            .hint("to send the key in another header: headers = { \"api-key\" = \"…\" }");
+            .error(&at_url, span, "is the address of Gemini's OpenAI-compatible API")
+            .hint("drop /openai from it, or write backend_type = \"openai\"");
     }
-    (upstream, headers.with_api_version(), known)
+    (elsewhere(kind, &address, auth, at, problems), headers, known)
+}
+
+/// An upstream that is not Azure's OpenAI API.
+fn elsewhere(
+    kind: BackendType,
+    address: &Address,
+    auth: Option<At<OneOf<AuthKind>>>,
+    at: &KeyPath<'_>,
+    problems: &mut Problems,
+) -> Upstream {
+    let bearer = is_bearer(auth.as_ref());
+    let at_azure = address.known() == Some(Known::Azure);
+    match kind {
+        BackendType::Azure | BackendType::Claude => Upstream::Anthropic {
+            base: if at_azure || kind == BackendType::Azure { address.azure_claude() } else { address.anthropic() },
+            auth: if bearer { KeyHeader::Bearer } else { KeyHeader::XApiKey },
+        },
+        BackendType::Gemini | BackendType::OpenAi | BackendType::Demo => {
+            if let Some(auth) = auth.filter(|_| !bearer) {
+                problems
+                    .error(&at.key("auth"), auth.span, "\"api-key\" is for azure and claude")
+                    .hint("to send the key in another header: headers = { \"api-key\" = \"…\" }");
+            }
+            if kind == BackendType::Gemini {
+                Upstream::Gemini { base: address.gemini() }
+            } else {
+                Upstream::OpenAi { base: address.openai() }
+            }
+        }
+    }
+}
+
+fn is_bearer(auth: Option<&At<OneOf<AuthKind>>>) -> bool {
+    auth.is_some_and(|auth| auth.value.0 == AuthKind::Bearer)
+}
+
+/// The address, taken apart; `needed_by` is where the table of a provider begins that cannot do without one.
+fn address(
+    base_url: Option<At<Text>>,
+    needed_by: Option<Span>,
+    at: &KeyPath<'_>,
+    problems: &mut Problems,
+) -> Option<Address> {
+    let Some(base_url) = base_url else {
+        if let Some(table) = needed_by.filter(|_| !problems.failed_within(at)) {
+            problems
+                .error(at, table, "missing: the address of the provider")
+                .hint("base_url = \"https://…\", or enabled = false, or backend_type = \"demo\"");
+        }
+        return None;
+    };
+    match Address::parse(&base_url.value.value) {
+        Ok(address) => Some(address),
+        Err(BadAddress(why, hint)) => {
+            problems.error(at, base_url.span, why).hint(hint);
+            None
+        }
+    }
 }
 
 fn no_effect<T>(key: Option<&At<T>>, at: &KeyPath<'_>, why: &str, problems: &mut Problems) {
