@@ -94,12 +94,7 @@ impl App {
         let selector = Arc::new(PoolSelector::new(&snapshot, None));
         let upstreams = Upstreams::new(snapshot.providers.values(), &options.dials, None)?;
         let limits = limits(&snapshot);
-        let relay = Relay::new(
-            Arc::clone(&selector) as Arc<dyn RouteSelector>,
-            Arc::new(upstreams),
-            limits,
-            shared,
-        );
+        let relay = Relay::new(Arc::clone(&selector) as Arc<dyn RouteSelector>, Arc::new(upstreams), limits, shared);
         let runtime = Runtime {
             cors: Cors::new(&snapshot.server.cors_allowed_origins),
             snapshot,
@@ -109,9 +104,7 @@ impl App {
         Ok(Self {
             runtime: ArcSwap::from_pointee(runtime),
             clock,
-            wall: WallClock {
-                start: SystemTime::now(),
-            },
+            wall: WallClock { start: SystemTime::now() },
             ids,
             failures: FailedAttempts::default(),
             shutdown,
@@ -155,11 +148,7 @@ struct Settled {
 impl ExchangeSink for Settled {
     fn settle(&self, facts: Facts, now: Instant) {
         if self.access.is_on() {
-            self.access.write(AccessRecord {
-                time: SystemTime::now(),
-                latency: now.since(facts.started),
-                facts,
-            });
+            self.access.write(AccessRecord { time: SystemTime::now(), latency: now.since(facts.started), facts });
         }
     }
 }

@@ -35,18 +35,14 @@ impl Cors {
         if origins.iter().any(|origin| origin == "*") {
             return Self::Any;
         }
-        let origins = origins
-            .iter()
-            .filter_map(|origin| origin.trim_end_matches('/').parse().ok());
+        let origins = origins.iter().filter_map(|origin| origin.trim_end_matches('/').parse().ok());
         Self::These(origins.collect())
     }
 
     /// What `access-control-allow-origin` says to this page; `None` when the page may not call, or there is none.
     fn allows(&self, path: &str, headers: &HeaderMap) -> Option<HeaderValue> {
         let origin = headers.get(ORIGIN)?;
-        let open = path
-            .strip_prefix("/v1")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let open = path.strip_prefix("/v1").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         match self {
             _ if !open => None,
             Self::Any => Some(HeaderValue::from_static("*")),

@@ -41,24 +41,14 @@ pub struct ApiError {
 impl ApiError {
     /// An error with its message.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            param: None,
-            retry_after: None,
-            allow: None,
-            close: false,
-        }
+        Self { kind, message: message.into(), param: None, retry_after: None, allow: None, close: false }
     }
 
     /// The model does not exist.
     pub fn model_not_found(name: &str) -> Self {
         Self::new(
             ErrorKind::ModelNotFound,
-            format!(
-                "The model `{}` does not exist. GET /v1/models lists the ones you may use.",
-                bounded(name)
-            ),
+            format!("The model `{}` does not exist. GET /v1/models lists the ones you may use.", bounded(name)),
         )
         .on("model")
     }
@@ -79,10 +69,7 @@ impl ApiError {
     /// Names the field that is wrong.
     #[must_use]
     pub fn on(self, param: &'static str) -> Self {
-        Self {
-            param: Some(param),
-            ..self
-        }
+        Self { param: Some(param), ..self }
     }
 
     /// The reply, without the request id: that is set on every reply alike.
@@ -248,20 +235,12 @@ fn body(kind: ErrorKind, dialect: Dialect, message: &str, param: Option<&'static
 fn body_text(kind: ErrorKind, dialect: Dialect, message: &str, param: Option<&'static str>, id: &RequestId) -> Vec<u8> {
     let status = status(kind, dialect).as_u16();
     match dialect {
-        Dialect::OpenAi => json(&OpenAiBody {
-            error: OpenAiError {
-                message,
-                r#type: openai_type(status),
-                param,
-                code: kind.code(),
-            },
-        }),
+        Dialect::OpenAi => {
+            json(&OpenAiBody { error: OpenAiError { message, r#type: openai_type(status), param, code: kind.code() } })
+        }
         Dialect::Anthropic => json(&AnthropicBody {
             r#type: "error",
-            error: AnthropicError {
-                r#type: anthropic_type(status),
-                message,
-            },
+            error: AnthropicError { r#type: anthropic_type(status), message },
             request_id: id.as_str(),
         }),
         Dialect::Gemini => json(&GeminiBody {
@@ -310,19 +289,13 @@ fn event(kind: ErrorKind, operation: Operation, message: &str, id: &RequestId) -
                     id: format!("resp_{id}"),
                     object: "response",
                     status: "failed",
-                    error: FailedError {
-                        code: kind.code(),
-                        message,
-                    },
+                    error: FailedError { code: kind.code(), message },
                     output: [],
                 },
             };
             ("event: response.failed\n", json(&failed))
         }
-        StreamFormat::Messages => (
-            "event: error\n",
-            body_text(kind, operation.dialect(), message, None, id),
-        ),
+        StreamFormat::Messages => ("event: error\n", body_text(kind, operation.dialect(), message, None, id)),
         StreamFormat::Chat | StreamFormat::Completions | StreamFormat::Gemini | StreamFormat::Opaque => {
             ("", body_text(kind, operation.dialect(), message, None, id))
         }
@@ -341,12 +314,7 @@ pub struct Voice;
 
 impl SayError for Voice {
     fn event(&self, error: &ForwardError, facts: &Facts) -> Bytes {
-        event(
-            error.kind(),
-            facts.operation,
-            &error.public_message(),
-            &facts.request_id,
-        )
+        event(error.kind(), facts.operation, &error.public_message(), &facts.request_id)
     }
 
     fn body(&self, error: &ForwardError, facts: &Facts) -> Bytes {
@@ -358,31 +326,16 @@ impl SayError for Voice {
 /// A whole HTTP/1.1 reply to a head that never became a request: there is no path, hence no dialect.
 pub fn raw_http1(status: u16, id: &RequestId) -> Bytes {
     let (reason, code, message) = match status {
-        408 => (
-            "Request Timeout",
-            "request_header_timeout",
-            "The request head did not arrive in time.",
-        ),
+        408 => ("Request Timeout", "request_header_timeout", "The request head did not arrive in time."),
         431 => (
             "Request Header Fields Too Large",
             "request_headers_too_large",
             "The request head is over 64 KiB or has more than 100 fields.",
         ),
-        _ => (
-            "Bad Request",
-            "malformed_request",
-            "The request is not well-formed HTTP; the connection is closed.",
-        ),
+        _ => ("Bad Request", "malformed_request", "The request is not well-formed HTTP; the connection is closed."),
     };
     let status = if reason == "Bad Request" { 400 } else { status };
-    let body = json(&OpenAiBody {
-        error: OpenAiError {
-            message,
-            r#type: openai_type(status),
-            param: None,
-            code,
-        },
-    });
+    let body = json(&OpenAiBody { error: OpenAiError { message, r#type: openai_type(status), param: None, code } });
     let mut reply = format!(
         "HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nx-request-id: {id}\r\n\
          connection: close\r\n\r\n",

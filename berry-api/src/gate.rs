@@ -53,10 +53,7 @@ fn refuse(
     let limit = snapshot.server.auth_failures_per_minute;
     let (verdict, wait) = app.failures.count(client, limit, app.clock.now());
     if verdict != Verdict::Limited {
-        let user_agent = parts
-            .headers
-            .get(USER_AGENT)
-            .map_or("", |value| value.to_str().unwrap_or(""));
+        let user_agent = parts.headers.get(USER_AGENT).map_or("", |value| value.to_str().unwrap_or(""));
         tracing::warn!(
             target: "berry_api::auth",
             request_id = id.as_str(),

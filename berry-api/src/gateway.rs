@@ -95,10 +95,7 @@ impl Gateway {
             return routes::relay::serve(&self.app, runtime, connection, id, operation, parts, body).await;
         }
         let mut request = Request::from_parts(parts, axum::body::Body::new(body));
-        request.extensions_mut().insert(Caller {
-            id,
-            connection: Arc::clone(connection),
-        });
+        request.extensions_mut().insert(Caller { id, connection: Arc::clone(connection) });
         // A router never fails; what its handlers cannot do, they say in a reply.
         let response = self.router.clone().oneshot(request).await;
         response.unwrap_or_else(|never| match never {}).map(Content::Routed)
@@ -123,10 +120,7 @@ fn panicked(dialect: Dialect, id: &RequestId) -> Response<Content> {
 
 /// The API call at a path.
 fn operation_at(path: &str) -> Option<Operation> {
-    Operation::ALL
-        .iter()
-        .copied()
-        .find(|operation| operation.path() == path)
+    Operation::ALL.iter().copied().find(|operation| operation.path() == path)
 }
 
 fn header_value(id: &RequestId) -> HeaderValue {

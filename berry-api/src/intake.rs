@@ -38,11 +38,7 @@ struct Patience {
 
 impl Patience {
     fn new(allowed: Duration) -> Self {
-        Self {
-            allowed,
-            began: None,
-            timer: None,
-        }
+        Self { allowed, began: None, timer: None }
     }
 
     /// Ready when a body of which `received` bytes came has taken too long.
@@ -87,13 +83,7 @@ where
 {
     /// What is read is counted in `permit`.
     pub fn new(body: &'a mut B, server: &'a Server, permit: &'a mut BufferPermit) -> Self {
-        Self {
-            body,
-            server,
-            permit,
-            patience: Patience::new(server.body_timeout),
-            received: 0,
-        }
+        Self { body, server, permit, patience: Patience::new(server.body_timeout), received: 0 }
     }
 
     /// The next piece; none at the end.
@@ -157,11 +147,7 @@ pub struct Timed<B> {
 impl<B> Timed<B> {
     /// Starts the time anew: until here the client was in time.
     pub fn new(body: B, server: &Server) -> Self {
-        Self {
-            body,
-            patience: Patience::new(server.body_timeout),
-            received: 0,
-        }
+        Self { body, patience: Patience::new(server.body_timeout), received: 0 }
     }
 }
 
@@ -265,9 +251,6 @@ fn too_slow(server: &Server) -> ApiError {
 fn broken() -> ApiError {
     ApiError {
         close: true,
-        ..ApiError::new(
-            ErrorKind::InvalidRequest,
-            "The request body broke off, or its chunks are malformed.",
-        )
+        ..ApiError::new(ErrorKind::InvalidRequest, "The request body broke off, or its chunks are malformed.")
     }
 }

@@ -94,19 +94,14 @@ fn address(arguments: &Arguments, configured: SocketAddr) -> Result<SocketAddr, 
     let mut addresses = text
         .to_socket_addrs()
         .map_err(|error| format!("cannot listen at {text}: {error}; it must be an address with a port"))?;
-    addresses
-        .next()
-        .ok_or_else(|| format!("cannot listen at {text}: no such host"))
+    addresses.next().ok_or_else(|| format!("cannot listen at {text}: no such host"))
 }
 
 /// `--health`: for container health checks, where there may be no other client.
 fn health(arguments: &Arguments) -> Result<ExitCode, String> {
     let loaded = find(arguments).and_then(|found| load(&found));
     let (configured, tls) = match &loaded {
-        Ok(loaded) => (
-            loaded.snapshot.server.bind_address,
-            loaded.snapshot.server.tls.is_some(),
-        ),
+        Ok(loaded) => (loaded.snapshot.server.bind_address, loaded.snapshot.server.tls.is_some()),
         Err(_) => (SocketAddr::from(([127, 0, 0, 1], 3000)), false),
     };
     let mut address = address(arguments, configured)?;
@@ -119,11 +114,7 @@ fn health(arguments: &Arguments) -> Result<ExitCode, String> {
     }
     let answer = ask_health(address, tls).map_err(|error| format!("{address} does not answer: {error}"))?;
     say(std::io::stdout(), &answer);
-    Ok(if answer.contains(" 200 ") || tls {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if answer.contains(" 200 ") || tls { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The status line of `/health`. Behind TLS only the connection is tried: the certificate's name is not known here.
@@ -207,7 +198,5 @@ async fn listen_and_serve(
     )
     .map_err(|error| error.to_string())?;
     let gateway = Gateway::new(Arc::new(app));
-    run::until_signal(listener, gateway, options)
-        .await
-        .map_err(|error| format!("cannot listen to signals: {error}"))
+    run::until_signal(listener, gateway, options).await.map_err(|error| format!("cannot listen to signals: {error}"))
 }

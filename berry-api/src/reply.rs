@@ -31,10 +31,7 @@ pub enum Content {
 impl Reply {
     /// A reply to `active`.
     pub fn new(content: Content, active: ActiveRequest) -> Self {
-        Self {
-            content,
-            _active: active,
-        }
+        Self { content, _active: active }
     }
 }
 

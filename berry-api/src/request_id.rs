@@ -14,10 +14,7 @@ pub struct RequestIds {
 impl RequestIds {
     /// Ids of one process.
     pub fn new(process: u64) -> Self {
-        Self {
-            process,
-            next: AtomicU64::new(0),
-        }
+        Self { process, next: AtomicU64::new(0) }
     }
 
     /// The next one.

@@ -36,20 +36,12 @@ pub enum Ended {
 pub fn server_options(server: &Server) -> Result<ServerOptions, tls::TlsError> {
     Ok(ServerOptions {
         max_connections: server.max_connections,
-        deadlines: Deadlines {
-            header: server.header_timeout,
-            idle: server.idle_timeout,
-        },
+        deadlines: Deadlines { header: server.header_timeout, idle: server.idle_timeout },
         proxy_protocol_from: match server.proxy_protocol {
             true => server.trusted_proxies.clone(),
             false => Vec::new(),
         },
-        tls: server
-            .tls
-            .as_ref()
-            .map(tls::server_config)
-            .transpose()?
-            .map(TlsAcceptor::from),
+        tls: server.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from),
     })
 }
 
@@ -65,11 +57,7 @@ pub async fn until_signal(listener: TcpListener, gateway: Gateway, options: Serv
     let accepting = tasks.spawn(server::accept_all(listener, server, tasks.clone()));
     let signal = signals.next().await;
     let runtime = gateway.app().runtime();
-    let Server {
-        drain_delay,
-        shutdown_grace,
-        ..
-    } = runtime.snapshot.server;
+    let Server { drain_delay, shutdown_grace, .. } = runtime.snapshot.server;
     tracing::info!(signal, ?drain_delay, ?shutdown_grace, "shutting down");
     let drained = async {
         drain(&shutdown, &tasks, drain_delay, shutdown_grace).await;
@@ -94,10 +82,7 @@ async fn drain(shutdown: &Shutdown, tasks: &TaskTracker, delay: Duration, grace:
     if tokio::time::timeout(grace, tasks.wait()).await.is_ok() {
         return;
     }
-    tracing::warn!(
-        connections = tasks.len(),
-        "the grace period is over, cutting what still runs"
-    );
+    tracing::warn!(connections = tasks.len(), "the grace period is over, cutting what still runs");
     shutdown.cut();
     // What does not end even now ends with the process.
     let _ = tokio::time::timeout(CUT_WAIT, tasks.wait()).await;
@@ -114,10 +99,9 @@ pub fn try_it_line(snapshot: &Snapshot, address: SocketAddr) -> Option<String> {
     });
     let mut models = snapshot.models.all.iter().filter(|model| model.enabled);
     let (token, model) = match public {
-        Some((token, user)) => (
-            token,
-            models.find(|model| user.models.allows(&model.id, &model.name, &model.aliases))?,
-        ),
+        Some((token, user)) => {
+            (token, models.find(|model| user.models.allows(&model.id, &model.name, &model.aliases))?)
+        }
         None => ("$BERRY_TOKEN", models.next()?),
     };
     let scheme = if snapshot.server.tls.is_some() { "https" } else { "http" };

@@ -44,11 +44,7 @@ impl Ratio {
             total += 1;
             good += usize::from(healthy);
         }
-        Self {
-            total,
-            healthy: good,
-            ratio: share(good, total),
-        }
+        Self { total, healthy: good, ratio: share(good, total) }
     }
 }
 
@@ -205,16 +201,11 @@ impl Status {
             .values()
             .map(|provider| (provider.id.clone(), provider_report(provider, &pools, wall)))
             .collect();
-        let models: BTreeMap<_, _> = pools
-            .iter()
-            .map(|pool| (pool.model().id.clone(), model_report(pool)))
-            .collect();
+        let models: BTreeMap<_, _> = pools.iter().map(|pool| (pool.model().id.clone(), model_report(pool))).collect();
         let provider_health = Ratio::of(providers.values().filter(|p| p.enabled).map(|p| p.healthy));
         let enabled_models = || models.values().filter(|model| model.enabled);
         let model_health = Ratio::of(enabled_models().map(|model| model.healthy_backends > 0));
-        let backends = enabled_models()
-            .flat_map(|model| &model.backends)
-            .filter(|backend| backend.enabled);
+        let backends = enabled_models().flat_map(|model| &model.backends).filter(|backend| backend.enabled);
         let backend_health = Ratio::of(backends.map(|backend| backend.healthy));
         let condition = if model_health.healthy == 0 {
             Condition::Unhealthy
@@ -230,10 +221,7 @@ impl Status {
             backend_health,
             providers,
             models,
-            model_counts: pools
-                .iter()
-                .map(|pool| (pool.model().name.clone(), model_counts(pool)))
-                .collect(),
+            model_counts: pools.iter().map(|pool| (pool.model().name.clone(), model_counts(pool))).collect(),
             load_balancer: load_balancer(&pools),
         }
     }
@@ -322,12 +310,7 @@ fn model_report(pool: &Pool) -> ModelReport {
             }
         })
         .collect();
-    let health = Ratio::of(
-        backends
-            .iter()
-            .filter(|backend| backend.enabled)
-            .map(|backend| backend.healthy),
-    );
+    let health = Ratio::of(backends.iter().filter(|backend| backend.enabled).map(|backend| backend.healthy));
     ModelReport {
         name: model.name.clone(),
         strategy: model.strategy.as_str(),
@@ -355,10 +338,7 @@ fn load_balancer(pools: &[&Pool]) -> LoadBalancerReport {
     let mut report = LoadBalancerReport::default();
     for pool in pools {
         report.total_selections += pool.selections();
-        *report
-            .strategy_distribution
-            .entry(pool.model().strategy.as_str())
-            .or_default() += pool.selections();
+        *report.strategy_distribution.entry(pool.model().strategy.as_str()).or_default() += pool.selections();
     }
     report
 }

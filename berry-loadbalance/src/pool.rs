@@ -60,13 +60,18 @@ impl Field {
     }
 
     /// Somebody else was faster.
-    fn withdraw(&mut self, index: usize, reason: Exclusion) {
+    fn withdraw(&mut self, index: usize, reason: Exclusion, endpoint: &Endpoint) {
         let position = self.candidates.remove(index).position;
         self.standings.remove(index);
+        let until = match reason {
+            Exclusion::CircuitOpen => endpoint.circuit().trial_due(),
+            Exclusion::Parked => Some(endpoint.next_let_through()),
+            _ => None,
+        };
         self.skipped.push(Skip {
             position,
             reason,
-            until: None,
+            until,
         });
     }
 
@@ -77,11 +82,10 @@ impl Field {
                 continue;
             }
             self.rescue = Some(stage);
-            let (back, still): (SmallVec<[Skip; 16]>, _) = self
-                .skipped
-                .iter()
-                .copied()
-                .partition(|skip| stage.brings_back(skip.reason));
+            let (back, still): (SmallVec<[Skip; 16]>, _) = self.skipped.iter().copied().partition(|skip| {
+                let waits = stage == Rescue::LetThrough && skip.until.is_some_and(|until| until > demand.now);
+                stage.brings_back(skip.reason) && !waits
+            });
             self.skipped = still;
             for skip in &back {
                 let standing = Standing {
@@ -208,7 +212,7 @@ impl Pool {
                     let endpoint = Arc::clone(&self.endpoints[position]);
                     return Ok((Lease::new(endpoint, position, claim, field.rescue), index));
                 }
-                Err(reason) => field.withdraw(index, reason),
+                Err(reason) => field.withdraw(index, reason, &self.endpoints[position]),
             }
         }
     }
@@ -327,3 +331,6 @@ impl Pool {
 
 /// Share of its weight that an endpoint has while it waits for its trial: that of the stage that a good trial leads to.
 const TRIAL_SHARE: f64 = 0.3;
+
+#[cfg(test)]
+mod tests;

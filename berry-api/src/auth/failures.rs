@@ -42,15 +42,9 @@ impl FailedAttempts {
     pub fn count(&self, address: IpAddr, limit: u32, now: Instant) -> (Verdict, Duration) {
         let mut windows = self.0.lock();
         let key = place(&mut windows, group(address), now);
-        let window = windows.entry(key).or_insert(Window {
-            began: now,
-            failures: 0,
-        });
+        let window = windows.entry(key).or_insert(Window { began: now, failures: 0 });
         if now.since(window.began) >= WINDOW {
-            *window = Window {
-                began: now,
-                failures: 0,
-            };
+            *window = Window { began: now, failures: 0 };
         }
         window.failures = window.failures.saturating_add(1);
         let verdict = match window.failures.checked_sub(limit) {
@@ -68,10 +62,7 @@ fn place(windows: &mut HashMap<IpAddr, Window>, key: IpAddr, now: Instant) -> Ip
         return key;
     }
     // While the shared window is open, the last search for room is recent: another one would find little.
-    if windows
-        .get(&SHARED)
-        .is_none_or(|shared| now.since(shared.began) >= WINDOW)
-    {
+    if windows.get(&SHARED).is_none_or(|shared| now.since(shared.began) >= WINDOW) {
         windows.retain(|_, window| now.since(window.began) < WINDOW);
         if windows.len() < ADDRESSES_MAX {
             return key;
@@ -130,16 +121,8 @@ mod tests {
             failures.count(address(n), 1, at(0));
         }
         assert!(failures.0.lock().len() <= ADDRESSES_MAX + 1);
-        assert_eq!(
-            failures.count(address(many + 200), 1, at(1)).0,
-            Verdict::Limited,
-            "shares a count"
-        );
-        assert_eq!(
-            failures.count(address(many + 200), 1, at(60)).0,
-            Verdict::Audit,
-            "has its own"
-        );
+        assert_eq!(failures.count(address(many + 200), 1, at(1)).0, Verdict::Limited, "shares a count");
+        assert_eq!(failures.count(address(many + 200), 1, at(60)).0, Verdict::Audit, "has its own");
         assert!(failures.0.lock().len() <= 2);
     }
 }

@@ -109,15 +109,8 @@ pub fn authenticate(
         return Ok(user);
     }
     let digest = TokenDigest::of(&token);
-    let denied = |denial| Denied {
-        denial,
-        digest: Some(digest),
-    };
-    let user = snapshot
-        .users
-        .by_token
-        .get(&digest)
-        .ok_or_else(|| denied(Denial::Unknown))?;
+    let denied = |denial| Denied { denial, digest: Some(digest) };
+    let user = snapshot.users.by_token.get(&digest).ok_or_else(|| denied(Denial::Unknown))?;
     if !user.enabled {
         return Err(denied(Denial::Disabled));
     }
@@ -149,11 +142,8 @@ impl Known {
     }
 
     fn keep(&self, snapshot: &Arc<Snapshot>, token: &str, user: &Arc<User>) {
-        *self.0.lock() = Some(Accepted {
-            under: Arc::downgrade(snapshot),
-            token: Secret::from(token),
-            user: Arc::clone(user),
-        });
+        *self.0.lock() =
+            Some(Accepted { under: Arc::downgrade(snapshot), token: Secret::from(token), user: Arc::clone(user) });
     }
 }
 
@@ -168,10 +158,7 @@ fn presented<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Result<Cow<'
             return text(value.as_bytes()).map(Cow::Borrowed);
         }
     }
-    let key = query
-        .into_iter()
-        .flat_map(|query| query.split('&'))
-        .find_map(|pair| pair.strip_prefix("key="));
+    let key = query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix("key="));
     match key.map(|key| percent_decode_str(key).decode_utf8()) {
         Some(Ok(key)) if !key.is_empty() => Ok(key),
         Some(_) | None => Err(Denial::Missing),
@@ -235,11 +222,7 @@ mod tests {
     }
 
     fn users() -> Arc<Snapshot> {
-        snapshot(&[
-            ("ann", "tok-ann", true),
-            ("bob", "tok-bob", false),
-            ("王", "令牌", true),
-        ])
+        snapshot(&[("ann", "tok-ann", true), ("bob", "tok-bob", false), ("王", "令牌", true)])
     }
 
     fn check(headers: &[(&'static str, &str)], query: Option<&str>, expect: Result<&str, Denial>) {
@@ -248,10 +231,7 @@ mod tests {
             map.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let found = authenticate(&users(), &Known::default(), &map, query);
-        let found = found
-            .as_ref()
-            .map(|user| user.id.as_str())
-            .map_err(|denied| denied.denial);
+        let found = found.as_ref().map(|user| user.id.as_str()).map_err(|denied| denied.denial);
         assert_eq!(found, expect, "{headers:?} {query:?}");
     }
 
@@ -273,32 +253,16 @@ mod tests {
             Some("key=tok-ann"),
             Err(Denial::Unknown),
         );
-        check(
-            &[("authorization", "Basic dG9rLWFubg=="), ("x-api-key", "tok-ann")],
-            None,
-            Err(Denial::NotBearer),
-        );
+        check(&[("authorization", "Basic dG9rLWFubg=="), ("x-api-key", "tok-ann")], None, Err(Denial::NotBearer));
         check(&[("x-api-key", "tok-ann"), ("api-key", "wrong")], None, Ok("ann"));
-        check(
-            &[("x-api-key", "wrong"), ("api-key", "tok-ann")],
-            None,
-            Err(Denial::Unknown),
-        );
-        check(
-            &[("authorization", ""), ("x-api-key", "tok-ann")],
-            None,
-            Err(Denial::NotBearer),
-        );
+        check(&[("x-api-key", "wrong"), ("api-key", "tok-ann")], None, Err(Denial::Unknown));
+        check(&[("authorization", ""), ("x-api-key", "tok-ann")], None, Err(Denial::NotBearer));
     }
 
     #[test]
     fn the_same_header_twice_is_refused_even_when_both_are_right() {
         for name in ["authorization", "x-api-key"] {
-            let value = if name == "authorization" {
-                "Bearer tok-ann"
-            } else {
-                "tok-ann"
-            };
+            let value = if name == "authorization" { "Bearer tok-ann" } else { "tok-ann" };
             check(&[(name, value), (name, value)], None, Err(Denial::Twice));
         }
     }

@@ -22,15 +22,8 @@ pub(super) struct Asked {
 impl Asked {
     /// 200 as long as the gateway itself works; with `strict`, 503 when no model has a usable backend.
     fn status(&self, condition: Condition) -> StatusCode {
-        let strict = self
-            .strict
-            .as_deref()
-            .is_some_and(|value| !matches!(value, "0" | "false"));
-        if strict && condition == Condition::Unhealthy {
-            StatusCode::SERVICE_UNAVAILABLE
-        } else {
-            StatusCode::OK
-        }
+        let strict = self.strict.as_deref().is_some_and(|value| !matches!(value, "0" | "false"));
+        if strict && condition == Condition::Unhealthy { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
     }
 }
 
@@ -63,10 +56,7 @@ pub(super) async fn full(State(app): AppState, Query(asked): Query<Asked>) -> Re
         timestamp: rfc3339(SystemTime::now()),
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: app.uptime().as_secs(),
-        summary: FullSummary {
-            provider_health: status.provider_health,
-            model_health: status.model_health,
-        },
+        summary: FullSummary { provider_health: status.provider_health, model_health: status.model_health },
         providers: status.providers,
         models: status.models,
         load_balancer: status.load_balancer,
@@ -93,22 +83,12 @@ struct BriefSummary {
 
 /// `GET /v1/health`.
 pub(super) async fn brief(State(app): AppState, Query(asked): Query<Asked>) -> Response {
-    let Status {
-        condition,
-        provider_health,
-        model_health,
-        backend_health,
-        ..
-    } = app.status();
+    let Status { condition, provider_health, model_health, backend_health, .. } = app.status();
     let body = Brief {
         status: condition,
         service_running: true,
         models_available: model_health.healthy,
-        summary: BriefSummary {
-            providers: provider_health,
-            models: model_health,
-            backends: backend_health,
-        },
+        summary: BriefSummary { providers: provider_health, models: model_health, backends: backend_health },
         timestamp: rfc3339(SystemTime::now()),
         uptime_seconds: app.uptime().as_secs(),
     };

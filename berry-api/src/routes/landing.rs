@@ -48,9 +48,5 @@ this address, and use the token that the operator gave you.</p>
 /// The page for browsers, the line for everything else.
 pub(super) async fn page(headers: HeaderMap) -> Response {
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
-    if accept.contains("text/html") {
-        Html(PAGE).into_response()
-    } else {
-        LINE.into_response()
-    }
+    if accept.contains("text/html") { Html(PAGE).into_response() } else { LINE.into_response() }
 }

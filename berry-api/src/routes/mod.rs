@@ -57,10 +57,7 @@ type AppState = State<Arc<App>>;
 /// The table.
 pub fn router(app: Arc<App>) -> Router {
     use Access::{Monitoring, Open, User};
-    let mut table = Table {
-        router: Router::new(),
-        app,
-    };
+    let mut table = Table { router: Router::new(), app };
     table.add(Open, "/", get(landing::page));
     table.add(Open, "/health", get(health::full));
     table.add(Open, "/v1/health", get(health::brief));
@@ -137,9 +134,7 @@ struct Principal(Arc<User>);
 
 fn caller(parts: &Parts) -> Caller {
     let caller = parts.extensions.get::<Caller>();
-    caller
-        .cloned()
-        .expect("the gateway adds it to every request that it routes")
+    caller.cloned().expect("the gateway adds it to every request that it routes")
 }
 
 /// An error as a reply of the router.
@@ -150,10 +145,8 @@ fn refusal(parts: &Parts, error: &ApiError) -> Response {
 
 async fn not_found(request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    let error = ApiError::new(
-        ErrorKind::NotFound,
-        "There is nothing at this path. The API is below /v1; GET / tells more.",
-    );
+    let error =
+        ApiError::new(ErrorKind::NotFound, "There is nothing at this path. The API is below /v1; GET / tells more.");
     refusal(&parts, &error)
 }
 
@@ -161,10 +154,7 @@ async fn method_not_allowed(request: Request) -> Response {
     let (parts, _) = request.into_parts();
     let error = ApiError {
         allow: Some("GET, HEAD"),
-        ..ApiError::new(
-            ErrorKind::MethodNotAllowed,
-            format!("This path does not know {}. Use GET.", parts.method),
-        )
+        ..ApiError::new(ErrorKind::MethodNotAllowed, format!("This path does not know {}. Use GET.", parts.method))
     };
     refusal(&parts, &error)
 }

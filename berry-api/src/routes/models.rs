@@ -50,12 +50,7 @@ struct AnthropicList<'a> {
 }
 
 fn openai(model: &Model) -> OpenAiModel<'_> {
-    OpenAiModel {
-        id: model.name.as_str(),
-        object: "model",
-        created: CREATED,
-        owned_by: "berry-api",
-    }
+    OpenAiModel { id: model.name.as_str(), object: "model", created: CREATED, owned_by: "berry-api" }
 }
 
 fn anthropic(model: &Model) -> AnthropicModel<'_> {
@@ -69,11 +64,7 @@ fn anthropic(model: &Model) -> AnthropicModel<'_> {
 
 /// Whether some backend of the model is switched on and open to the user.
 fn is_served(model: &Model, user: &User) -> bool {
-    model.enabled
-        && model
-            .backends
-            .iter()
-            .any(|backend| backend.enabled && tags_allow(&user.tags, &backend.tags))
+    model.enabled && model.backends.iter().any(|backend| backend.enabled && tags_allow(&user.tags, &backend.tags))
 }
 
 fn is_allowed(model: &Model, user: &User) -> bool {
@@ -104,11 +95,7 @@ pub(super) async fn list(
         })
         .into_response()
     } else {
-        Json(OpenAiList {
-            object: "list",
-            data: models.iter().map(|model| openai(model)).collect(),
-        })
-        .into_response()
+        Json(OpenAiList { object: "list", data: models.iter().map(|model| openai(model)).collect() }).into_response()
     }
 }
 
@@ -120,20 +107,11 @@ pub(super) async fn one(
     parts: Parts,
 ) -> Response {
     let runtime = app.runtime();
-    let Some(model) = runtime
-        .snapshot
-        .models
-        .find(&id)
-        .filter(|model| is_served(model, &user))
-    else {
+    let Some(model) = runtime.snapshot.models.find(&id).filter(|model| is_served(model, &user)) else {
         return refusal(&parts, &ApiError::model_not_found(&id));
     };
     if !is_allowed(model, &user) {
         return refusal(&parts, &ApiError::model_denied(&id));
     }
-    if speaks_anthropic(&parts) {
-        Json(anthropic(model)).into_response()
-    } else {
-        Json(openai(model)).into_response()
-    }
+    if speaks_anthropic(&parts) { Json(anthropic(model)).into_response() } else { Json(openai(model)).into_response() }
 }

@@ -150,9 +150,7 @@ impl Read {
             Self::Form(held, scanner) => {
                 let rest = rest.take().filter(|rest| !rest.is_end_stream());
                 let rest = rest.map(|rest| Timed::new(rest, server));
-                let length = headers
-                    .get(CONTENT_LENGTH)
-                    .and_then(|length| length.to_str().ok()?.parse().ok());
+                let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
                 let form = Form::new(held, rest, scanner, length, server.max_body_bytes);
                 Ok(RequestBody::Form(form.map_err(|error| unreadable_form(&error))?))
             }
@@ -179,10 +177,7 @@ async fn read_form<B>(mut reader: Reader<'_, B>, headers: &HeaderMap) -> Result<
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
-    let content_type = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("");
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let boundary = multipart::boundary(content_type).map_err(|error| unreadable_form(&error))?;
     let mut scanner = FormScanner::new(&boundary);
     let mut held = Chunks::default();
@@ -210,10 +205,7 @@ fn unreadable_form(error: &FormError) -> ApiError {
         FormError::Boundary | FormError::Malformed(_) => (ErrorKind::InvalidRequest, None),
         FormError::TooLarge(_) => (ErrorKind::PayloadTooLarge, None),
     };
-    ApiError {
-        param: field,
-        ..ApiError::new(kind, error.to_string())
-    }
+    ApiError { param: field, ..ApiError::new(kind, error.to_string()) }
 }
 
 /// The model by any of its names, where the user may use it. One that does not exist is 404 for everybody.
@@ -269,10 +261,7 @@ fn forced_provider(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 fn method_not_allowed(method: &Method) -> ApiError {
     ApiError {
         allow: Some("POST"),
-        ..ApiError::new(
-            ErrorKind::MethodNotAllowed,
-            format!("This path does not know {method}. Use POST."),
-        )
+        ..ApiError::new(ErrorKind::MethodNotAllowed, format!("This path does not know {method}. Use POST."))
     }
 }
 
@@ -285,10 +274,7 @@ fn unreadable(error: &EnvelopeError) -> ApiError {
             ErrorKind::InvalidRequest
         }
     };
-    ApiError {
-        param: error.field(),
-        ..ApiError::new(kind, error.to_string())
-    }
+    ApiError { param: error.field(), ..ApiError::new(kind, error.to_string()) }
 }
 
 /// Ends the record of a request that gets an error of ours, and says it.

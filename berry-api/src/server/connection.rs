@@ -81,9 +81,7 @@ pub struct ActiveRequest(Arc<Connection>);
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
         let connection = &self.0;
-        connection
-            .idle_since
-            .store(connection.app.clock.now().as_nanos(), Ordering::Relaxed);
+        connection.idle_since.store(connection.app.clock.now().as_nanos(), Ordering::Relaxed);
         connection.active.fetch_sub(1, Ordering::Relaxed);
         connection.app.in_flight.fetch_sub(1, Ordering::Relaxed);
     }

@@ -158,13 +158,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> GuardedIo<T> {
         if memchr::memmem::find(bytes, b"x-request-id").is_some() {
             return false;
         }
-        let status = std::str::from_utf8(&bytes[9..12])
-            .ok()
-            .and_then(|digits| digits.parse().ok());
-        self.substitute = Some(error::raw_http1(
-            status.unwrap_or(400),
-            &self.connection.app().ids.next(),
-        ));
+        let status = std::str::from_utf8(&bytes[9..12]).ok().and_then(|digits| digits.parse().ok());
+        self.substitute = Some(error::raw_http1(status.unwrap_or(400), &self.connection.app().ids.next()));
         self.connection.linger();
         true
     }

@@ -5,24 +5,15 @@
 /// Every connection needs one and every upstream connection another, and the usual soft limit of 1024 is reached early.
 #[cfg(unix)]
 pub fn raise_descriptor_limit() -> Option<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    #[expect(
-        unsafe_code,
-        reason = "getrlimit fills the structure that it is given and keeps no pointer to it"
-    )]
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    #[expect(unsafe_code, reason = "getrlimit fills the structure that it is given and keeps no pointer to it")]
     let read = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
     if read != 0 {
         return None;
     }
     let before = limit.rlim_cur;
     limit.rlim_cur = limit.rlim_max;
-    #[expect(
-        unsafe_code,
-        reason = "setrlimit reads the structure that it is given and keeps no pointer to it"
-    )]
+    #[expect(unsafe_code, reason = "setrlimit reads the structure that it is given and keeps no pointer to it")]
     let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
     Some(if set == 0 { limit.rlim_cur } else { before })
 }

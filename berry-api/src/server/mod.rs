@@ -76,15 +76,10 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts connections until the drain begins, serves each on a task of `tasks`, and gives the listener up.
 pub async fn accept_all(listener: TcpListener, server: Arc<Server>, tasks: TaskTracker) {
-    let slots = Arc::new(Semaphore::new(
-        server.options.max_connections.min(Semaphore::MAX_PERMITS),
-    ));
+    let slots = Arc::new(Semaphore::new(server.options.max_connections.min(Semaphore::MAX_PERMITS)));
     let accepting = async {
         loop {
-            let slot = Arc::clone(&slots)
-                .acquire_owned()
-                .await
-                .expect("the semaphore is never closed");
+            let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
             let (stream, peer) = accept(&listener).await;
             tasks.spawn(Arc::clone(&server).connection(stream, peer, slot));
         }
@@ -148,12 +143,7 @@ pub struct Server {
 impl Server {
     /// A server in front of `gateway`, which drains when the gateway's app does.
     pub fn new(gateway: Gateway, options: ServerOptions) -> Self {
-        Self {
-            shutdown: gateway.app().shutdown.clone(),
-            gateway,
-            http: http_builder(),
-            options,
-        }
+        Self { shutdown: gateway.app().shutdown.clone(), gateway, http: http_builder(), options }
     }
 
     /// One connection's life. `_slot` is given back at its end.
@@ -171,12 +161,7 @@ impl Server {
         let header = self.options.deadlines.header;
         let mut client = peer;
         let address = peer.ip().to_canonical();
-        if self
-            .options
-            .proxy_protocol_from
-            .iter()
-            .any(|net| net.contains(&address))
-        {
+        if self.options.proxy_protocol_from.iter().any(|net| net.contains(&address)) {
             let told = tokio::time::timeout(header, proxy_protocol::read_header(&mut stream)).await??;
             client = told.unwrap_or(peer);
         }

@@ -94,13 +94,10 @@ mod tests {
         let client: SocketAddr = "192.0.2.7:4711".parse().unwrap();
         let server: SocketAddr = "198.51.100.1:443".parse().unwrap();
         let mut v1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n".to_vec();
-        let mut v2 = v2::Builder::with_addresses(
-            v2::Version::Two | v2::Command::Proxy,
-            v2::Protocol::Stream,
-            (client, server),
-        )
-        .build()
-        .unwrap();
+        let mut v2 =
+            v2::Builder::with_addresses(v2::Version::Two | v2::Command::Proxy, v2::Protocol::Stream, (client, server))
+                .build()
+                .unwrap();
         for header in [&mut v1, &mut v2] {
             header.extend_from_slice(b"GET / HTTP/1.1\r\n");
             for piece in [1, 7, 4096] {
@@ -113,9 +110,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_without_a_header_is_refused() {
-        let error = read_in_pieces(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", 4096)
-            .await
-            .unwrap_err();
+        let error = read_in_pieces(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", 4096).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -41,10 +41,8 @@ pub enum TlsError {
 /// [`TlsError`] names the file.
 pub fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = certificates(&tls.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|source| TlsError::File {
-        path: tls.key.clone(),
-        source,
-    })?;
+    let key =
+        PrivateKeyDer::from_pem_file(&tls.key).map_err(|source| TlsError::File { path: tls.key.clone(), source })?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let builder = match &tls.client_ca {
@@ -65,14 +63,8 @@ pub fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, TlsError> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let at = |source| TlsError::File {
-        path: path.to_owned(),
-        source,
-    };
-    let chain = CertificateDer::pem_file_iter(path)
-        .map_err(at)?
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(at)?;
+    let at = |source| TlsError::File { path: path.to_owned(), source };
+    let chain = CertificateDer::pem_file_iter(path).map_err(at)?.collect::<Result<Vec<_>, _>>().map_err(at)?;
     if chain.is_empty() {
         return Err(TlsError::Empty { path: path.to_owned() });
     }

@@ -28,11 +28,7 @@ pub struct AccessRecord {
 
 impl AccessRecord {
     pub(super) fn write(&self, format: LogFormat, out: &mut Vec<u8>) {
-        let header = Header {
-            time: self.time,
-            level: Level::INFO,
-            target: TARGET,
-        };
+        let header = Header { time: self.time, level: Level::INFO, target: TARGET };
         let mut line = Line::begin(format, &header, "Backend selected", out);
         let facts = &self.facts;
         line.text("request_id", facts.request_id.as_str());

@@ -101,10 +101,7 @@ impl<'a> Line<'a> {
     pub(super) fn begin(format: LogFormat, header: &Header, message: &str, out: &'a mut Vec<u8>) -> Self {
         match format {
             LogFormat::Text => {
-                put(
-                    out,
-                    format_args!("{} {:>5} {}: ", rfc3339(header.time), header.level, header.target),
-                );
+                put(out, format_args!("{} {:>5} {}: ", rfc3339(header.time), header.level, header.target));
                 put_plain(out, message);
             }
             LogFormat::Json => {
@@ -121,11 +118,7 @@ impl<'a> Line<'a> {
                 out.extend_from_slice(b",\"fields\":{");
             }
         }
-        Self {
-            out,
-            format,
-            first: true,
-        }
+        Self { out, format, first: true }
     }
 
     fn name(&mut self, name: &str) {
@@ -193,11 +186,7 @@ impl<'a> Line<'a> {
 pub(super) fn write_line(format: LogFormat, item: &Item, out: &mut Vec<u8>) {
     match item {
         Item::Access(record) => record.write(format, out),
-        Item::Event {
-            header,
-            message,
-            fields,
-        } => {
+        Item::Event { header, message, fields } => {
             let mut line = Line::begin(format, header, message, out);
             for (name, value) in &fields.0 {
                 line.value(name, value);
@@ -235,10 +224,7 @@ fn put_plain(out: &mut Vec<u8>, text: &str) {
 
 /// Whether a value can stand in a text line without quotes.
 fn is_bare(value: &str) -> bool {
-    !value.is_empty()
-        && value
-            .chars()
-            .all(|c| !c.is_whitespace() && !c.is_control() && c != '"' && c != '=')
+    !value.is_empty() && value.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '"' && c != '=')
 }
 
 #[cfg(test)]
@@ -251,11 +237,7 @@ mod tests {
         fields.push_u64("latency_ms", 12);
         fields.0.push(("ratio", Value::Float(f64::NAN)));
         Item::Event {
-            header: Header {
-                time: SystemTime::UNIX_EPOCH,
-                level: Level::WARN,
-                target: "berry_api::auth",
-            },
+            header: Header { time: SystemTime::UNIX_EPOCH, level: Level::WARN, target: "berry_api::auth" },
             message: message.to_owned(),
             fields,
         }

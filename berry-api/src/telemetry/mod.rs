@@ -35,20 +35,13 @@ pub struct Logs {
 /// # Errors
 /// When the log file cannot be opened, the thread cannot start, or a subscriber is installed already.
 pub fn init(settings: &Telemetry, rust_log: Option<&str>) -> io::Result<Logs> {
-    let mut sinks = vec![Sink {
-        format: settings.log_format,
-        out: Box::new(io::stdout()),
-    }];
+    let mut sinks = vec![Sink { format: settings.log_format, out: Box::new(io::stdout()) }];
     if let Some(file) = &settings.log_file {
-        sinks.push(Sink {
-            format: file.format,
-            out: Box::new(RotatingFile::open(file)?),
-        });
+        sinks.push(Sink { format: file.format, out: Box::new(RotatingFile::open(file)?) });
     }
     let writer = LogWriter::start(sinks)?;
-    let subscriber = tracing_subscriber::registry()
-        .with(filter(rust_log.unwrap_or("info")))
-        .with(EventLayer(writer.clone()));
+    let subscriber =
+        tracing_subscriber::registry().with(filter(rust_log.unwrap_or("info"))).with(EventLayer(writer.clone()));
     tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
     // The filter does not change while the process runs, so that a request need not ask it.
     let access = if tracing::enabled!(target: access::TARGET, Level::INFO) {
@@ -83,11 +76,7 @@ impl<S: Subscriber> Layer<S> for EventLayer {
         let mut collector = Collector::default();
         event.record(&mut collector);
         self.0.push(Item::Event {
-            header: Header {
-                time: SystemTime::now(),
-                level: *metadata.level(),
-                target: metadata.target(),
-            },
+            header: Header { time: SystemTime::now(), level: *metadata.level(), target: metadata.target() },
             message: collector.message,
             fields: collector.fields,
         });

@@ -27,13 +27,7 @@ impl RotatingFile {
     /// Those of the file system.
     pub(super) fn open(settings: &LogFile) -> io::Result<Self> {
         let (file, written) = append(&settings.path)?;
-        Ok(Self {
-            path: settings.path.clone(),
-            file,
-            written,
-            bytes_max: settings.max_bytes,
-            keep: settings.keep,
-        })
+        Ok(Self { path: settings.path.clone(), file, written, bytes_max: settings.max_bytes, keep: settings.keep })
     }
 
     fn aside(&self, number: u32) -> PathBuf {
@@ -94,12 +88,7 @@ mod tests {
     use berry_core::config::snapshot::LogFormat;
 
     fn open(path: &Path) -> RotatingFile {
-        let settings = LogFile {
-            path: path.to_owned(),
-            format: LogFormat::Json,
-            max_bytes: Some(10),
-            keep: 5,
-        };
+        let settings = LogFile { path: path.to_owned(), format: LogFormat::Json, max_bytes: Some(10), keep: 5 };
         RotatingFile::open(&settings).unwrap()
     }
 

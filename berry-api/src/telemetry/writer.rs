@@ -95,9 +95,7 @@ impl LogWriter {
             dropped: AtomicU64::new(0),
         });
         let writer = Self(Arc::clone(&shared));
-        thread::Builder::new()
-            .name("berry-log".to_owned())
-            .spawn(move || run(&shared, sinks))?;
+        thread::Builder::new().name("berry-log".to_owned()).spawn(move || run(&shared, sinks))?;
         Ok(writer)
     }
 
@@ -124,9 +122,7 @@ impl LogWriter {
         state.armed = true;
         state.urgent = true;
         self.0.wake.notify_one();
-        self.0
-            .written
-            .wait_while_for(&mut state, |state| state.finished < batch, FLUSH_WAIT);
+        self.0.written.wait_while_for(&mut state, |state| state.finished < batch, FLUSH_WAIT);
     }
 }
 
@@ -173,11 +169,7 @@ fn dropped_notice(dropped: u64) -> Item {
     let mut fields = Fields::default();
     fields.push_u64("dropped", dropped);
     Item::Event {
-        header: Header {
-            time: SystemTime::now(),
-            level: Level::WARN,
-            target: "berry_api::telemetry",
-        },
+        header: Header { time: SystemTime::now(), level: Level::WARN, target: "berry_api::telemetry" },
         message: "log lines were dropped: the log could not be written as fast as it grew".to_owned(),
         fields,
     }
