@@ -68,6 +68,11 @@ impl Lease {
         self.rescue
     }
 
+    /// Whether nothing is to be retried after this attempt: it is a trial, or a parked endpoint's exception.
+    pub fn is_last_chance(&self) -> bool {
+        matches!(self.rescue, Some(Rescue::Trial | Rescue::LetThrough))
+    }
+
     /// The first content arrived `ttft` after the attempt began. Optional: without it the outcome's own figure is taken.
     pub fn first_token(&mut self, ttft: Duration, now: Instant) {
         self.sampled = true;

@@ -66,7 +66,7 @@ where
         Ok(answer) => reply(answer, show_route.then_some(&*model)),
         Err(Refusal { error, exchange }) => {
             let (backend, attempts) = (exchange.backend.clone(), exchange.attempts);
-            let mut response = refuse(exchange, &ApiError::new(error.kind(), error.public_message()));
+            let mut response = refuse(exchange, &ApiError::of_relay(&error));
             if response.status().is_server_error() {
                 tracing::warn!(request_id = id.as_str(), %error, "request failed");
             }
