@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use berry_core::config::{Config, LoadError, Loaded, ProcessEnvironment, Report, locate};
+use berry_core::config::{Config, LoadError, Loaded, Problem, ProcessEnvironment, Report, locate};
 use serde_json::{Value, json};
 
 use crate::ConfigFile;
@@ -64,8 +64,8 @@ fn find(file: &ConfigFile) -> Result<PathBuf, Failure> {
 }
 
 fn problems(report: &Report) -> Vec<Value> {
-    let one = |problem| {
-        let place = report.location(problem);
+    let one = |problem: &Problem| {
+        let place = problem.place.as_ref();
         json!({
             "severity": problem.severity.as_str(),
             "key": problem.path,

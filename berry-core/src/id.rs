@@ -150,12 +150,8 @@ mod tests {
 
     #[test]
     fn a_repeated_backend_is_told_apart_in_print() {
-        let id = |repeat| BackendId {
-            model: "gpt_4".into(),
-            provider: "openai".into(),
-            upstream: "gpt-4".into(),
-            repeat,
-        };
+        let id =
+            |repeat| BackendId { model: "gpt_4".into(), provider: "openai".into(), upstream: "gpt-4".into(), repeat };
         assert_eq!(id(0).to_string(), "gpt_4/openai:gpt-4");
         assert_eq!(id(1).to_string(), "gpt_4/openai:gpt-4#2");
     }

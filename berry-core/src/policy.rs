@@ -111,11 +111,7 @@ mod tests {
             ("", "", true),
             ("", "x", false),
         ] {
-            assert_eq!(
-                ModelPattern::new(pattern).matches(name),
-                expected,
-                "{pattern} over {name}"
-            );
+            assert_eq!(ModelPattern::new(pattern).matches(name), expected, "{pattern} over {name}");
         }
     }
 

@@ -62,10 +62,7 @@ mod tests {
     #[test]
     fn a_secret_prints_as_redacted_whatever_the_format() {
         let secret = Secret::from("sk-canary-0123456789");
-        assert_eq!(
-            format!("{secret} {secret:?} {secret:#?}"),
-            "[redacted] [redacted] [redacted]"
-        );
+        assert_eq!(format!("{secret} {secret:?} {secret:#?}"), "[redacted] [redacted] [redacted]");
     }
 
     #[test]

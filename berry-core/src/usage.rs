@@ -49,23 +49,9 @@ mod tests {
 
     #[test]
     fn repeated_reports_are_merged_and_never_added() {
-        let mut usage = Usage {
-            input_tokens: Some(10),
-            output_tokens: Some(1),
-            ..Usage::default()
-        };
-        usage.merge_max(&Usage {
-            output_tokens: Some(7),
-            cached_tokens: Some(4),
-            ..Usage::default()
-        });
-        usage.merge_max(&Usage {
-            output_tokens: Some(7),
-            ..Usage::default()
-        });
-        assert_eq!(
-            (usage.input_tokens, usage.output_tokens, usage.cached_tokens),
-            (Some(10), Some(7), Some(4))
-        );
+        let mut usage = Usage { input_tokens: Some(10), output_tokens: Some(1), ..Usage::default() };
+        usage.merge_max(&Usage { output_tokens: Some(7), cached_tokens: Some(4), ..Usage::default() });
+        usage.merge_max(&Usage { output_tokens: Some(7), ..Usage::default() });
+        assert_eq!((usage.input_tokens, usage.output_tokens, usage.cached_tokens), (Some(10), Some(7), Some(4)));
     }
 }

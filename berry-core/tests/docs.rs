@@ -72,19 +72,13 @@ fn generic(header: &str) -> String {
         }
     }
     let inside = parts.join(".");
-    if header.starts_with("[[") {
-        format!("[[{inside}]]")
-    } else {
-        format!("[{inside}]")
-    }
+    if header.starts_with("[[") { format!("[[{inside}]]") } else { format!("[{inside}]") }
 }
 
 #[test]
 fn the_complete_example_shows_every_key() {
-    let shown: BTreeSet<(String, String)> = lines_of(&with_everything())
-        .into_iter()
-        .map(|(header, key, ..)| (header, key))
-        .collect();
+    let shown: BTreeSet<(String, String)> =
+        lines_of(&with_everything()).into_iter().map(|(header, key, ..)| (header, key)).collect();
     let missing: Vec<String> = keys()
         .into_iter()
         .filter(|key| key.is_value && !shown.contains(&(key.table.clone(), key.name.to_owned())))
@@ -100,24 +94,15 @@ fn the_complete_example_shows_every_key() {
 #[test]
 fn the_complete_example_gives_every_default() {
     let lines = lines_of(&with_everything());
-    for KeyFacts {
-        table, name, default, ..
-    } in keys()
-    {
+    for KeyFacts { table, name, default, .. } in keys() {
         let Some(default) = default else { continue };
-        let mut shown = lines
-            .iter()
-            .filter(|(header, key, ..)| *header == table && key == name)
-            .peekable();
+        let mut shown = lines.iter().filter(|(header, key, ..)| *header == table && key == name).peekable();
         if shown.peek().is_none() {
             continue;
         }
         let told = shown
             .any(|(_, _, value, comment)| same(value, &default) || comment.contains(&format!("default {default}")));
-        assert!(
-            told,
-            "config-example.toml does not give the default of {table} {name}: {default}"
-        );
+        assert!(told, "config-example.toml does not give the default of {table} {name}: {default}");
     }
 }
 
@@ -130,16 +115,10 @@ fn same(a: &str, b: &str) -> bool {
 fn the_complete_example_explains_every_key() {
     let lines = lines_of(&with_everything());
     // A key with the same meaning in several tables needs its words in one of them.
-    let explained: BTreeSet<&str> = lines
-        .iter()
-        .filter(|(.., comment)| !comment.is_empty())
-        .map(|(_, key, ..)| key.as_str())
-        .collect();
-    let silent: BTreeSet<&str> = lines
-        .iter()
-        .map(|(_, key, ..)| key.trim_matches('"'))
-        .filter(|key| !explained.contains(key))
-        .collect();
+    let explained: BTreeSet<&str> =
+        lines.iter().filter(|(.., comment)| !comment.is_empty()).map(|(_, key, ..)| key.as_str()).collect();
+    let silent: BTreeSet<&str> =
+        lines.iter().map(|(_, key, ..)| key.trim_matches('"')).filter(|key| !explained.contains(key)).collect();
     let known: BTreeSet<&str> = keys().iter().map(|key| key.name).collect();
     let silent: Vec<&&str> = silent.intersection(&known).collect();
     assert!(silent.is_empty(), "no words in config-example.toml for {silent:?}");

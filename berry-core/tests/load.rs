@@ -25,10 +25,7 @@ impl Environment for Fixed {
     }
 
     fn read_file(&self, path: &Path) -> std::io::Result<String> {
-        self.files
-            .get(path)
-            .map(|text| (*text).to_owned())
-            .ok_or_else(|| std::io::ErrorKind::NotFound.into())
+        self.files.get(path).map(|text| (*text).to_owned()).ok_or_else(|| std::io::ErrorKind::NotFound.into())
     }
 }
 
@@ -50,11 +47,7 @@ fn refused(text: &str) -> String {
 /// The warnings of a text, one line each.
 fn warnings(loaded: &Loaded) -> Vec<String> {
     let of_severity = |wanted| move |(severity, line)| (severity == wanted).then_some(line);
-    loaded
-        .warnings
-        .lines()
-        .filter_map(of_severity(Severity::Warning))
-        .collect()
+    loaded.warnings.lines().filter_map(of_severity(Severity::Warning)).collect()
 }
 
 fn provider<'s>(snapshot: &'s Snapshot, id: &str) -> &'s Provider {
@@ -83,10 +76,7 @@ fn a_small_configuration_says_nothing_and_has_every_default() {
     let snapshot = &loaded.snapshot;
     let settings = &snapshot.settings;
     assert_eq!((settings.max_retries, settings.max_internal_retries), (3, 2));
-    assert_eq!(
-        (settings.circuit.failure_threshold, settings.circuit.timeout.as_secs()),
-        (5, 60)
-    );
+    assert_eq!((settings.circuit.failure_threshold, settings.circuit.timeout.as_secs()), (5, 60));
     assert_eq!(settings.probing.interval.as_secs(), 30);
     assert_eq!(settings.total_timeout.as_secs(), 900);
     assert!(settings.mask_api_keys && !settings.log_request_body && !settings.log_response_body);
@@ -95,10 +85,7 @@ fn a_small_configuration_says_nothing_and_has_every_default() {
     let server = &snapshot.server;
     assert_eq!(server.bind_address.to_string(), "127.0.0.1:3000");
     assert_eq!((server.max_connections, server.max_body_bytes), (20_000, 64 << 20));
-    assert_eq!(
-        (server.max_response_bytes, server.max_buffered_bytes),
-        (32 << 20, 1 << 30)
-    );
+    assert_eq!((server.max_response_bytes, server.max_buffered_bytes), (32 << 20, 1 << 30));
     assert_eq!((server.keep_alive.as_secs(), server.plain_keep_alive), (15, None));
     assert_eq!(server.cors_allowed_origins, ["*"]);
     assert_eq!(server.auth_failures_per_minute, 300);
@@ -106,21 +93,12 @@ fn a_small_configuration_says_nothing_and_has_every_default() {
     assert!(snapshot.cluster.is_none() && !snapshot.cache.enabled);
     assert_eq!(snapshot.telemetry.log_format, LogFormat::Text);
     let provider = provider(snapshot, "demo");
-    assert_eq!(
-        (provider.name.as_str(), provider.enabled, provider.max_retries),
-        ("demo", true, None)
-    );
-    assert_eq!(
-        (provider.health_check, provider.stream_usage),
-        (HealthCheck::ModelsThenChat, StreamUsage::Auto)
-    );
+    assert_eq!((provider.name.as_str(), provider.enabled, provider.max_retries), ("demo", true, None));
+    assert_eq!((provider.health_check, provider.stream_usage), (HealthCheck::ModelsThenChat, StreamUsage::Auto));
     let model = model(snapshot, "gpt-4");
     assert_eq!(model.strategy, Strategy::SmartAi);
     let backend = &model.backends[0];
-    assert_eq!(
-        (backend.weight, backend.priority, backend.billing),
-        (1.0, 1, BillingMode::PerToken)
-    );
+    assert_eq!((backend.weight, backend.priority, backend.billing), (1.0, 1, BillingMode::PerToken));
     assert_eq!(backend.id.to_string(), "gpt_4/demo:m");
 }
 
@@ -158,10 +136,7 @@ fn a_file_without_a_key_is_refused_whatever_it_looks_like() {
 #[test]
 fn a_file_that_cannot_be_read_says_why() {
     let missing = Config::load(Path::new("/nowhere/config.toml"), &Fixed::default()).unwrap_err();
-    assert_eq!(
-        missing.to_string(),
-        "/nowhere/config.toml: cannot be read: there is no such file"
-    );
+    assert_eq!(missing.to_string(), "/nowhere/config.toml: cannot be read: there is no such file");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");
     std::fs::write(&path, b"a = \"x\"\nb = \"\xff\"\n").unwrap();
@@ -179,24 +154,15 @@ fn a_file_with_keys_that_others_can_read_is_a_warning() {
     let mentions_mode = |text: &str, mode: u32| {
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        let env = Fixed {
-            variables: HashMap::from([("TOKEN", "0f3a9c7be1d84f26a5b0")]),
-            ..Fixed::default()
-        };
+        let env = Fixed { variables: HashMap::from([("TOKEN", "0f3a9c7be1d84f26a5b0")]), ..Fixed::default() };
         let loaded = Config::load(&path, &env).unwrap();
         warnings(&loaded).iter().any(|line| line.contains("chmod 600"))
     };
     assert!(mentions_mode(&small(), 0o644));
     assert!(mentions_mode(&small(), 0o640));
     assert!(!mentions_mode(&small(), 0o600));
-    assert!(
-        !mentions_mode(&small().replace("0f3a9c7be1d84f26a5b0", "${TOKEN}"), 0o644),
-        "no key is in the file"
-    );
-    assert!(
-        !mentions_mode(&small().replace("0f3a9c7be1d84f26a5b0", "your-token-here"), 0o644),
-        "only an example"
-    );
+    assert!(!mentions_mode(&small().replace("0f3a9c7be1d84f26a5b0", "${TOKEN}"), 0o644), "no key is in the file");
+    assert!(!mentions_mode(&small().replace("0f3a9c7be1d84f26a5b0", "your-token-here"), 0o644), "only an example");
 }
 
 // --------------------------------------------------------------------------------------------------- references, secrets
@@ -211,14 +177,7 @@ fn references_are_filled_in_wherever_a_string_stands() {
         [providers.p]\nbase_url = \"https://${HOST}/v1\"\napi_key = \"${file:/run/secrets/key}\"\n\
         headers = { \"x-team\" = \"${TEAM:-a}\" }\n";
     let loaded = load_with(text, &env);
-    assert!(
-        loaded
-            .snapshot
-            .users
-            .by_token
-            .get(&TokenDigest::of("0f3a9c7be1d84f26a5b0"))
-            .is_some()
-    );
+    assert!(loaded.snapshot.users.by_token.get(&TokenDigest::of("0f3a9c7be1d84f26a5b0")).is_some());
     let provider = provider(&loaded.snapshot, "p");
     assert_eq!(provider.api_key.expose(), "sk-from-file");
     assert_eq!(provider.headers[0].1.as_bytes(), b"a");
@@ -262,14 +221,8 @@ fn debug_output_of_everything_has_no_secret_in_it() {
 fn the_tag_makes_an_administrator_and_the_name_only_where_nobody_has_the_tag() {
     let admins = |text: &str| {
         let loaded = load(text);
-        let mut admins: Vec<String> = loaded
-            .snapshot
-            .users
-            .by_id
-            .values()
-            .filter(|user| user.admin)
-            .map(|user| user.id.to_string())
-            .collect();
+        let mut admins: Vec<String> =
+            loaded.snapshot.users.by_id.values().filter(|user| user.admin).map(|user| user.id.to_string()).collect();
         admins.sort();
         (admins, warnings(&loaded).join("\n"))
     };
@@ -308,10 +261,7 @@ fn a_short_or_example_token_is_a_warning_with_the_fix() {
 #[test]
 fn a_digest_may_stand_for_the_token_in_either_case() {
     let digest = "9F86D081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
-    let loaded = load(&small().replace(
-        "token = \"0f3a9c7be1d84f26a5b0\"",
-        &format!("token_sha256 = \"{digest}\""),
-    ));
+    let loaded = load(&small().replace("token = \"0f3a9c7be1d84f26a5b0\"", &format!("token_sha256 = \"{digest}\"")));
     assert!(loaded.snapshot.users.by_token.get(&TokenDigest::of("test")).is_some());
 }
 
@@ -340,18 +290,12 @@ fn limits_and_budgets_are_kept_to_the_cent() {
            [tags.admin.budget]\nusd_total = 1000\n";
     let loaded = load(&text);
     let limits = loaded.snapshot.users.by_id["ann"].limits.as_deref().unwrap();
-    assert_eq!(
-        (limits.rate.requests_per_minute, limits.rate.requests_per_hour),
-        (Some(60), None)
-    );
+    assert_eq!((limits.rate.requests_per_minute, limits.rate.requests_per_hour), (Some(60), None));
     assert_eq!(limits.rate.max_concurrent, Some(20));
     assert_eq!(limits.by_model[0].1.tokens_per_day, Some(5));
     assert_eq!(limits.budget.per_day, Some(NanoUsd::from_nanos(100_000_000)));
     assert!(loaded.snapshot.users.by_id["bob"].limits.is_none());
-    assert_eq!(
-        loaded.snapshot.tags["admin"].budget.total,
-        Some(NanoUsd::from_usd(1000.0).unwrap())
-    );
+    assert_eq!(loaded.snapshot.tags["admin"].budget.total, Some(NanoUsd::from_usd(1000.0).unwrap()));
 }
 
 // ------------------------------------------------------------------------------------------------------------ providers
@@ -368,25 +312,13 @@ fn the_older_way_to_write_azure_is_recognised() {
     let keys = "base_url = \"https://r.openai.azure.com\"\nbackend_type = \"openai\"\n\
         [providers.p.headers]\n\"api-version\" = \"2024-02-01\"\n\"x-team\" = \"a\"\n";
     let (found, headers, loaded) = upstream(keys);
-    let Upstream::Azure(Azure {
-        base,
-        style,
-        api_version,
-        auth,
-    }) = found
-    else {
-        panic!("{found:?}")
-    };
+    let Upstream::Azure(Azure { base, style, api_version, auth }) = found else { panic!("{found:?}") };
     assert_eq!(base, "https://r.openai.azure.com/");
     assert_eq!((style, auth), (AzureStyle::Deployments, KeyHeader::ApiKey));
     assert_eq!(api_version.as_deref(), Some("2024-02-01"));
     assert_eq!(headers, ["x-team"], "the version is in the query and no header");
     let said: Vec<String> = loaded.warnings.lines().map(|(_, line)| line).collect();
-    assert!(
-        said.iter()
-            .any(|line| line.contains("recognised as backend_type = \"azure\"")),
-        "{said:?}"
-    );
+    assert!(said.iter().any(|line| line.contains("recognised as backend_type = \"azure\"")), "{said:?}");
 }
 
 #[test]
@@ -398,35 +330,19 @@ fn azure_takes_its_version_from_the_key_then_the_header_then_the_address() {
     let url =
         "base_url = \"https://r.openai.azure.com/openai/deployments/d/chat/completions?api-version=2024-06-01\"\n";
     let header = "headers = { \"API-Version\" = \"2024-02-01\" }\n";
-    assert_eq!(
-        version(&format!("{url}api_version = \"2025-01-01-preview\"\n{header}")).unwrap(),
-        "2025-01-01-preview"
-    );
+    assert_eq!(version(&format!("{url}api_version = \"2025-01-01-preview\"\n{header}")).unwrap(), "2025-01-01-preview");
     assert_eq!(version(&format!("{url}{header}")).unwrap(), "2024-02-01");
     assert_eq!(version(url).unwrap(), "2024-06-01");
-    assert_eq!(
-        version("base_url = \"https://r.openai.azure.com\"\n").unwrap(),
-        "2024-10-21"
-    );
+    assert_eq!(version("base_url = \"https://r.openai.azure.com\"\n").unwrap(), "2024-10-21");
     assert_eq!(version("base_url = \"https://r.openai.azure.com/openai/v1\"\n"), None);
-    assert_eq!(
-        version("base_url = \"https://r.services.ai.azure.com/models\"\n").unwrap(),
-        "2024-05-01-preview"
-    );
-    assert_eq!(
-        version("base_url = \"https://gw.internal\"\nbackend_type = \"azure\"\n").unwrap(),
-        "2024-10-21"
-    );
+    assert_eq!(version("base_url = \"https://r.services.ai.azure.com/models\"\n").unwrap(), "2024-05-01-preview");
+    assert_eq!(version("base_url = \"https://gw.internal\"\nbackend_type = \"azure\"\n").unwrap(), "2024-10-21");
 }
 
 #[test]
 fn claude_is_spoken_where_the_address_or_the_type_says_so() {
     for (keys, base, auth) in [
-        (
-            "base_url = \"https://api.anthropic.com\"\n",
-            "https://api.anthropic.com/v1",
-            KeyHeader::XApiKey,
-        ),
+        ("base_url = \"https://api.anthropic.com\"\n", "https://api.anthropic.com/v1", KeyHeader::XApiKey),
         (
             "base_url = \"https://r.services.ai.azure.com/anthropic\"\n",
             "https://r.services.ai.azure.com/anthropic/v1",
@@ -453,6 +369,21 @@ fn claude_is_spoken_where_the_address_or_the_type_says_so() {
 }
 
 #[test]
+fn claude_at_azure_gets_no_api_version_at_all() {
+    let keys =
+        "base_url = \"https://r.services.ai.azure.com/anthropic\"\nheaders = { \"api-version\" = \"2024-02-01\" }\n";
+    assert_eq!(upstream(keys).1, [""; 0]);
+}
+
+#[test]
+fn what_a_provider_cannot_use_is_a_warning() {
+    let said = |keys: &str| warnings(&upstream(keys).2).join("\n");
+    assert!(said("backend_type = \"demo\"\nbase_url = \"http://h\"\n").contains("base_url: has no effect"));
+    assert!(said("base_url = \"http://h\"\ndemo = { seed = 2 }\n").contains("demo: has no effect"));
+    assert!(said("base_url = \"http://h\"\napi_version = \"2024-02-01\"\n").contains("api_version: has no effect"));
+}
+
+#[test]
 fn what_is_written_comes_before_what_is_recognised_except_at_azure() {
     let kind = |keys: &str| match upstream(keys).0 {
         Upstream::OpenAi { .. } => "openai",
@@ -461,30 +392,14 @@ fn what_is_written_comes_before_what_is_recognised_except_at_azure() {
         Upstream::Gemini { .. } => "gemini",
         Upstream::Demo(_) => "demo",
     };
-    assert_eq!(
-        kind("base_url = \"https://api.anthropic.com/v1\"\nbackend_type = \"openai\"\n"),
-        "openai"
-    );
-    assert_eq!(
-        kind("base_url = \"https://generativelanguage.googleapis.com\"\n"),
-        "gemini"
-    );
-    assert_eq!(
-        kind("base_url = \"https://generativelanguage.googleapis.com/v1beta/openai/\"\n"),
-        "openai"
-    );
-    assert_eq!(
-        kind("base_url = \"https://r.openai.azure.com\"\nbackend_type = \"openai\"\n"),
-        "azure"
-    );
+    assert_eq!(kind("base_url = \"https://api.anthropic.com/v1\"\nbackend_type = \"openai\"\n"), "openai");
+    assert_eq!(kind("base_url = \"https://generativelanguage.googleapis.com\"\n"), "gemini");
+    assert_eq!(kind("base_url = \"https://generativelanguage.googleapis.com/v1beta/openai/\"\n"), "openai");
+    assert_eq!(kind("base_url = \"https://r.openai.azure.com\"\nbackend_type = \"openai\"\n"), "azure");
     let claude =
         "base_url = \"https://c.internal\"\nbackend_type = \"claude\"\nheaders = { \"api-version\" = \"1\" }\n";
     assert_eq!(kind(claude), "claude");
-    assert_eq!(
-        upstream(claude).1,
-        ["api-version"],
-        "for others it is a header like any other"
-    );
+    assert_eq!(upstream(claude).1, ["api-version"], "for others it is a header like any other");
 }
 
 #[test]
@@ -495,19 +410,9 @@ fn timeouts_follow_the_nearest_key() {
     let loaded = load(&text);
     let near = provider(&loaded.snapshot, "p").timeouts;
     assert_eq!(near.completion, Duration::from_secs(60));
-    assert_eq!(
-        (near.stream_idle, near.stream_headers),
-        (Duration::from_millis(2500), Duration::from_millis(2500))
-    );
+    assert_eq!((near.stream_idle, near.stream_headers), (Duration::from_millis(2500), Duration::from_millis(2500)));
     let far = provider(&loaded.snapshot, "demo").timeouts;
-    assert_eq!(
-        (
-            far.completion.as_secs(),
-            far.stream_idle.as_secs(),
-            far.stream_headers.as_secs()
-        ),
-        (7, 40, 7)
-    );
+    assert_eq!((far.completion.as_secs(), far.stream_idle.as_secs(), far.stream_headers.as_secs()), (7, 40, 7));
     assert_eq!((far.first_token, far.connect.as_secs()), (None, 5));
 }
 
@@ -543,10 +448,7 @@ fn models_of_a_provider_may_be_discovered_and_published() {
 #[test]
 fn showing_parts_of_keys_is_a_warning() {
     let said = warnings(&load(&("[settings]\nmask_api_keys = false\n".to_owned() + &small())));
-    assert!(
-        said[0].starts_with("config.toml:2:17: settings.mask_api_keys:"),
-        "{said:?}"
-    );
+    assert!(said[0].starts_with("config.toml:2:17: settings.mask_api_keys:"), "{said:?}");
 }
 
 // --------------------------------------------------------------------------------------------------------------- models
@@ -575,10 +477,7 @@ fn exact_beats_pattern_and_the_longer_pattern_beats_the_shorter() {
     assert_eq!(found("gpt"), "all", "the table name of a pattern is no model");
     let backend: &Backend = &model(&loaded.snapshot, "gpt-5").backends[0];
     assert_eq!(backend.upstream_model("gpt-5"), "gpt-5");
-    assert_eq!(
-        model(&loaded.snapshot, "gpt-4").backends[0].upstream_model("gpt-4"),
-        "m"
-    );
+    assert_eq!(model(&loaded.snapshot, "gpt-4").backends[0].upstream_model("gpt-4"), "m");
 }
 
 #[test]
@@ -594,9 +493,7 @@ fn a_backend_of_something_switched_off_is_off() {
     let enabled = |text: String| load(&text).snapshot.models.all[0].backends[0].enabled;
     assert!(enabled(small()));
     assert!(!enabled(small() + "enabled = false\n"));
-    assert!(!enabled(
-        small().replace("\"demo\"\n[models", "\"demo\"\nenabled = false\n[models")
-    ));
+    assert!(!enabled(small().replace("\"demo\"\n[models", "\"demo\"\nenabled = false\n[models")));
     assert!(!enabled(small().replace("name = \"gpt-4\"", "enabled = false")));
 }
 
@@ -611,10 +508,7 @@ fn a_model_without_a_usable_backend_is_a_warning() {
 #[test]
 fn a_model_that_its_provider_does_not_list_is_a_warning_with_a_suggestion() {
     let said = |models: &str| {
-        warnings(&load(
-            &small().replace("\"demo\"\n[models", &format!("\"demo\"\n{models}\n[models")),
-        ))
-        .join("\n")
+        warnings(&load(&small().replace("\"demo\"\n[models", &format!("\"demo\"\n{models}\n[models")))).join("\n")
     };
     assert_eq!(said("models = [\"m\"]"), "");
     assert_eq!(said("models = []"), "");
@@ -627,11 +521,8 @@ fn a_model_that_its_provider_does_not_list_is_a_warning_with_a_suggestion() {
 fn the_same_backend_twice_is_told_apart() {
     let again = "[[models.gpt_4.backends]]\nprovider = \"demo\"\nmodel = \"m\"\n";
     let loaded = load(&(small() + again));
-    let ids: Vec<String> = loaded.snapshot.models.all[0]
-        .backends
-        .iter()
-        .map(|backend| backend.id.to_string())
-        .collect();
+    let ids: Vec<String> =
+        loaded.snapshot.models.all[0].backends.iter().map(|backend| backend.id.to_string()).collect();
     assert_eq!(ids, ["gpt_4/demo:m", "gpt_4/demo:m#2"]);
 }
 
@@ -641,18 +532,11 @@ fn request_parameters_become_json() {
         override = { seed = 7, big = 1e300, logprobs = false }\ndrop = [\"user\"]\n";
     let loaded = load(&(small() + edits));
     let edits = &loaded.snapshot.models.all[0].backends[0].edits;
-    let pairs = |list: &[(Box<str>, Box<str>)]| {
-        list.iter()
-            .map(|(name, json)| format!("{name}:{json}"))
-            .collect::<Vec<_>>()
-    };
+    let pairs =
+        |list: &[(Box<str>, Box<str>)]| list.iter().map(|(name, json)| format!("{name}:{json}")).collect::<Vec<_>>();
     assert_eq!(
         pairs(&edits.defaults),
-        [
-            "temperature:0.2",
-            r#"stop:["a\n","\""]"#,
-            r#"response_format:{"type":"json_object"}"#
-        ]
+        ["temperature:0.2", r#"stop:["a\n","\""]"#, r#"response_format:{"type":"json_object"}"#]
     );
     assert_eq!(pairs(&edits.overrides), ["seed:7", "big:1e300", "logprobs:false"]);
     assert_eq!(&*edits.drop[0], "user");
@@ -664,18 +548,9 @@ fn prices_and_limits_of_a_backend_are_kept() {
         billing_mode = \"per_request\"\ntags = [\"premium\"]\nweight = 0.25\npriority = 7\n";
     let loaded = load(&(small() + keys + "[pricing.\"gpt-4o\"]\noutput_price = 10\n"));
     let backend = &loaded.snapshot.models.all[0].backends[0];
-    assert_eq!(
-        backend.prices.input.unwrap().per_million(),
-        NanoUsd::from_usd(2.5).unwrap()
-    );
+    assert_eq!(backend.prices.input.unwrap().per_million(), NanoUsd::from_usd(2.5).unwrap());
     assert_eq!(backend.prices.request, Some(NanoUsd::from_nanos(2_000_000)));
-    assert_eq!(
-        (backend.limits.context_window, backend.limits.max_concurrent),
-        (Some(128_000), Some(100))
-    );
-    assert_eq!(
-        (backend.billing, backend.weight, backend.priority),
-        (BillingMode::PerRequest, 0.25, 7)
-    );
+    assert_eq!((backend.limits.context_window, backend.limits.max_concurrent), (Some(128_000), Some(100)));
+    assert_eq!((backend.billing, backend.weight, backend.priority), (BillingMode::PerRequest, 0.25, 7));
     assert!(loaded.snapshot.pricing["gpt-4o"].output.is_some());
 }

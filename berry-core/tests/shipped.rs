@@ -68,11 +68,7 @@ fn every_enabled_model_of_a_shipped_file_has_a_demo_backend() {
 fn the_example_shows_every_strategy() {
     let Loaded { snapshot, .. } = load("config-example.toml");
     for (name, strategy) in berry_core::config::snapshot::Strategy::ALL {
-        let shown = snapshot
-            .models
-            .all
-            .iter()
-            .any(|model| model.enabled && model.strategy == *strategy);
+        let shown = snapshot.models.all.iter().any(|model| model.enabled && model.strategy == *strategy);
         assert!(shown, "{name}");
     }
 }
@@ -81,10 +77,7 @@ fn the_example_shows_every_strategy() {
 fn each_shipped_file_has_an_administrator_and_answers_to_the_usual_models() {
     for name in SHIPPED {
         let Loaded { snapshot, .. } = load(name);
-        assert!(
-            snapshot.users.by_id.values().any(|user| user.admin && user.enabled),
-            "{name}"
-        );
+        assert!(snapshot.users.by_id.values().any(|user| user.admin && user.enabled), "{name}");
         for model in ["gpt-4", "gpt-3.5-turbo"] {
             assert!(snapshot.models.find(model).is_some(), "{name}: {model}");
         }
@@ -97,14 +90,8 @@ fn a_token_and_its_digest_reach_the_same_user() {
         let digest = berry_core::auth::key::TokenDigest::of("berry-premium-token-abcde");
         snapshot.users.by_token.get(&digest).map(|user| user.name.clone())
     };
-    assert_eq!(
-        holder(&load("config-example.toml").snapshot).as_deref(),
-        Some("Premium User")
-    );
-    assert_eq!(
-        holder(&load("config_example.toml").snapshot).as_deref(),
-        Some("Premium User")
-    );
+    assert_eq!(holder(&load("config-example.toml").snapshot).as_deref(), Some("Premium User"));
+    assert_eq!(holder(&load("config_example.toml").snapshot).as_deref(), Some("Premium User"));
 }
 
 #[test]

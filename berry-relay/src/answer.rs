@@ -324,9 +324,7 @@ impl Passing {
                     return Poll::Ready(self.fail(error));
                 }
                 Poll::Ready(None) => {
-                    let latency = self.exchange.now().since(self.through.sent_at);
-                    self.report(Outcome::Success { ttft: None, latency });
-                    self.exchange.finish();
+                    self.complete();
                     return Poll::Ready(Step::End);
                 }
                 Poll::Pending => {}
@@ -351,6 +349,10 @@ impl Passing {
         match decoded {
             Ok(bytes) => {
                 self.through.length = self.through.length.map(|length| length.saturating_sub(bytes.len() as u64));
+                if self.through.length == Some(0) {
+                    // Nobody asks for more than was declared, so the end would never be seen.
+                    self.complete();
+                }
                 Step::Bytes(bytes)
             }
             Err(error) => {
@@ -358,6 +360,12 @@ impl Passing {
                 self.fail(error)
             }
         }
+    }
+
+    fn complete(&mut self) {
+        let latency = self.exchange.now().since(self.through.sent_at);
+        self.report(Outcome::Success { ttft: None, latency });
+        self.exchange.finish();
     }
 
     /// Nothing can be said inside bytes that are not understood: the connection is broken off, so that the cut shows.

@@ -38,10 +38,7 @@ impl Lines {
     }
 
     fn json(&self) -> Vec<Value> {
-        self.text()
-            .lines()
-            .map(|line| serde_json::from_str(line).expect("JSON lines"))
-            .collect()
+        self.text().lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect()
     }
 }
 
@@ -50,34 +47,18 @@ async fn a_request_leaves_one_access_line_with_numbers_as_numbers() {
     let lines = Lines::default();
     let writer = lines.writer(LogFormat::Json);
     let gateway = TestGateway::with_access(CONFIG, AccessLog::new(writer.clone()));
-    let answer = gateway
-        .post("/v1/chat/completions", NARROW, r#"{"model":"org/wide","stream":true}"#)
-        .await;
+    let answer = gateway.post("/v1/chat/completions", NARROW, r#"{"model":"org/wide","stream":true}"#).await;
     gateway.get("/health", "").await;
     writer.flush();
 
-    let [line] = &lines.json()[..] else {
-        panic!("{}", lines.text())
-    };
-    assert_eq!(
-        (line["level"].as_str(), line["target"].as_str()),
-        (Some("INFO"), Some("berry_api::access"))
-    );
+    let [line] = &lines.json()[..] else { panic!("{}", lines.text()) };
+    assert_eq!((line["level"].as_str(), line["target"].as_str()), (Some("INFO"), Some("berry_api::access")));
     assert_eq!(line["message"], "Backend selected");
     let fields = &line["fields"];
     assert_eq!(fields["request_id"], answer.header("x-request-id"));
-    assert_eq!(
-        (fields["user"].as_str(), fields["error"].as_str()),
-        (Some("ned"), Some("model_access_denied"))
-    );
-    assert_eq!(
-        (fields["status"].as_u64(), fields["attempts"].as_u64()),
-        (Some(403), Some(0))
-    );
-    assert_eq!(
-        (fields["outcome"].as_str(), fields["stream"].as_bool()),
-        (Some("failed"), Some(true))
-    );
+    assert_eq!((fields["user"].as_str(), fields["error"].as_str()), (Some("ned"), Some("model_access_denied")));
+    assert_eq!((fields["status"].as_u64(), fields["attempts"].as_u64()), (Some(403), Some(0)));
+    assert_eq!((fields["outcome"].as_str(), fields["stream"].as_bool()), (Some("failed"), Some(true)));
     assert!(fields["latency_ms"].is_number());
 }
 
@@ -88,19 +69,13 @@ async fn a_failed_authentication_is_audited_without_the_token() {
     let subscriber = tracing_subscriber::registry().with(EventLayer::new(writer.clone()));
     let _guard = tracing::subscriber::set_default(subscriber);
     let gateway = TestGateway::new(CONFIG);
-    let headers = [
-        ("authorization", "Bearer canary-of-a-token"),
-        ("user-agent", "canary-client/1"),
-    ];
+    let headers = [("authorization", "Bearer canary-of-a-token"), ("user-agent", "canary-client/1")];
     gateway.send(http::Method::GET, "/v1/models", &headers, "").await;
     gateway.get("/v1/models", ADMIN).await;
     writer.flush();
 
-    let audit: Vec<Value> = lines
-        .json()
-        .into_iter()
-        .filter(|line| line["message"] == "Authentication failed")
-        .collect();
+    let audit: Vec<Value> =
+        lines.json().into_iter().filter(|line| line["message"] == "Authentication failed").collect();
     let [line] = &audit[..] else { panic!("{}", lines.text()) };
     let fields = &line["fields"];
     assert_eq!(line["level"], "WARN");
@@ -108,10 +83,7 @@ async fn a_failed_authentication_is_audited_without_the_token() {
         (fields["client"].as_str(), fields["user_agent"].as_str()),
         (Some("192.0.2.1"), Some("canary-client/1"))
     );
-    assert_eq!(
-        (fields["reason"].as_str(), fields["path"].as_str()),
-        (Some("unknown token"), Some("/v1/models"))
-    );
+    assert_eq!((fields["reason"].as_str(), fields["path"].as_str()), (Some("unknown token"), Some("/v1/models")));
     assert_eq!(fields["token"].as_str().map(str::len), Some(8), "a fingerprint");
     assert!(!lines.text().contains("canary-of-a-token"));
 }
@@ -133,11 +105,7 @@ impl Write for Gate {
 
 fn event(message: &str) -> Item {
     Item::Event {
-        header: format::Header {
-            time: std::time::SystemTime::UNIX_EPOCH,
-            level: tracing::Level::INFO,
-            target: "test",
-        },
+        header: format::Header { time: std::time::SystemTime::UNIX_EPOCH, level: tracing::Level::INFO, target: "test" },
         message: message.to_owned(),
         fields: format::Fields::default(),
     }
@@ -147,14 +115,8 @@ fn event(message: &str) -> Item {
 fn a_blocked_sink_blocks_nobody_and_what_is_dropped_is_counted() {
     let (gate, lines) = (Gate::default(), Lines::default());
     let sinks = vec![
-        Sink {
-            format: LogFormat::Text,
-            out: Box::new(gate.clone()),
-        },
-        Sink {
-            format: LogFormat::Json,
-            out: Box::new(lines.clone()),
-        },
+        Sink { format: LogFormat::Text, out: Box::new(gate.clone()) },
+        Sink { format: LogFormat::Json, out: Box::new(lines.clone()) },
     ];
     let writer = LogWriter::start(sinks).expect("a thread");
     // Two batches may be in memory: the one being written and the one being gathered. The rest is dropped.

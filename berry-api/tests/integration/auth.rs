@@ -25,15 +25,11 @@ async fn auth_takes_every_documented_form_of_a_token() {
 async fn a_key_in_the_query_counts_on_gemini_paths_only() {
     let gateway = TestGateway::new(CONFIG);
     // Known here means past authentication: the path itself is not served.
-    let there = gateway
-        .send(Method::GET, &format!("/v1beta/models?key={ADMIN}"), &[], "")
-        .await;
+    let there = gateway.send(Method::GET, &format!("/v1beta/models?key={ADMIN}"), &[], "").await;
     assert_eq!(there.status, StatusCode::NOT_FOUND);
     let wrong = gateway.send(Method::GET, "/v1beta/models?key=wrong", &[], "").await;
     assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
-    let elsewhere = gateway
-        .send(Method::GET, &format!("/v1/models?key={ADMIN}"), &[], "")
-        .await;
+    let elsewhere = gateway.send(Method::GET, &format!("/v1/models?key={ADMIN}"), &[], "").await;
     assert_eq!(elsewhere.status, StatusCode::UNAUTHORIZED);
 }
 
@@ -43,27 +39,17 @@ async fn two_authorization_headers_are_refused() {
     let bearer = format!("Bearer {ADMIN}");
     let twice = [("authorization", bearer.as_str()), ("authorization", bearer.as_str())];
     let answer = gateway.send(Method::GET, "/v1/models", &twice, "").await;
-    assert_eq!(
-        (answer.status, answer.error_code().as_str()),
-        (StatusCode::UNAUTHORIZED, "invalid_token")
-    );
+    assert_eq!((answer.status, answer.error_code().as_str()), (StatusCode::UNAUTHORIZED, "invalid_token"));
 }
 
 #[tokio::test]
 async fn checks_come_in_the_documented_order() {
     let gateway = TestGateway::new(CONFIG);
     let check = async |method: Method, path: &str, token: &str, body: &str, expect: (u16, &str)| {
-        let headers = [
-            ("authorization", format!("Bearer {token}")),
-            ("content-encoding", "identity".to_owned()),
-        ];
+        let headers = [("authorization", format!("Bearer {token}")), ("content-encoding", "identity".to_owned())];
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let answer = gateway.send(method.clone(), path, &headers, body).await;
-        assert_eq!(
-            (answer.status.as_u16(), answer.error_code().as_str()),
-            expect,
-            "{method} {path} {token} {body}"
-        );
+        assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), expect, "{method} {path} {token} {body}");
     };
     check(Method::GET, "/v1/nothing", "wrong", "", (404, "not_found")).await;
     check(Method::GET, CHAT, "wrong", "", (405, "method_not_allowed")).await;
@@ -73,39 +59,11 @@ async fn checks_come_in_the_documented_order() {
     check(Method::POST, CHAT, NARROW, "[]", (400, "invalid_json")).await;
     check(Method::POST, CHAT, NARROW, "{}", (400, "missing_model")).await;
     check(Method::POST, CHAT, NARROW, r#"{"model":7}"#, (400, "invalid_request")).await;
-    check(
-        Method::POST,
-        CHAT,
-        NARROW,
-        r#"{"model":"ghost"}"#,
-        (404, "model_not_found"),
-    )
-    .await;
-    check(
-        Method::POST,
-        CHAT,
-        NARROW,
-        r#"{"model":"off"}"#,
-        (404, "model_not_found"),
-    )
-    .await;
-    check(
-        Method::POST,
-        CHAT,
-        NARROW,
-        r#"{"model":"org/wide"}"#,
-        (403, "model_access_denied"),
-    )
-    .await;
+    check(Method::POST, CHAT, NARROW, r#"{"model":"ghost"}"#, (404, "model_not_found")).await;
+    check(Method::POST, CHAT, NARROW, r#"{"model":"off"}"#, (404, "model_not_found")).await;
+    check(Method::POST, CHAT, NARROW, r#"{"model":"org/wide"}"#, (403, "model_access_denied")).await;
     check(Method::GET, "/v1/files", "wrong", "", (401, "invalid_token")).await;
-    check(
-        Method::DELETE,
-        "/v1/files/file-1",
-        NARROW,
-        "",
-        (404, "unsupported_endpoint"),
-    )
-    .await;
+    check(Method::DELETE, "/v1/files/file-1", NARROW, "", (404, "unsupported_endpoint")).await;
     check(Method::GET, "/v1/realtime", NARROW, "", (404, "unsupported_endpoint")).await;
 }
 
@@ -124,10 +82,7 @@ async fn an_encoded_body_is_refused_after_authentication() {
 async fn auth_failures_beyond_the_limit_are_429_for_that_address_and_a_valid_token_still_passes() {
     let gateway = TestGateway::new(&format!("[server]\nauth_failures_per_minute = 3\n{CONFIG}"));
     for _ in 0..3 {
-        assert_eq!(
-            gateway.get("/v1/models", "wrong").await.status,
-            StatusCode::UNAUTHORIZED
-        );
+        assert_eq!(gateway.get("/v1/models", "wrong").await.status, StatusCode::UNAUTHORIZED);
     }
     let limited = gateway.get("/v1/models", "wrong").await;
     assert_eq!(limited.status, StatusCode::TOO_MANY_REQUESTS);
@@ -136,10 +91,7 @@ async fn auth_failures_beyond_the_limit_are_429_for_that_address_and_a_valid_tok
     assert_eq!(gateway.get("/v1/models", ADMIN).await.status, StatusCode::OK);
 
     tokio::time::advance(std::time::Duration::from_secs(60)).await;
-    assert_eq!(
-        gateway.get("/v1/models", "wrong").await.status,
-        StatusCode::UNAUTHORIZED
-    );
+    assert_eq!(gateway.get("/v1/models", "wrong").await.status, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]
@@ -152,8 +104,5 @@ async fn monitoring_is_open_unless_protected_and_then_for_admins_only() {
         assert_eq!(closed.get("/metrics", token).await.status.as_u16(), expect, "{token}");
     }
     assert_eq!(closed.get("/metrics", NARROW).await.error_code(), "admin_required");
-    assert_eq!(
-        closed.send(Method::GET, "/health", &[], "").await.status,
-        StatusCode::OK
-    );
+    assert_eq!(closed.send(Method::GET, "/health", &[], "").await.status, StatusCode::OK);
 }

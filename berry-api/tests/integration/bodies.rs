@@ -36,9 +36,7 @@ impl Body for Trickle {
 /// Status, code, and how long the answer took.
 async fn send(gateway: &TestGateway, body: Trickle) -> (u16, String, Duration) {
     let began = Instant::now();
-    let request = Request::post("/v1/chat/completions")
-        .header("x-api-key", ADMIN)
-        .body(body);
+    let request = Request::post("/v1/chat/completions").header("x-api-key", ADMIN).body(body);
     let connection = gateway.gateway.connection("192.0.2.1:1".parse().unwrap()).into();
     let response = gateway.gateway.handle(&connection, request.unwrap()).await;
     let status = response.status().as_u16();
@@ -49,24 +47,14 @@ async fn send(gateway: &TestGateway, body: Trickle) -> (u16, String, Duration) {
 }
 
 fn trickle(piece: &'static [u8], every: Duration) -> Trickle {
-    Trickle {
-        piece,
-        ticks: interval(every),
-        declared: None,
-    }
+    Trickle { piece, ticks: interval(every), declared: None }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_declared_length_over_the_limit_is_413_before_anything_is_read() {
     let gateway = TestGateway::new(&format!("[server]\nmax_body_bytes = 2000\n{CONFIG}"));
-    let body = Trickle {
-        declared: Some(100_000),
-        ..trickle(b"x", Duration::from_secs(1))
-    };
-    assert_eq!(
-        send(&gateway, body).await,
-        (413, "payload_too_large".to_owned(), Duration::ZERO)
-    );
+    let body = Trickle { declared: Some(100_000), ..trickle(b"x", Duration::from_secs(1)) };
+    assert_eq!(send(&gateway, body).await, (413, "payload_too_large".to_owned(), Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,9 +74,7 @@ async fn a_body_that_stalls_is_408_when_its_time_is_over() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_earns_a_second_for_each_kib_and_no_more() {
-    let gateway = TestGateway::new(&format!(
-        "[server]\nbody_timeout_seconds = 7\nmax_body_bytes = 20000\n{CONFIG}"
-    ));
+    let gateway = TestGateway::new(&format!("[server]\nbody_timeout_seconds = 7\nmax_body_bytes = 20000\n{CONFIG}"));
     let fast_enough = send(&gateway, trickle(&[b'x'; 1024], Duration::from_millis(990))).await;
     assert_eq!(fast_enough.1, "payload_too_large", "it gets to the size limit");
     let too_slow = send(&gateway, trickle(&[b'x'; 1024], Duration::from_secs(2))).await;

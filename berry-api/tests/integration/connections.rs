@@ -17,7 +17,7 @@ use crate::support::{ADMIN, CONFIG, TestGateway};
 const TIMEOUTS: &str = "[server]\nheader_timeout_seconds = 10\nidle_timeout_seconds = 60\nmax_body_bytes = 100000\n";
 
 /// The client's end of a new connection.
-fn connect(gateway: &TestGateway) -> DuplexStream {
+pub(crate) fn connect(gateway: &TestGateway) -> DuplexStream {
     let (client, served) = tokio::io::duplex(1024 * 1024);
     let server = gateway.server();
     let peer: SocketAddr = "192.0.2.1:4711".parse().unwrap();
@@ -59,10 +59,7 @@ async fn a_head_has_its_deadline_from_its_first_byte_however_it_trickles() {
     let began = Instant::now();
     client.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
     let mut received = Vec::new();
-    while timeout(Duration::from_secs(1), client.read_to_end(&mut received))
-        .await
-        .is_err()
-    {
+    while timeout(Duration::from_secs(1), client.read_to_end(&mut received)).await.is_err() {
         client.write_all(b"x-slow: 1\r\n").await.unwrap();
     }
     assert_eq!(began.elapsed().as_secs(), 10);
@@ -84,10 +81,7 @@ async fn idle_time_counts_from_the_end_of_the_last_answer() {
     let mut client = connect(&gateway());
     for _ in 0..3 {
         tokio::time::advance(Duration::from_secs(50)).await;
-        client
-            .write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
-            .await
-            .unwrap();
+        client.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         assert!(read_answer(&mut client).await.ends_with("ok\n"));
     }
     let began = Instant::now();
@@ -98,10 +92,7 @@ async fn idle_time_counts_from_the_end_of_the_last_answer() {
 #[tokio::test(start_paused = true)]
 async fn a_second_head_has_a_deadline_too() {
     let mut client = connect(&gateway());
-    client
-        .write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .unwrap();
+    client.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     read_answer(&mut client).await;
     tokio::time::advance(Duration::from_secs(45)).await;
     let began = Instant::now();
@@ -116,25 +107,16 @@ async fn what_is_not_http_gets_a_json_error_and_the_connection_ends() {
         ("HELO mail\r\n\r\n".to_owned(), "400"),
         ("GET / HTTP/9.9\r\n\r\n".to_owned(), "400"),
         ("GET / HTTP/1.1\r\nbad header\r\n\r\n".to_owned(), "400"),
-        (
-            format!("GET / HTTP/1.1\r\nx-long: {}\r\n\r\n", "x".repeat(70_000)),
-            "431",
-        ),
+        (format!("GET / HTTP/1.1\r\nx-long: {}\r\n\r\n", "x".repeat(70_000)), "431"),
         (format!("GET / HTTP/1.1\r\n{}\r\n", "x: 1\r\n".repeat(101)), "431"),
     ] {
         let mut client = connect(&gateway());
         client.write_all(bytes.as_bytes()).await.unwrap();
         let received = read_to_end(&mut client).await;
         let shown = &bytes[..bytes.len().min(60)];
-        assert!(
-            received.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{shown:?}: {received}"
-        );
+        assert!(received.starts_with(&format!("HTTP/1.1 {status} ")), "{shown:?}: {received}");
         let (head, body) = received.split_once("\r\n\r\n").unwrap();
-        assert!(
-            head.contains("x-request-id: req_") && head.contains("connection: close"),
-            "{head}"
-        );
+        assert!(head.contains("x-request-id: req_") && head.contains("connection: close"), "{head}");
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         assert!(body["error"]["code"].is_string(), "{body}");
     }
@@ -144,15 +126,9 @@ async fn what_is_not_http_gets_a_json_error_and_the_connection_ends() {
 async fn an_answer_of_ours_is_never_taken_for_the_librarys() {
     let mut client = connect(&gateway());
     // The second head is malformed and comes with the first.
-    client
-        .write_all(b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\nHELO mail\r\n\r\n")
-        .await
-        .unwrap();
+    client.write_all(b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\nHELO mail\r\n\r\n").await.unwrap();
     let first = read_answer(&mut client).await;
-    assert!(
-        first.starts_with("HTTP/1.1 404 ") && first.contains(r#""code":"not_found""#),
-        "{first}"
-    );
+    assert!(first.starts_with("HTTP/1.1 404 ") && first.contains(r#""code":"not_found""#), "{first}");
     assert!(read_to_end(&mut client).await.starts_with("HTTP/1.1 400 "));
 }
 
@@ -160,20 +136,11 @@ async fn an_answer_of_ours_is_never_taken_for_the_librarys() {
 async fn a_refused_request_leaves_the_connection_usable_when_its_body_is_small() {
     let mut client = connect(&gateway());
     let body = "x".repeat(60_000);
-    let refused = format!(
-        "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    let refused = format!("POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     client.write_all(refused.as_bytes()).await.unwrap();
     let answer = read_answer(&mut client).await;
-    assert!(
-        answer.starts_with("HTTP/1.1 401 ") && !answer.contains("connection: close"),
-        "{answer}"
-    );
-    client
-        .write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401 ") && !answer.contains("connection: close"), "{answer}");
+    client.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     assert!(read_answer(&mut client).await.ends_with("ok\n"));
 }
 
@@ -185,10 +152,7 @@ async fn a_large_unwanted_body_is_refused_at_once_and_then_read_away_for_a_while
     client.write_all(head.as_bytes()).await.unwrap();
     let began = Instant::now();
     let answer = read_answer(&mut client).await;
-    assert!(
-        answer.starts_with("HTTP/1.1 413 ") && answer.contains("connection: close"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("connection: close"), "{answer}");
     assert_eq!(began.elapsed(), Duration::ZERO);
     // The client goes on sending, which must not break the connection under it before it has read the answer.
     for _ in 0..20 {
@@ -226,20 +190,11 @@ async fn a_drain_closes_idle_connections_and_new_ones_without_a_word() {
 async fn requests_in_flight_are_counted_until_their_answer_is_over() {
     let gateway = gateway();
     let mut client = connect(&gateway);
-    client
-        .write_all(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\n")
-        .await
-        .unwrap();
+    client.write_all(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\n").await.unwrap();
     let head = format!("x-api-key: {ADMIN}\r\ncontent-length: 10\r\n\r\n{{");
     client.write_all(head.as_bytes()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1)).await;
-    let in_flight = || {
-        gateway
-            .gateway
-            .app()
-            .in_flight
-            .load(std::sync::atomic::Ordering::Relaxed)
-    };
+    let in_flight = || gateway.gateway.app().in_flight.load(std::sync::atomic::Ordering::Relaxed);
     assert_eq!(in_flight(), 1);
     drop(client);
     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -251,15 +206,9 @@ async fn http2_without_tls_is_spoken_to_clients_that_know() {
     let client = TokioIo::new(connect(&gateway()));
     let (mut sender, driver) = http2::handshake(TokioExecutor::new(), client).await.unwrap();
     TaskTracker::new().spawn(driver);
-    let ask = |path: &str| {
-        Request::get(format!("http://x{path}"))
-            .body(Empty::<Bytes>::new())
-            .unwrap()
-    };
-    let (live, refused) = tokio::join!(
-        sender.send_request(ask("/livez")),
-        sender.clone().send_request(ask("/v1/models"))
-    );
+    let ask = |path: &str| Request::get(format!("http://x{path}")).body(Empty::<Bytes>::new()).unwrap();
+    let (live, refused) =
+        tokio::join!(sender.send_request(ask("/livez")), sender.clone().send_request(ask("/v1/models")));
     assert_eq!(live.unwrap().status(), 200);
     let refused = refused.unwrap();
     assert_eq!(refused.status(), 401);
@@ -271,9 +220,7 @@ async fn http2_without_tls_is_spoken_to_clients_that_know() {
 #[tokio::test(start_paused = true)]
 async fn an_idle_http2_connection_is_closed_too() {
     let client = TokioIo::new(connect(&gateway()));
-    let (sender, driver) = http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), client)
-        .await
-        .unwrap();
+    let (sender, driver) = http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), client).await.unwrap();
     let began = Instant::now();
     driver.await.ok();
     assert!(sender.is_closed());

@@ -8,11 +8,8 @@ use crate::support::{ADMIN, Answer, CONFIG, TestGateway};
 const WANTED: &str = "authorization,content-type,x-stainless-arch,x-stainless-retry-count,x-stainless-runtime";
 
 async fn preflight(gateway: &TestGateway, path: &str, origin: &str) -> Answer {
-    let headers = [
-        ("origin", origin),
-        ("access-control-request-method", "POST"),
-        ("access-control-request-headers", WANTED),
-    ];
+    let headers =
+        [("origin", origin), ("access-control-request-method", "POST"), ("access-control-request-headers", WANTED)];
     gateway.send(Method::OPTIONS, path, &headers, "").await
 }
 

@@ -18,10 +18,7 @@ async fn errors_on_messages_have_anthropics_shape() {
         let answer = gateway.post(path, token, body).await;
         let error = answer.json();
         assert_eq!(answer.status.as_u16(), status, "{path} {error}");
-        assert_eq!(
-            (error["type"].as_str(), error["error"]["type"].as_str()),
-            (Some("error"), Some(kind))
-        );
+        assert_eq!((error["type"].as_str(), error["error"]["type"].as_str()), (Some("error"), Some(kind)));
         assert_eq!(error["request_id"], json!(answer.header("x-request-id")));
     }
 }
@@ -31,10 +28,7 @@ async fn errors_on_gemini_paths_have_googles_shape() {
     let gateway = TestGateway::new(CONFIG);
     let answer = gateway.get("/v1beta/nothing", ADMIN).await;
     let error = answer.json();
-    assert_eq!(
-        (error["error"]["code"].as_u64(), error["error"]["status"].as_str()),
-        (Some(404), Some("NOT_FOUND"))
-    );
+    assert_eq!((error["error"]["code"].as_u64(), error["error"]["status"].as_str()), (Some(404), Some("NOT_FOUND")));
 }
 
 #[tokio::test]
@@ -48,11 +42,7 @@ async fn a_wrong_method_names_the_right_ones_without_asking_for_a_token() {
         (Method::POST, "/v1/models/x", "GET, HEAD"),
     ] {
         let answer = gateway.send(method.clone(), path, &[], "").await;
-        assert_eq!(
-            (answer.status.as_u16(), answer.header("allow")),
-            (405, allow),
-            "{method} {path}"
-        );
+        assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, allow), "{method} {path}");
         assert_eq!(answer.error_code(), "method_not_allowed");
     }
 }
@@ -75,11 +65,7 @@ async fn paths_that_only_look_like_routes_are_404() {
         "/health/",
     ] {
         let answer = gateway.post(path, ADMIN, "{}").await;
-        assert_eq!(
-            (answer.status.as_u16(), answer.error_code().as_str()),
-            (404, "not_found"),
-            "{path}"
-        );
+        assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (404, "not_found"), "{path}");
     }
 }
 
@@ -98,14 +84,8 @@ async fn an_unusable_request_timeout_is_400() {
     let bearer = format!("Bearer {ADMIN}");
     for timeout in ["0", "-1", "soon", "", "inf", "NaN"] {
         let headers = [("authorization", bearer.as_str()), ("x-request-timeout", timeout)];
-        let answer = gateway
-            .send(Method::POST, "/v1/chat/completions", &headers, r#"{"model":"narrow"}"#)
-            .await;
-        assert_eq!(
-            (answer.status.as_u16(), answer.error_code().as_str()),
-            (400, "invalid_request"),
-            "{timeout:?}"
-        );
+        let answer = gateway.send(Method::POST, "/v1/chat/completions", &headers, r#"{"model":"narrow"}"#).await;
+        assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (400, "invalid_request"), "{timeout:?}");
         assert_eq!(answer.json()["error"]["param"], "x-request-timeout");
     }
 }

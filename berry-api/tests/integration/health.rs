@@ -19,32 +19,17 @@ fn has(value: &Value, names: &str) {
 #[tokio::test]
 async fn health_keeps_the_names_that_existing_users_rely_on() {
     let body = get(&TestGateway::new(CONFIG), "/health").await.json();
-    has(
-        &body,
-        "status service_running timestamp summary providers models load_balancer",
-    );
+    has(&body, "status service_running timestamp summary providers models load_balancer");
     for ratio in ["provider_health", "model_health"] {
         has(&body["summary"][ratio], "total healthy ratio");
     }
     let provider = &body["providers"]["nowhere"];
-    has(
-        provider,
-        "name healthy enabled last_check total_requests successful_requests failed_requests",
-    );
+    has(provider, "name healthy enabled last_check total_requests successful_requests failed_requests");
     has(provider, "average_latency_ms total_models healthy_models models");
-    has(
-        &provider["models"]["narrow-upstream"],
-        "healthy requests errors latency_ms failure_count",
-    );
+    has(&provider["models"]["narrow-upstream"], "healthy requests errors latency_ms failure_count");
     let model = &body["models"]["narrow_key"];
-    has(
-        model,
-        "name strategy enabled total_backends healthy_backends health_ratio backends",
-    );
-    has(
-        &model["backends"][0],
-        "provider model weight priority healthy enabled latency_ms failure_count",
-    );
+    has(model, "name strategy enabled total_backends healthy_backends health_ratio backends");
+    has(&model["backends"][0], "provider model weight priority healthy enabled latency_ms failure_count");
     has(&body["load_balancer"], "total_selections strategy_distribution");
     assert_eq!(body["status"], "healthy");
 }
@@ -52,28 +37,16 @@ async fn health_keeps_the_names_that_existing_users_rely_on() {
 #[tokio::test]
 async fn the_short_form_keeps_its_names_too() {
     let body = get(&TestGateway::new(CONFIG), "/v1/health").await.json();
-    has(
-        &body,
-        "status service_running models_available summary timestamp uptime_seconds",
-    );
+    has(&body, "status service_running models_available summary timestamp uptime_seconds");
     has(&body["summary"], "providers models backends");
-    assert_eq!(
-        body["models_available"], 3,
-        "the one that is switched off is not counted"
-    );
+    assert_eq!(body["models_available"], 3, "the one that is switched off is not counted");
 }
 
 #[tokio::test]
 async fn metrics_keep_their_names() {
     let body = get(&TestGateway::new(CONFIG), "/metrics").await.json();
-    has(
-        &body,
-        "status timestamp uptime_seconds http_requests_in_flight providers models load_balancer",
-    );
-    has(
-        &body["models"]["org/wide"],
-        "total_requests successful_requests failed_requests",
-    );
+    has(&body, "status timestamp uptime_seconds http_requests_in_flight providers models load_balancer");
+    has(&body["models"]["org/wide"], "total_requests successful_requests failed_requests");
     assert_eq!(body["http_requests_in_flight"], 1, "this one");
 }
 
@@ -94,10 +67,7 @@ async fn a_gateway_without_models_is_alive_but_strictly_unhealthy() {
     let gateway = TestGateway::new("[users.ada]\nname = \"Ada\"\ntoken = \"a-token-of-decent-length\"\n");
     for path in ["/health", "/v1/health"] {
         let answer = get(&gateway, path).await;
-        assert_eq!(
-            (answer.status.as_u16(), answer.json()["status"].as_str()),
-            (200, Some("unhealthy"))
-        );
+        assert_eq!((answer.status.as_u16(), answer.json()["status"].as_str()), (200, Some("unhealthy")));
         assert_eq!(get(&gateway, &format!("{path}?strict=1")).await.status.as_u16(), 503);
         assert_eq!(get(&gateway, &format!("{path}?strict=0")).await.status.as_u16(), 200);
     }
@@ -116,9 +86,7 @@ async fn a_leaving_gateway_is_alive_but_not_ready() {
 #[tokio::test]
 async fn the_front_page_is_html_for_browsers_and_a_line_for_programs() {
     let gateway = TestGateway::new(CONFIG);
-    let page = gateway
-        .send(Method::GET, "/", &[("accept", "text/html,application/xhtml+xml")], "")
-        .await;
+    let page = gateway.send(Method::GET, "/", &[("accept", "text/html,application/xhtml+xml")], "").await;
     assert!(page.header("content-type").starts_with("text/html"));
     let line = get(&gateway, "/").await;
     assert!(line.header("content-type").starts_with("text/plain"));

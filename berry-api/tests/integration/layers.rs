@@ -24,14 +24,8 @@ fn crate_arrows_go_one_way() {
         ("berry-mock", &[]),
         ("berry-loadbalance", &["berry-core"]),
         ("berry-relay", &["berry-core", "berry-loadbalance"]),
-        (
-            "berry-api",
-            &["berry-core", "berry-loadbalance", "berry-relay", "berry-mock"],
-        ),
-        (
-            "berry-cli",
-            &["berry-core", "berry-loadbalance", "berry-relay", "berry-mock"],
-        ),
+        ("berry-api", &["berry-core", "berry-loadbalance", "berry-relay", "berry-mock"]),
+        ("berry-cli", &["berry-core", "berry-loadbalance", "berry-relay", "berry-mock"]),
     ] {
         let allowed: BTreeSet<String> = allowed.iter().map(|name| (*name).to_owned()).collect();
         let more: Vec<String> = dependencies(krate).difference(&allowed).cloned().collect();

@@ -7,9 +7,7 @@ use crate::support::{ADMIN, Answer, CONFIG, NARROW, TestGateway};
 
 fn ids(answer: &Answer) -> Vec<String> {
     let data = answer.json()["data"].as_array().expect("a list").clone();
-    data.iter()
-        .map(|item| item["id"].as_str().expect("a name").to_owned())
-        .collect()
+    data.iter().map(|item| item["id"].as_str().expect("a name").to_owned()).collect()
 }
 
 #[tokio::test]
@@ -24,10 +22,7 @@ async fn the_list_is_what_this_user_may_use_sorted() {
 #[tokio::test]
 async fn a_model_whose_backends_are_all_fenced_off_by_tags_is_not_listed() {
     let config = CONFIG.replace(r#"allowed_models = ["narrow"]"#, "allowed_models = []");
-    assert_eq!(
-        ids(&TestGateway::new(&config).get("/v1/models", NARROW).await),
-        ["narrow", "org/wide"]
-    );
+    assert_eq!(ids(&TestGateway::new(&config).get("/v1/models", NARROW).await), ["narrow", "org/wide"]);
 }
 
 #[tokio::test]
@@ -64,20 +59,11 @@ async fn anthropics_clients_get_their_own_shape() {
     let gateway = TestGateway::new(CONFIG);
     let headers = [("x-api-key", ADMIN), ("anthropic-version", "2023-06-01")];
     let list = gateway.send(Method::GET, "/v1/models", &headers, "").await.json();
-    assert_eq!(
-        (list["first_id"].as_str(), list["last_id"].as_str()),
-        (Some("narrow"), Some("premium"))
-    );
+    assert_eq!((list["first_id"].as_str(), list["last_id"].as_str()), (Some("narrow"), Some("premium")));
     assert_eq!(list["has_more"], false);
     let one = json!({"type": "model", "id": "narrow", "display_name": "narrow", "created_at": "2025-01-01T00:00:00Z"});
     assert_eq!(list["data"][0], one);
-    assert_eq!(
-        gateway
-            .send(Method::GET, "/v1/models/narrow", &headers, "")
-            .await
-            .json(),
-        one
-    );
+    assert_eq!(gateway.send(Method::GET, "/v1/models/narrow", &headers, "").await.json(), one);
     let missing = gateway.send(Method::GET, "/v1/models/ghost", &headers, "").await;
     assert_eq!(missing.json()["error"]["type"], "not_found_error");
 }

@@ -10,7 +10,9 @@ use berry_mock::{Mock, Reply, ReplyChunk, Script};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::connections::connect;
 use crate::support::{ADMIN, CONFIG, TestGateway};
 
 const EVENTS: [&str; 3] = [
@@ -39,10 +41,7 @@ fn gateway_with(server: &str, script: Script) -> (TestGateway, Mock) {
 fn gated_stream() -> Script {
     let mut reply = Reply::events("/", EVENTS);
     reply.chunks[1].gate = true;
-    Script {
-        replies: vec![reply],
-        ..Script::default()
-    }
+    Script { replies: vec![reply], ..Script::default() }
 }
 
 async fn begin(gateway: &TestGateway, body: &'static str) -> Response<berry_api::reply::Reply> {
@@ -56,42 +55,25 @@ async fn begin(gateway: &TestGateway, body: &'static str) -> Response<berry_api:
 #[tokio::test(start_paused = true)]
 async fn an_answer_comes_back_byte_for_byte_and_says_which_way_it_went() {
     const ANSWER: &str = "{ \"id\":\"x\",\r\n \"n\": 1.0e+02, \"model\": \"wide-upstream\" }";
-    let (gateway, mock) = gateway(Script {
-        replies: vec![Reply::json("/", ANSWER)],
-        ..Script::default()
-    });
+    let (gateway, mock) = gateway(Script { replies: vec![Reply::json("/", ANSWER)], ..Script::default() });
     let body = r#"{"n":1.50,  "model":"org\/wide","messages":[]}"#;
     let answer = gateway.post("/v1/chat/completions", ADMIN, body).await;
     assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, ANSWER.as_bytes()));
     assert_eq!(answer.header("x-berry-provider"), "nowhere");
     assert_eq!(answer.header("x-berry-model"), "org/wide");
     assert_eq!(answer.header("x-berry-attempts"), "1");
-    let [seen] = &mock.requests()[..] else {
-        panic!("one request")
-    };
+    let [seen] = &mock.requests()[..] else { panic!("one request") };
     assert_eq!(&seen.body[..], br#"{"n":1.50,  "model":"wide-upstream","messages":[]}"#);
-    assert!(
-        !format!("{:?}", seen.headers).contains(ADMIN),
-        "the client's token stays here"
-    );
+    assert!(!format!("{:?}", seen.headers).contains(ADMIN), "the client's token stays here");
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_headers_that_tell_the_way_can_be_switched_off() {
-    let answers = Script {
-        replies: vec![Reply::json("/", "{}")],
-        ..Script::default()
-    };
+    let answers = Script { replies: vec![Reply::json("/", "{}")], ..Script::default() };
     let (gateway, _mock) = gateway_with("[server]\nberry_headers = false\n", answers);
-    let answer = gateway
-        .post("/v1/chat/completions", ADMIN, r#"{"model":"narrow"}"#)
-        .await;
+    let answer = gateway.post("/v1/chat/completions", ADMIN, r#"{"model":"narrow"}"#).await;
     assert_eq!(answer.status.as_u16(), 200);
-    assert!(
-        answer.headers.keys().all(|name| !name.as_str().starts_with("x-berry")),
-        "{:?}",
-        answer.headers
-    );
+    assert!(answer.headers.keys().all(|name| !name.as_str().starts_with("x-berry")), "{:?}", answer.headers);
     assert!(answer.headers.contains_key("x-request-id"));
 }
 
@@ -109,16 +91,27 @@ async fn a_form_is_served_and_one_without_a_model_is_not() {
         (form(""), 400, Some("missing_model")),
         ("{}".to_owned(), 400, Some("invalid_request")),
     ] {
-        let headers = [
-            ("authorization", bearer.as_str()),
-            ("content-type", "multipart/form-data; boundary=XX"),
-        ];
-        let answer = gateway
-            .send(http::Method::POST, "/v1/audio/transcriptions", &headers, &body)
-            .await;
+        let headers = [("authorization", bearer.as_str()), ("content-type", "multipart/form-data; boundary=XX")];
+        let answer = gateway.send(http::Method::POST, "/v1/audio/transcriptions", &headers, &body).await;
         assert_eq!(answer.status.as_u16(), status, "{:?}", answer.body);
         assert_eq!(code, (status != 200).then(|| answer.error_code()).as_deref());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_passes_through_with_its_length_counts_as_a_success() {
+    let audio = Reply { headers: vec![("content-type".into(), "audio/mpeg".into())], ..Reply::json("/", "four") };
+    let (gateway, _mock) = gateway(Script { replies: vec![audio], ..Script::default() });
+    let mut client = connect(&gateway);
+    let body = r#"{"model":"narrow","input":"x"}"#;
+    let head = format!("POST /v1/audio/speech HTTP/1.1\r\nhost: x\r\nx-api-key: {ADMIN}\r\nconnection: close\r\n");
+    let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("\r\n\r\nfour") && answer.contains("content-length: 4"), "{answer}");
+    let provider = &gateway.gateway.app().status().providers["nowhere"];
+    assert_eq!((provider.total_requests, provider.successful_requests), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,16 +128,10 @@ async fn an_upstream_that_cannot_be_reached_is_told_with_a_status_and_no_address
 
 #[tokio::test]
 async fn a_client_that_leaves_cancels_the_upstream_before_the_head_and_inside_the_answer() {
-    let gate = ReplyChunk {
-        gate: true,
-        ..ReplyChunk::new("{}")
-    };
+    let gate = ReplyChunk { gate: true, ..ReplyChunk::new("{}") };
     let mut silent = Reply::json("/", "{}");
     silent.chunks = vec![gate];
-    let (plain, mock) = gateway(Script {
-        replies: vec![silent],
-        ..Script::default()
-    });
+    let (plain, mock) = gateway(Script { replies: vec![silent], ..Script::default() });
     {
         let request = begin(&plain, r#"{"model":"narrow","messages":[]}"#);
         tokio::select! {
@@ -160,11 +147,7 @@ async fn a_client_that_leaves_cancels_the_upstream_before_the_head_and_inside_th
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), EVENTS[0]);
     drop(body);
     mock.wait_until(|stats| stats.cancelled == 1).await;
-    let in_flight = streamed
-        .gateway
-        .app()
-        .in_flight
-        .load(std::sync::atomic::Ordering::Relaxed);
+    let in_flight = streamed.gateway.app().in_flight.load(std::sync::atomic::Ordering::Relaxed);
     assert_eq!(in_flight, 0);
 }
 

@@ -43,18 +43,12 @@ async fn ask(address: SocketAddr, bytes: &[u8]) -> String {
 async fn connections_over_the_limit_wait_until_one_ends() {
     let (_gateway, address, _tasks) = serve(&format!("[server]\nmax_connections = 1\n{CONFIG}"));
     let mut first = TcpStream::connect(address).await.unwrap();
-    first
-        .write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .unwrap();
+    first.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     first.read_u8().await.unwrap();
     let mut second = TcpStream::connect(address).await.unwrap();
     second.write_all(LIVEZ).await.unwrap();
     let mut byte = [0];
-    assert_eq!(
-        second.try_read(&mut byte).unwrap_err().kind(),
-        io::ErrorKind::WouldBlock
-    );
+    assert_eq!(second.try_read(&mut byte).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     drop(first);
     assert!(read_all(&mut second).await.unwrap().ends_with("ok\n"));
 }
@@ -114,21 +108,14 @@ impl Pki {
         write("key.pem", server_key.serialize_pem());
         Self {
             root: root.der().clone(),
-            client: (
-                client.der().clone(),
-                PrivateKeyDer::try_from(client_key.serialize_der()).unwrap(),
-            ),
+            client: (client.der().clone(), PrivateKeyDer::try_from(client_key.serialize_der()).unwrap()),
             dir,
         }
     }
 
     fn config(&self, with_client_ca: bool) -> String {
         let path = |name: &str| self.dir.path().join(name).display().to_string();
-        let mut server = format!(
-            "[server]\ntls_cert = '{}'\ntls_key = '{}'\n",
-            path("cert.pem"),
-            path("key.pem")
-        );
+        let mut server = format!("[server]\ntls_cert = '{}'\ntls_key = '{}'\n", path("cert.pem"), path("key.pem"));
         if with_client_ca {
             server.push_str(&format!("client_ca = '{}'\n", path("root.pem")));
         }
@@ -151,9 +138,7 @@ impl Pki {
             .with_root_certificates(roots);
         let mut config = match with_client {
             false => builder.with_no_client_auth(),
-            true => builder
-                .with_client_auth_cert(vec![self.client.0.clone()], self.client.1.clone_key())
-                .unwrap(),
+            true => builder.with_client_auth_cert(vec![self.client.0.clone()], self.client.1.clone_key()).unwrap(),
         };
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         let stream = TcpStream::connect(address).await?;
@@ -173,11 +158,9 @@ impl Pki {
 async fn tls_offers_http2_and_http1_and_serves_both_kinds_of_client() {
     let pki = Pki::new();
     let (_gateway, address, _tasks) = serve(&pki.config(false));
-    for (offered, agreed) in [
-        (&["h2", "http/1.1"][..], Some(&b"h2"[..])),
-        (&["http/1.1"], Some(b"http/1.1")),
-        (&[], None),
-    ] {
+    for (offered, agreed) in
+        [(&["h2", "http/1.1"][..], Some(&b"h2"[..])), (&["http/1.1"], Some(b"http/1.1")), (&[], None)]
+    {
         let (found, answer) = pki.ask(address, offered, false).await.unwrap();
         assert_eq!(found.as_deref(), agreed);
         assert!(agreed == Some(b"h2") || answer.ends_with("ok\n"), "{answer}");
@@ -185,11 +168,7 @@ async fn tls_offers_http2_and_http1_and_serves_both_kinds_of_client() {
     // Plain HTTP at a TLS port gets no HTTP answer; whether a TLS alert or a reset comes first is the kernel's affair.
     let mut plain = TcpStream::connect(address).await.unwrap();
     plain.write_all(LIVEZ).await.unwrap();
-    assert!(
-        !read_all(&mut plain)
-            .await
-            .is_ok_and(|answer| answer.starts_with("HTTP"))
-    );
+    assert!(!read_all(&mut plain).await.is_ok_and(|answer| answer.starts_with("HTTP")));
 }
 
 #[tokio::test]

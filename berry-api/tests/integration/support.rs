@@ -128,10 +128,7 @@ impl Answer {
         assert_eq!(self.header("content-type"), "application/json");
         assert!(self.header("x-request-id").starts_with("req_"), "{:?}", self.headers);
         let error = &self.json()["error"];
-        assert!(
-            error["message"].as_str().is_some_and(|message| !message.is_empty()),
-            "{error}"
-        );
+        assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{error}");
         assert!(error["type"].is_string() && error.get("param").is_some(), "{error}");
         error["code"].as_str().expect("a code").to_owned()
     }
@@ -167,26 +164,15 @@ impl TestGateway {
         let response = self.gateway.handle(&self.connection, request).await;
         let (parts, body) = response.into_parts();
         let body = body.collect().await.expect("the answer is whole").to_bytes();
-        Answer {
-            status: parts.status,
-            headers: parts.headers,
-            body,
-        }
+        Answer { status: parts.status, headers: parts.headers, body }
     }
 
     pub(crate) async fn get(&self, path: &str, token: &str) -> Answer {
-        self.send(Method::GET, path, &[("authorization", &format!("Bearer {token}"))], "")
-            .await
+        self.send(Method::GET, path, &[("authorization", &format!("Bearer {token}"))], "").await
     }
 
     pub(crate) async fn post(&self, path: &str, token: &str, body: &str) -> Answer {
-        self.send(
-            Method::POST,
-            path,
-            &[("authorization", &format!("Bearer {token}"))],
-            body,
-        )
-        .await
+        self.send(Method::POST, path, &[("authorization", &format!("Bearer {token}"))], body).await
     }
 
     pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {

@@ -23,19 +23,8 @@ pub(crate) use users::is_example_secret;
 
 /// Compiles a whole file.
 pub(crate) fn compile(raw: RawConfig, problems: &mut Problems) -> Snapshot {
-    let RawConfig {
-        settings,
-        users,
-        providers,
-        models,
-        server,
-        ledger,
-        cluster,
-        telemetry,
-        cache,
-        pricing,
-        tags,
-    } = raw;
+    let RawConfig { settings, users, providers, models, server, ledger, cluster, telemetry, cache, pricing, tags } =
+        raw;
     let root = KeyPath::ROOT;
     let (settings, times) = settings::compile(settings, &root.key("settings"), problems);
     let providers = providers::compile(providers, &times, &root.key("providers"), problems);

@@ -14,7 +14,7 @@ use super::compile::is_example_secret;
 use super::interpolate::{Environment, ProcessEnvironment, interpolate, is_one_reference};
 use super::mask;
 use super::path::KeyPath;
-use super::problem::{Problem, Problems, Span, closest};
+use super::problem::{Draft, Problems, Span, closest};
 use super::schema::{Bounds, Kind, TableSchema};
 use crate::secret::Secret;
 
@@ -137,10 +137,7 @@ impl Fields<'_, '_, '_> {
     pub(crate) fn optional<T: Decode>(&mut self, name: &'static str, bounds: Bounds) -> Option<At<T>> {
         let node = self.table.get(name)?;
         let value = T::decode(node, &self.at.key(name), bounds, self.cx)?;
-        Some(At {
-            value,
-            span: Some(node.span()),
-        })
+        Some(At { value, span: Some(node.span()) })
     }
 }
 
@@ -170,11 +167,7 @@ pub(crate) fn defaults<T: Table>() -> T {
         secrets: Vec::new(),
         inline_secret: None,
     };
-    T::read(&mut Fields {
-        table: &DeTable::new(),
-        at: &KeyPath::ROOT,
-        cx: &mut cx,
-    })
+    T::read(&mut Fields { table: &DeTable::new(), at: &KeyPath::ROOT, cx: &mut cx })
 }
 
 /// Reads a table: its keys, then what it has beside them.
@@ -194,7 +187,7 @@ pub(crate) fn read_table<T: Table>(table: &DeTable<'_>, at: &KeyPath<'_>, cx: &m
 
 impl Decoder<'_> {
     /// Reports a value of the wrong type.
-    pub(crate) fn expected(&mut self, what: &str, node: &Node<'_>, at: &KeyPath<'_>) -> &mut Problem {
+    pub(crate) fn expected(&mut self, what: &str, node: &Node<'_>, at: &KeyPath<'_>) -> &mut Draft {
         let found = match node.get_ref() {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "a whole number",
@@ -204,8 +197,7 @@ impl Decoder<'_> {
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
-        self.problems
-            .error(at, node.span(), format!("expected {what}, found {found}"))
+        self.problems.error(at, node.span(), format!("expected {what}, found {found}"))
     }
 
     fn unknown_key(
@@ -267,15 +259,10 @@ impl Decoder<'_> {
         }
         match interpolate(text, self.env) {
             Ok(None) => Some(Text::literal(text)),
-            Ok(Some(value)) => Some(Text {
-                value,
-                template: Some(text.as_ref().into()),
-            }),
+            Ok(Some(value)) => Some(Text { value, template: Some(text.as_ref().into()) }),
             Err(failure) if failure.is_missing() && self.dormant => None,
             Err(failure) => {
-                self.problems
-                    .error(at, node.span(), failure.to_string())
-                    .hint(failure.hint());
+                self.problems.error(at, node.span(), failure.to_string()).hint(failure.hint());
                 None
             }
         }
@@ -290,6 +277,20 @@ impl Decoder<'_> {
     }
 }
 
+/// A table that most of its kind do not have; kept behind a pointer, since there may be a million of them.
+#[derive(Debug)]
+pub(crate) struct Rare<T>(pub(crate) Box<T>);
+
+impl<T: Decode> Decode for Rare<T> {
+    fn kind() -> Kind {
+        T::kind()
+    }
+
+    fn decode(node: &Node<'_>, at: &KeyPath<'_>, bounds: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
+        T::decode(node, at, bounds, cx).map(|table| Self(Box::new(table)))
+    }
+}
+
 /// A string of the file, completed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Text {
@@ -301,10 +302,7 @@ pub(crate) struct Text {
 impl Text {
     /// A string that was written in full.
     pub(crate) fn literal(text: &str) -> Self {
-        Self {
-            value: text.to_owned(),
-            template: None,
-        }
+        Self { value: text.to_owned(), template: None }
     }
 
     /// As it may be shown: what came from a variable or a file may be secret.
@@ -373,9 +371,7 @@ impl Decode for PathBuf {
     fn decode(node: &Node<'_>, at: &KeyPath<'_>, _: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
         let text = cx.text(node, at)?;
         if text.value.is_empty() {
-            cx.problems
-                .error(at, node.span(), "must not be empty")
-                .hint("leave the key out");
+            cx.problems.error(at, node.span(), "must not be empty").hint("leave the key out");
             return None;
         }
         Some(text.value.into())
@@ -538,8 +534,7 @@ impl<T: Decode> Decode for Vec<At<T>> {
                         .hint(format!("write [[{at}]] with two brackets, once for each"));
                 }
                 (Kind::Table(_), _) => {
-                    cx.expected("a list of tables", node, at)
-                        .hint(format!("write [[{at}]], once for each"));
+                    cx.expected("a list of tables", node, at).hint(format!("write [[{at}]], once for each"));
                 }
                 _ => {
                     cx.expected("a list", node, at);
@@ -550,10 +545,7 @@ impl<T: Decode> Decode for Vec<At<T>> {
         let mut list = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
             let value = T::decode(item, &at.index(index), bounds, cx);
-            list.extend(value.map(|value| At {
-                value,
-                span: Some(item.span()),
-            }));
+            list.extend(value.map(|value| At { value, span: Some(item.span()) }));
         }
         Some(list)
     }
@@ -591,20 +583,14 @@ impl<T: Decode> Decode for Map<T> {
     fn decode(node: &Node<'_>, at: &KeyPath<'_>, bounds: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
         let DeValue::Table(table) = node.get_ref() else {
             cx.hide(node);
-            cx.expected("a table", node, at)
-                .hint(format!("write [{at}.NAME], with a name of your choice"));
+            cx.expected("a table", node, at).hint(format!("write [{at}.NAME], with a name of your choice"));
             return None;
         };
         let mut entries = Vec::with_capacity(table.len());
         for (key, node) in table {
             let name = key.get_ref().as_ref();
             if let Some(value) = T::decode(node, &at.key(name), bounds, cx) {
-                entries.push(Entry {
-                    key: name.to_owned(),
-                    key_span: key.span(),
-                    value,
-                    span: node.span(),
-                });
+                entries.push(Entry { key: name.to_owned(), key_span: key.span(), value, span: node.span() });
             }
         }
         Some(Self(entries))
@@ -644,10 +630,7 @@ impl<T: Choice> Decode for OneOf<T> {
     }
 
     fn to_toml(&self) -> String {
-        let name = T::NAMES
-            .iter()
-            .find(|(_, value)| *value == self.0)
-            .map_or("", |(name, _)| name);
+        let name = T::NAMES.iter().find(|(_, value)| *value == self.0).map_or("", |(name, _)| name);
         format!("{name:?}")
     }
 }

@@ -104,10 +104,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("https://generativelanguage.googleapis.com", ""),
     ("https://generativelanguage.googleapis.com/v1beta/openai", ""),
     ("https://r.openai.azure.com", ""),
-    (
-        "https://r.openai.azure.com/openai/deployments/d/chat/completions?api-version=2024-06-01",
-        "",
-    ),
+    ("https://r.openai.azure.com/openai/deployments/d/chat/completions?api-version=2024-06-01", ""),
     ("https://r.openai.azure.com/openai/v1", ""),
     ("https://r.services.ai.azure.com/models", ""),
     ("https://r.services.ai.azure.com/anthropic", ""),
@@ -152,13 +149,7 @@ fn table(page: &mut String, schema: &TableSchema) {
     for key in schema.keys {
         let default = key.default.map(|text| format!("`{}`", text())).unwrap_or_default();
         let need = if key.required { " **Needed.**" } else { "" };
-        let _ = writeln!(
-            page,
-            "| `{}` | {} | {default} | {}{need} |",
-            key.name,
-            value(key),
-            paragraph(key.doc)
-        );
+        let _ = writeln!(page, "| `{}` | {} | {default} | {}{need} |", key.name, value(key), paragraph(key.doc));
     }
 }
 
@@ -170,29 +161,17 @@ fn value(key: &KeySchema) -> String {
         Kind::Map(_) => "tables by name".to_owned(),
         Kind::Tables(_) => "list of tables".to_owned(),
     };
-    if key.bounds == Bounds::ANY {
-        kind
-    } else {
-        format!("{kind}, {}", key.bounds)
-    }
+    if key.bounds == Bounds::ANY { kind } else { format!("{kind}, {}", key.bounds) }
 }
 
 /// One row of the table of addresses, worked out by the code that the server runs.
 fn address_row(base_url: &str, backend_type: &str) -> String {
-    let kind = if backend_type.is_empty() {
-        String::new()
-    } else {
-        format!("backend_type = {backend_type:?}\n")
-    };
+    let kind = if backend_type.is_empty() { String::new() } else { format!("backend_type = {backend_type:?}\n") };
     let text = format!("[providers.p]\nbase_url = {base_url:?}\n{kind}");
     let loaded = Config::from_text("example", &text, &ProcessEnvironment).expect("the examples are right");
     let provider = loaded.snapshot.providers.values().next().expect("the text has one");
     let (spoken, target) = spoken(provider);
-    let written = if backend_type.is_empty() {
-        String::new()
-    } else {
-        format!("`{backend_type}`")
-    };
+    let written = if backend_type.is_empty() { String::new() } else { format!("`{backend_type}`") };
     format!("| `{base_url}` | {written} | {spoken} | `{target}` |\n")
 }
 
@@ -204,16 +183,8 @@ fn spoken(provider: &Provider) -> (&'static str, String) {
         Upstream::Anthropic { base, .. } => ("Claude", format!("{}/messages", trim(base))),
         Upstream::Gemini { base } => ("Gemini", format!("{}/models/MODEL:generateContent", trim(base))),
         Upstream::Demo(_) => ("demo", "nowhere".to_owned()),
-        Upstream::Azure(Azure {
-            base,
-            style,
-            api_version,
-            ..
-        }) => {
-            let query = api_version
-                .as_ref()
-                .map(|version| format!("?api-version={version}"))
-                .unwrap_or_default();
+        Upstream::Azure(Azure { base, style, api_version, .. }) => {
+            let query = api_version.as_ref().map(|version| format!("?api-version={version}")).unwrap_or_default();
             let path = match style {
                 AzureStyle::Deployments => "/openai/deployments/MODEL/chat/completions",
                 AzureStyle::V1 | AzureStyle::Inference => "/chat/completions",

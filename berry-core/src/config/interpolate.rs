@@ -114,16 +114,14 @@ fn reference(inside: &str, env: &dyn Environment) -> Result<String, Failure> {
 }
 
 fn file(path: &str, env: &dyn Environment) -> Result<String, Failure> {
-    let mut text = env
-        .read_file(Path::new(path))
-        .map_err(|error| Failure::UnreadableFile {
-            path: path.to_owned(),
-            reason: match error.kind() {
-                io::ErrorKind::NotFound => "it does not exist".to_owned(),
-                io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-                _ => error.to_string(),
-            },
-        })?;
+    let mut text = env.read_file(Path::new(path)).map_err(|error| Failure::UnreadableFile {
+        path: path.to_owned(),
+        reason: match error.kind() {
+            io::ErrorKind::NotFound => "it does not exist".to_owned(),
+            io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+            _ => error.to_string(),
+        },
+    })?;
     if text.len() > MAX_SECRET_FILE_BYTES {
         return Err(Failure::LargeFile { path: path.to_owned() });
     }
@@ -203,10 +201,7 @@ mod tests {
         for (text, expected) in [
             ("${NONE}", "the environment variable NONE is not set"),
             ("${file:/gone}", "the file /gone cannot be read: it does not exist"),
-            (
-                "${file:/run/closed}",
-                "the file /run/closed cannot be read: permission denied",
-            ),
+            ("${file:/run/closed}", "the file /run/closed cannot be read: permission denied"),
             ("${file:/run/large}", "the file /run/large is larger than 65536 bytes"),
             ("${KEY", "`${` without a closing `}`"),
             ("${MY-KEY}", "`${…}` does not hold the name of an environment variable"),

@@ -41,29 +41,16 @@ pub fn locate(
     env: &dyn Environment,
     exists: impl Fn(&Path) -> bool,
 ) -> Result<Found, LocateError> {
-    let variable = || {
-        env.var("CONFIG_PATH")
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from)
-    };
+    let variable = || env.var("CONFIG_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
     let chosen = match named {
         Some(path) => Some((path.to_owned(), "--config")),
         None => variable().map(|path| (path, "CONFIG_PATH")),
     };
     if let Some((path, by)) = chosen {
-        return if exists(&path) {
-            Ok(Found { path, by })
-        } else {
-            Err(LocateError::Missing { path, by })
-        };
+        return if exists(&path) { Ok(Found { path, by }) } else { Err(LocateError::Missing { path, by }) };
     }
     let found = SEARCH_ORDER.iter().map(Path::new).find(|path| exists(path));
-    found
-        .map(|path| Found {
-            path: path.to_owned(),
-            by: "default search order",
-        })
-        .ok_or(LocateError::Nothing)
+    found.map(|path| Found { path: path.to_owned(), by: "default search order" }).ok_or(LocateError::Nothing)
 }
 
 #[cfg(test)]
@@ -91,13 +78,7 @@ mod tests {
 
     #[test]
     fn the_flag_comes_before_the_variable_and_that_before_the_usual_names() {
-        let all = [
-            "a.toml",
-            "b.toml",
-            "config.toml",
-            "config-example.toml",
-            "config/smart_ai_example.toml",
-        ];
+        let all = ["a.toml", "b.toml", "config.toml", "config-example.toml", "config/smart_ai_example.toml"];
         assert_eq!(find(Some("a.toml"), Some("b.toml"), &all).unwrap(), "a.toml");
         assert_eq!(find(None, Some("b.toml"), &all).unwrap(), "b.toml");
         assert_eq!(find(None, Some(""), &all).unwrap(), "config.toml");
@@ -111,10 +92,7 @@ mod tests {
         let missing = find(Some("a.toml"), None, &["config.toml"]).unwrap_err();
         assert_eq!(missing.to_string(), "a.toml: there is no such file (--config names it)");
         let missing = find(None, Some("b.toml"), &["config.toml"]).unwrap_err();
-        assert_eq!(
-            missing.to_string(),
-            "b.toml: there is no such file (CONFIG_PATH names it)"
-        );
+        assert_eq!(missing.to_string(), "b.toml: there is no such file (CONFIG_PATH names it)");
     }
 
     #[test]

@@ -12,27 +12,14 @@ use super::raw::RawConfig;
 use super::schema::{self, Kind, TableSchema};
 
 /// Words after which, up to the end of the line, nothing is shown.
-const WORDS: &[&str] = &[
-    "key",
-    "token",
-    "secret",
-    "passw",
-    "auth",
-    "bearer",
-    "credential",
-    "redis_url",
-];
+const WORDS: &[&str] = &["key", "token", "secret", "passw", "auth", "bearer", "credential", "redis_url"];
 
 /// The text with `secrets` hidden, and with what comments may give away. `broken` for a file that did not parse.
 pub(crate) fn mask(text: &str, mut secrets: Vec<Span>, broken: bool) -> String {
     let keys = if broken { known_keys() } else { HashMap::new() };
     let mut start = 0;
     for line in text.split_inclusive('\n') {
-        let hidden = if broken {
-            in_broken_line(line, &keys)
-        } else {
-            in_comment(line)
-        };
+        let hidden = if broken { in_broken_line(line, &keys) } else { in_comment(line) };
         secrets.extend(hidden.map(|from| start + from..start + line.len()));
         start += line.len();
     }
@@ -70,9 +57,7 @@ pub(crate) fn has_url_credentials(text: &str) -> bool {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let query = rest.split_once('?').map_or("", |(_, query)| query).to_lowercase();
     authority.contains('@')
-        || ["key=", "token=", "sig=", "secret=", "password="]
-            .iter()
-            .any(|word| query.contains(word))
+        || ["key=", "token=", "sig=", "secret=", "password="].iter().any(|word| query.contains(word))
 }
 
 /// From where on a line of a parsed file is hidden beyond what the reader knows: after a telling word in a comment.
@@ -139,14 +124,8 @@ mod tests {
     #[test]
     fn comments_do_not_give_old_keys_away() {
         assert_eq!(mask("# api_key = canary\n", vec![], false), "# api_key =*******\n");
-        assert_eq!(
-            mask("x = 1 # the old token: canary\n", vec![], false),
-            "x = 1 # the old token:*******\n"
-        );
-        assert_eq!(
-            mask("x = 1 # nothing = here\n", vec![], false),
-            "x = 1 # nothing = here\n"
-        );
+        assert_eq!(mask("x = 1 # the old token: canary\n", vec![], false), "x = 1 # the old token:*******\n");
+        assert_eq!(mask("x = 1 # nothing = here\n", vec![], false), "x = 1 # nothing = here\n");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use std::sync::Arc;
 pub use docs::reference;
 pub use interpolate::{Environment, MAX_SECRET_FILE_BYTES, ProcessEnvironment};
 pub use locate::{Found, LocateError, SEARCH_ORDER, locate};
-pub use problem::{Location, Problem, Report, Severity};
+pub use problem::{Place, Problem, Report, Severity};
 pub use schema::{KeyFacts, keys};
 pub use source::MAX_CONFIG_BYTES;
 
@@ -104,10 +104,7 @@ impl Config {
     /// # Errors
     /// When it cannot be read or has errors, all of which are in the report then.
     pub fn load(path: &Path, env: &dyn Environment) -> Result<Loaded, LoadError> {
-        let source = source::read(path).map_err(|source| LoadError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let source = source::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
         from_source(&path.display().to_string(), &source.text, source.mode, env)
     }
 
@@ -124,59 +121,38 @@ fn from_source(name: &str, text: &str, mode: Option<u32>, env: &dyn Environment)
     let text = source::without_bom(text);
     let mut problems = Problems::default();
     let (tree, broken) = source::parse(text, &mut problems);
-    let tree = tree.get_ref();
-    if tree.is_empty() && broken.is_empty() {
+    if tree.get_ref().is_empty() && broken.is_empty() {
         problems
-            .error(
-                &KeyPath::ROOT,
-                None,
-                "the file has no key at all: it was probably cut off while it was written",
-            )
+            .error(&KeyPath::ROOT, None, "the file has no key at all: it was probably cut off while it was written")
             .hint("config-example.toml is a complete one to copy from");
-        return Err(LoadError::Invalid(problems.finish(name, String::new())));
+        return Err(LoadError::Invalid(problems.finish(name, "")));
     }
     let mut found = Problems::default();
-    let mut cx = Decoder {
-        problems: &mut found,
-        env,
-        dormant: false,
-        secrets: Vec::new(),
-        inline_secret: None,
-    };
-    let raw = decode::read_table(tree, &KeyPath::ROOT, &mut cx);
-    let Decoder {
-        secrets, inline_secret, ..
-    } = cx;
+    let mut cx = Decoder { problems: &mut found, env, dormant: false, secrets: Vec::new(), inline_secret: None };
+    let raw = decode::read_table(tree.get_ref(), &KeyPath::ROOT, &mut cx);
+    let Decoder { secrets, inline_secret, .. } = cx;
+    // With a million users the tree is large, and everything is in the raw tables now.
+    drop(tree);
     let masked = mask::mask(text, secrets, !broken.is_empty());
     if !broken.is_empty() {
         // References into a tree with holes would only make noise; what the reader found elsewhere in the file is sure.
         found.drop_within(&broken);
         problems.append(found);
-        return Err(LoadError::Invalid(problems.finish(name, masked)));
+        return Err(LoadError::Invalid(problems.finish(name, &masked)));
     }
     problems.append(found);
     let snapshot = compile::compile(raw, &mut problems);
     if let (Some(mode), Some(span)) = (mode.filter(|mode| mode & 0o044 != 0), inline_secret) {
         problems
-            .warning(
-                &KeyPath::ROOT,
-                span,
-                format!("the file holds keys and others can read it (mode {mode:o})"),
-            )
-            .hint(format!(
-                "chmod 600 {name}, or keep keys outside: \"${{VARIABLE}}\", \"${{file:/path}}\""
-            ));
+            .warning(&KeyPath::ROOT, span, format!("the file holds keys and others can read it (mode {mode:o})"))
+            .hint(format!("chmod 600 {name}, or keep keys outside: \"${{VARIABLE}}\", \"${{file:/path}}\""));
     }
-    let report = problems.finish(name, masked);
+    let report = problems.finish(name, &masked);
     if report.count(Severity::Error) > 0 {
         return Err(LoadError::Invalid(report));
     }
     let summary = Summary::of(&snapshot);
-    Ok(Loaded {
-        snapshot: Arc::new(snapshot),
-        warnings: report,
-        summary,
-    })
+    Ok(Loaded { snapshot: Arc::new(snapshot), warnings: report, summary })
 }
 
 /// How much of everything a configuration has, switched-off things included.

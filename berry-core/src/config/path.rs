@@ -19,25 +19,16 @@ enum Segment<'a> {
 
 impl<'a> KeyPath<'a> {
     /// The file itself.
-    pub(crate) const ROOT: KeyPath<'static> = KeyPath {
-        parent: None,
-        segment: Segment::Root,
-    };
+    pub(crate) const ROOT: KeyPath<'static> = KeyPath { parent: None, segment: Segment::Root };
 
     /// A key of this table.
     pub(crate) fn key(&'a self, name: &'a str) -> Self {
-        Self {
-            parent: Some(self),
-            segment: Segment::Key(name),
-        }
+        Self { parent: Some(self), segment: Segment::Key(name) }
     }
 
     /// An element of this list, counted from 0.
     pub(crate) fn index(&'a self, index: usize) -> Self {
-        Self {
-            parent: Some(self),
-            segment: Segment::Index(index),
-        }
+        Self { parent: Some(self), segment: Segment::Index(index) }
     }
 }
 
@@ -51,11 +42,7 @@ impl fmt::Display for KeyPath<'_> {
             Segment::Root => Ok(()),
             Segment::Index(index) => write!(f, "[{index}]"),
             Segment::Key(name) => {
-                let dot = if self.parent.is_some_and(|p| p.parent.is_some()) {
-                    "."
-                } else {
-                    ""
-                };
+                let dot = if self.parent.is_some_and(|p| p.parent.is_some()) { "." } else { "" };
                 write!(f, "{dot}{}", bare_or_quoted(name))
             }
         }
@@ -64,10 +51,7 @@ impl fmt::Display for KeyPath<'_> {
 
 /// A key as TOML writes it.
 pub(crate) fn bare_or_quoted(name: &str) -> String {
-    let bare = !name.is_empty()
-        && name
-            .bytes()
-            .all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'-');
+    let bare = !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'-');
     if bare { name.to_owned() } else { format!("{name:?}") }
 }
 

@@ -51,23 +51,28 @@ pub struct Problem {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
-    /// Where it is.
-    span: Option<Span>,
+    /// Where it is; `None` when it concerns the whole file.
+    pub place: Option<Place>,
     /// Other places that belong to it, each with a word on why.
-    related: Vec<(Span, Cow<'static, str>)>,
+    pub related: Vec<(Place, Cow<'static, str>)>,
+}
+
+/// A place in a file, with the line that is shown for it. Secrets in the line are masked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Line, counted from 1.
+    pub line: usize,
+    /// Column, counted from 1; a column is a character.
+    pub column: usize,
+    text: Box<str>,
+    /// The part of the text that is meant.
+    marked: Span,
 }
 
 impl Problem {
-    /// Adds what to do about it.
-    pub(crate) fn hint(&mut self, hint: impl Into<String>) -> &mut Self {
-        self.hint = Some(hint.into());
-        self
-    }
-
-    /// Points at another place, with a word on why; nothing for a place that is not in the file.
-    pub(crate) fn related(&mut self, span: Option<Span>, label: impl Into<Cow<'static, str>>) -> &mut Self {
-        self.related.extend(span.map(|span| (span, label.into())));
-        self
+    fn title(&self) -> String {
+        let message = &self.message;
+        if self.path.is_empty() { message.clone() } else { format!("{}: {message}", self.path) }
     }
 }
 
@@ -82,21 +87,42 @@ impl fmt::Display for Problem {
     }
 }
 
-impl Problem {
-    fn title(&self) -> String {
-        let message = &self.message;
-        if self.path.is_empty() {
-            message.clone()
-        } else {
-            format!("{}: {message}", self.path)
-        }
+/// A problem while the file is still being read: its places are bytes.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    severity: Severity,
+    path: String,
+    message: String,
+    hint: Option<String>,
+    span: Option<Span>,
+    related: Vec<(Span, Cow<'static, str>)>,
+}
+
+impl Draft {
+    /// Adds what to do about it.
+    pub(crate) fn hint(&mut self, hint: impl Into<String>) -> &mut Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Points at another place, with a word on why; nothing for a place that is not in the file.
+    pub(crate) fn related(&mut self, span: Option<Span>, label: impl Into<Cow<'static, str>>) -> &mut Self {
+        self.related.extend(span.map(|span| (span, label.into())));
+        self
+    }
+
+    fn finish(self, lines: &Lines) -> Problem {
+        let Self { severity, path, message, hint, span, related } = self;
+        let place = span.map(|span| lines.place(&span));
+        let related = related.into_iter().map(|(span, label)| (lines.place(&span), label)).collect();
+        Problem { severity, path, message, hint, place, related }
     }
 }
 
 /// Collects problems while a file is read.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
-    list: Vec<Problem>,
+    list: Vec<Draft>,
     /// Paths that have an error, so that what follows from it is not reported as well.
     failed: BTreeSet<String>,
 }
@@ -108,7 +134,7 @@ impl Problems {
         at: &KeyPath<'_>,
         span: impl Into<Option<Span>>,
         message: impl Into<String>,
-    ) -> &mut Problem {
+    ) -> &mut Draft {
         self.push(Severity::Error, at, span.into(), message.into())
     }
 
@@ -118,7 +144,7 @@ impl Problems {
         at: &KeyPath<'_>,
         span: impl Into<Option<Span>>,
         message: impl Into<String>,
-    ) -> &mut Problem {
+    ) -> &mut Draft {
         self.push(Severity::Warning, at, span.into(), message.into())
     }
 
@@ -128,23 +154,16 @@ impl Problems {
         at: &KeyPath<'_>,
         span: impl Into<Option<Span>>,
         message: impl Into<String>,
-    ) -> &mut Problem {
+    ) -> &mut Draft {
         self.push(Severity::Info, at, span.into(), message.into())
     }
 
-    fn push(&mut self, severity: Severity, at: &KeyPath<'_>, span: Option<Span>, message: String) -> &mut Problem {
+    fn push(&mut self, severity: Severity, at: &KeyPath<'_>, span: Option<Span>, message: String) -> &mut Draft {
         let path = at.to_string();
         if severity == Severity::Error {
             self.failed.insert(path.clone());
         }
-        self.list.push(Problem {
-            severity,
-            path,
-            message,
-            hint: None,
-            span,
-            related: Vec::new(),
-        });
+        self.list.push(Draft { severity, path, message, hint: None, span, related: Vec::new() });
         self.list.last_mut().expect("one was pushed just now")
     }
 
@@ -163,47 +182,31 @@ impl Problems {
     pub(crate) fn failed_within(&self, at: &KeyPath<'_>) -> bool {
         let path = at.to_string();
         let below = |key: &String| key[path.len()..].is_empty() || key[path.len()..].starts_with(['.', '[']);
-        self.failed
-            .range(path.clone()..)
-            .take_while(|key| key.starts_with(&path))
-            .any(below)
+        self.failed.range(path.clone()..).take_while(|key| key.starts_with(&path)).any(below)
     }
 
     /// Drops what starts inside one of `lines`; used where a syntax error already explains them.
     pub(crate) fn drop_within(&mut self, lines: &[Span]) {
         let inside = |at: usize| lines.iter().any(|line| line.contains(&at));
-        self.list
-            .retain(|problem| !problem.span.as_ref().is_some_and(|span| inside(span.start)));
+        self.list.retain(|problem| !problem.span.as_ref().is_some_and(|span| inside(span.start)));
     }
 
-    /// Puts everything into the order of the file and binds it to the (masked) text. What has no place comes first.
-    pub(crate) fn finish(mut self, file: &str, masked: String) -> Report {
+    /// Puts everything into the order of the file, with the lines of the (masked) text that it points at. What has no place
+    /// comes first.
+    pub(crate) fn finish(mut self, file: &str, masked: &str) -> Report {
         self.list.sort_by(|a, b| {
-            let key = |p: &Problem| (p.span.as_ref().map(|s| s.start), p.severity);
+            let key = |draft: &Draft| (draft.span.as_ref().map(|span| span.start), draft.severity);
             key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))
         });
-        Report {
-            file: file.into(),
-            text: Lines::new(masked),
-            problems: self.list,
-        }
+        let lines = Lines::new(masked);
+        Report { file: file.into(), problems: self.list.into_iter().map(|draft| draft.finish(&lines)).collect() }
     }
 }
 
-/// Line and column, both counted from 1; a column is a character.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Location {
-    /// Line.
-    pub line: usize,
-    /// Column.
-    pub column: usize,
-}
-
-/// All problems of one file, in the order of the file, with the lines that they point at.
+/// All problems of one file, in the order of the file.
 #[derive(Clone, Debug)]
 pub struct Report {
     file: Arc<str>,
-    text: Lines,
     problems: Vec<Problem>,
 }
 
@@ -225,36 +228,24 @@ impl Report {
 
     /// How many there are of this severity.
     pub fn count(&self, severity: Severity) -> usize {
-        self.problems
-            .iter()
-            .filter(|problem| problem.severity == severity)
-            .count()
-    }
-
-    /// Where a problem of this report starts; `None` when it concerns the whole file.
-    pub fn location(&self, problem: &Problem) -> Option<Location> {
-        problem.span.as_ref().map(|span| self.text.location(span.start))
+        self.problems.iter().filter(|problem| problem.severity == severity).count()
     }
 
     /// Each problem on one line, for a log: `config.toml:12:5: users.a.token: …`.
     pub fn lines(&self) -> impl Iterator<Item = (Severity, String)> + '_ {
         self.problems.iter().map(|problem| {
-            let place = match self.location(problem) {
-                Some(Location { line, column }) => format!("{}:{line}:{column}", self.file),
-                None => self.file.to_string(),
+            let line = match &problem.place {
+                Some(Place { line, column, .. }) => format!("{}:{line}:{column}: {problem}", self.file),
+                None => format!("{}: {problem}", self.file),
             };
-            (problem.severity, format!("{place}: {problem}"))
+            (problem.severity, line)
         })
     }
 
     /// Everything as text with source lines and carets; `colour` for a terminal.
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-        let rendered: Vec<String> = self
-            .problems
-            .iter()
-            .map(|problem| self.render_one(&renderer, problem))
-            .collect();
+        let rendered: Vec<String> = self.problems.iter().map(|problem| self.render_one(&renderer, problem)).collect();
         rendered.join("\n\n")
     }
 
@@ -265,12 +256,12 @@ impl Report {
             Severity::Info => Level::INFO,
         };
         let mut group = Group::with_title(level.primary_title(problem.title()));
-        match &problem.span {
-            Some(span) => group = group.element(self.snippet(span, AnnotationKind::Primary, None)),
+        match &problem.place {
+            Some(place) => group = group.element(self.snippet(place, AnnotationKind::Primary, None)),
             None => group = group.element(annotate_snippets::Origin::path(&*self.file)),
         }
-        for (span, label) in &problem.related {
-            group = group.element(self.snippet(span, AnnotationKind::Context, Some(label)));
+        for (place, label) in &problem.related {
+            group = group.element(self.snippet(place, AnnotationKind::Context, Some(label)));
         }
         if let Some(hint) = &problem.hint {
             group = group.element(Level::HELP.message(normalize_untrusted_str(hint)));
@@ -278,25 +269,17 @@ impl Report {
         renderer.render(&[group])
     }
 
-    /// One line of the file with its annotation. Only that line is shown, whatever else the span covers.
-    fn snippet(
-        &self,
-        span: &Span,
+    fn snippet<'a>(
+        &'a self,
+        place: &'a Place,
         kind: AnnotationKind,
-        label: Option<&'_ Cow<'static, str>>,
-    ) -> Snippet<'_, Annotation<'_>> {
-        let (number, line) = self.text.line_at(span.start);
-        let text = &self.text.text[line.clone()];
-        let start = span.start.clamp(line.start, line.end) - line.start;
-        let end = span.end.clamp(line.start, line.end) - line.start;
-        let mut annotation = kind.span(start..end.max(start));
+        label: Option<&'a str>,
+    ) -> Snippet<'a, Annotation<'a>> {
+        let mut annotation = kind.span(place.marked.clone());
         if let Some(label) = label {
-            annotation = annotation.label(label.to_string());
+            annotation = annotation.label(label);
         }
-        Snippet::source(text)
-            .path(self.file.to_string())
-            .line_start(number)
-            .annotation(annotation)
+        Snippet::source(&*place.text).path(&*self.file).line_start(place.line).annotation(annotation)
     }
 }
 
@@ -307,51 +290,28 @@ impl fmt::Display for Report {
 }
 
 /// Text with an index of its lines, so that many positions in a large file stay cheap to find.
-#[derive(Clone)]
-struct Lines {
-    text: Arc<str>,
-    starts: Arc<[usize]>,
+struct Lines<'t> {
+    text: &'t str,
+    starts: Vec<usize>,
 }
 
-/// A whole file is of no use in a dump.
-impl fmt::Debug for Lines {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} lines", self.starts.len())
-    }
-}
-
-impl Lines {
-    fn new(text: String) -> Self {
-        let starts = std::iter::once(0)
-            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
-            .collect();
-        Self {
-            text: text.into(),
-            starts,
-        }
+impl<'t> Lines<'t> {
+    fn new(text: &'t str) -> Self {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { text, starts }
     }
 
-    /// Number of the line that `at` is on, counted from 1, and its bytes without the line break.
-    fn line_at(&self, at: usize) -> (usize, Span) {
-        let number = self.starts.partition_point(|start| *start <= at);
-        let start = self.starts[number - 1];
-        let end = self.starts.get(number).map_or(self.text.len(), |next| next - 1);
-        let end = if self.text[start..end].ends_with('\r') {
-            end - 1
-        } else {
-            end
-        };
-        (number, start..end)
-    }
-
-    fn location(&self, at: usize) -> Location {
-        let (line, bytes) = self.line_at(at);
-        let column = self.text[bytes.start..]
-            .char_indices()
-            .take_while(|(i, _)| bytes.start + i < at)
-            .count()
-            + 1;
-        Location { line, column }
+    /// The place of a span: the first line that it is on, whatever else it covers.
+    fn place(&self, span: &Span) -> Place {
+        let line = self.starts.partition_point(|start| *start <= span.start);
+        let start = self.starts[line - 1];
+        let end = self.starts.get(line).map_or(self.text.len(), |next| next - 1);
+        let text = &self.text[start..end];
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        let within = |at: usize| at.saturating_sub(start).min(text.len());
+        let marked = within(span.start)..within(span.end);
+        let column = text[..marked.start].chars().count() + 1;
+        Place { line, column, text: text.into(), marked }
     }
 }
 
@@ -385,17 +345,16 @@ mod tests {
         assert_eq!(closest("APIKey", keys), Some("api_key"));
         assert_eq!(closest("colour", keys), None);
         let long = ["circuit_breaker_timeout_seconds", "circuit_breaker_failure_threshold"];
-        assert_eq!(
-            closest("circuit_breaker_treshold", long),
-            Some("circuit_breaker_failure_threshold")
-        );
+        assert_eq!(closest("circuit_breaker_treshold", long), Some("circuit_breaker_failure_threshold"));
     }
 
     #[test]
     fn columns_count_characters_and_lines_count_from_one() {
-        let lines = Lines::new("a = 1\nné = 2\n".to_owned());
-        assert_eq!(lines.location(0), Location { line: 1, column: 1 });
-        assert_eq!(lines.location("a = 1\nné ".len()), Location { line: 2, column: 4 });
+        let lines = Lines::new("a = 1\r\né = 2\n");
+        let place = |at: usize| lines.place(&(at..at + 1));
+        assert_eq!((place(0).line, place(0).column), (1, 1));
+        let second = place("a = 1\r\né ".len());
+        assert_eq!((second.line, second.column, &*second.text), (2, 3, "é = 2"));
     }
 
     #[test]
@@ -415,11 +374,8 @@ mod tests {
         problems.error(&KeyPath::ROOT.key("b"), 6..7, "second");
         problems.warning(&KeyPath::ROOT.key("a"), 0..1, "first");
         problems.warning(&KeyPath::ROOT, None, "of the file");
-        let report = problems.finish("x.toml", "a = 1\nb = 2\n".to_owned());
+        let report = problems.finish("x.toml", "a = 1\nb = 2\n");
         let lines: Vec<String> = report.lines().map(|(_, line)| line).collect();
-        assert_eq!(
-            lines,
-            ["x.toml: of the file", "x.toml:1:1: a: first", "x.toml:2:1: b: second"]
-        );
+        assert_eq!(lines, ["x.toml: of the file", "x.toml:1:1: a: first", "x.toml:2:1: b: second"]);
     }
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub(crate) use values::{Digest, Exposed, ModelList, Parameters};
 
 use super::decode::{
-    At, Decode, Fields, HiddenText, Map, Millis, OneOf, Seconds, SecretText, Table, Text, bare_name, table,
+    At, Decode, Fields, HiddenText, Map, Millis, OneOf, Rare, Seconds, SecretText, Table, Text, bare_name, table,
 };
 use super::schema::{Bounds, KeySchema, TableSchema};
 use super::snapshot::{
@@ -154,11 +154,11 @@ table! {
         /// have none.
         tags: default<Vec<At<Text>>> = Vec::new();
         /// Limits over all models.
-        rate_limit: optional<RawRateLimit>;
+        rate_limit: optional<Rare<RawRateLimit>>;
         /// Limits for single models, by public name.
         model_rate_limits: optional<Map<RawRateLimit>>;
         /// Limits on money.
-        budget: optional<RawBudget>;
+        budget: optional<Rare<RawBudget>>;
     }
 
     /// Limits on requests and tokens over sliding windows. What is absent is not limited.

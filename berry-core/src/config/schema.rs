@@ -44,31 +44,19 @@ pub(crate) struct Bounds {
 
 impl Bounds {
     /// No bounds.
-    pub(crate) const ANY: Self = Self {
-        min: f64::NEG_INFINITY,
-        above: false,
-        max: f64::INFINITY,
-    };
+    pub(crate) const ANY: Self = Self { min: f64::NEG_INFINITY, above: false, max: f64::INFINITY };
 
     /// A share, 0 to 1.
     pub(crate) const SHARE: Self = Self::between(0.0, 1.0);
 
     /// This or more.
     pub(crate) const fn at_least(min: f64) -> Self {
-        Self {
-            min,
-            above: false,
-            max: f64::INFINITY,
-        }
+        Self { min, above: false, max: f64::INFINITY }
     }
 
     /// More than this.
     pub(crate) const fn above(min: f64) -> Self {
-        Self {
-            min,
-            above: true,
-            max: f64::INFINITY,
-        }
+        Self { min, above: true, max: f64::INFINITY }
     }
 
     /// From one to the other, both included.
@@ -77,11 +65,7 @@ impl Bounds {
     }
 
     pub(crate) fn contains(self, value: f64) -> bool {
-        let low = if self.above {
-            value > self.min
-        } else {
-            value >= self.min
-        };
+        let low = if self.above { value > self.min } else { value >= self.min };
         low && value <= self.max
     }
 }
@@ -101,11 +85,7 @@ impl fmt::Display for Bounds {
 pub(crate) fn walk(visit: &mut dyn FnMut(&str, &'static TableSchema)) {
     fn below(path: &str, schema: &'static TableSchema, visit: &mut dyn FnMut(&str, &'static TableSchema)) {
         for key in schema.keys {
-            let path = if path.is_empty() {
-                key.name.to_owned()
-            } else {
-                format!("{path}.{}", key.name)
-            };
+            let path = if path.is_empty() { key.name.to_owned() } else { format!("{path}.{}", key.name) };
             let (path, table) = match (key.kind)() {
                 Kind::Leaf(_) => continue,
                 Kind::Table(table) => (path, table),

@@ -332,13 +332,7 @@ pub struct Transport {
 /// Shows the proxy's host and port only.
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = |uri: &Uri| {
-            format!(
-                "{}:{}",
-                uri.host().unwrap_or_default(),
-                uri.port_u16().unwrap_or_default()
-            )
-        };
+        let host = |uri: &Uri| format!("{}:{}", uri.host().unwrap_or_default(), uri.port_u16().unwrap_or_default());
         f.debug_struct("Transport")
             .field("ca_file", &self.ca_file)
             .field("client_identity", &self.client_identity)
@@ -492,9 +486,6 @@ impl Strategy {
 
     /// The configured name, which metrics and logs use too.
     pub fn as_str(self) -> &'static str {
-        Self::ALL
-            .iter()
-            .find(|(_, strategy)| *strategy == self)
-            .map_or("", |(name, _)| name)
+        Self::ALL.iter().find(|(_, strategy)| *strategy == self).map_or("", |(name, _)| name)
     }
 }

@@ -31,18 +31,12 @@ pub(crate) fn read(path: &Path) -> io::Result<Source> {
     // A limit on reading and not on the announced length, which is 0 for a pipe.
     file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_CONFIG_BYTES {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("it is larger than {MAX_CONFIG_BYTES} bytes"),
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is larger than {MAX_CONFIG_BYTES} bytes")));
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..at].iter().filter(|c| **c == b'\n').count() + 1;
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("it is not UTF-8 text (line {line})"),
-        )
+        io::Error::new(io::ErrorKind::InvalidData, format!("it is not UTF-8 text (line {line})"))
     })?;
     Ok(Source { text, mode })
 }
@@ -125,11 +119,7 @@ fn first_use(text: &str, line: &Span) -> Option<Span> {
     };
     let wanted = name(&text[line.clone()]);
     let is_header = wanted.starts_with('[');
-    let from = if is_header {
-        0
-    } else {
-        text[..line.start].rfind("\n[").map_or(0, |at| at + 1)
-    };
+    let from = if is_header { 0 } else { text[..line.start].rfind("\n[").map_or(0, |at| at + 1) };
     let mut start = from;
     for earlier in text[from..line.start].split_inclusive('\n') {
         if name(earlier) == wanted {

@@ -50,32 +50,21 @@ impl Address {
         let bad = |why, hint: &str| BadAddress(why, hint.to_owned());
         let text = text.trim();
         if text.is_empty() {
-            return Err(bad(
-                "is empty",
-                "write the address of the provider, such as \"https://api.openai.com/v1\"",
-            ));
+            return Err(bad("is empty", "write the address of the provider, such as \"https://api.openai.com/v1\""));
         }
         if !text.contains("://") {
-            return Err(BadAddress(
-                "has no scheme",
-                format!("put https:// (or http://) in front of {}", shown(text)),
-            ));
+            return Err(BadAddress("has no scheme", format!("put https:// (or http://) in front of {}", shown(text))));
         }
         if text.contains('#') {
             return Err(bad("has a fragment", "leave out what follows the #"));
         }
-        let uri: Uri = text
-            .parse()
-            .map_err(|_| bad("is not a URL", "write it as https://host/path"))?;
+        let uri: Uri = text.parse().map_err(|_| bad("is not a URL", "write it as https://host/path"))?;
         let parts = uri.into_parts();
         let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
             return Err(bad("is not a URL", "write it as https://host/path"));
         };
         if scheme != Scheme::HTTP && scheme != Scheme::HTTPS {
-            return Err(bad(
-                "is neither http:// nor https://",
-                "providers are reached over HTTP",
-            ));
+            return Err(bad("is neither http:// nor https://", "providers are reached over HTTP"));
         }
         if authority.as_str().contains('@') {
             return Err(bad("has a user name in it", "use api_key, or headers, for credentials"));
@@ -84,18 +73,10 @@ impl Address {
             return Err(bad("has no host", "write it as https://host/path"));
         }
         let (path, query) = parts.path_and_query.map_or((String::new(), None), |pq| {
-            (
-                pq.path().trim_end_matches('/').to_owned(),
-                pq.query().map(str::to_owned),
-            )
+            (pq.path().trim_end_matches('/').to_owned(), pq.query().map(str::to_owned))
         });
         let api_version = query.as_deref().map(api_version).transpose()?.flatten();
-        Ok(Self {
-            scheme,
-            authority,
-            path,
-            api_version,
-        })
+        Ok(Self { scheme, authority, path, api_version })
     }
 
     /// The vendor that the host belongs to.
@@ -140,15 +121,8 @@ impl Address {
 
     /// The base of a Gemini upstream; ends before `/models/…`.
     pub(crate) fn gemini(&self) -> Uri {
-        let path = self
-            .path
-            .split_once("/models")
-            .map_or(self.path.as_str(), |(base, _)| base);
-        if ends_in_version(path) {
-            self.with_path(path)
-        } else {
-            self.with_path(&format!("{path}/v1beta"))
-        }
+        let path = self.path.split_once("/models").map_or(self.path.as_str(), |(base, _)| base);
+        if ends_in_version(path) { self.with_path(path) } else { self.with_path(&format!("{path}/v1beta")) }
     }
 
     /// The base of an Azure resource, and the style that its path asks for; `None` for Claude's path.
@@ -174,11 +148,7 @@ impl Address {
 
     /// The base of Claude at Azure, whose path may be left out where `backend_type` says that it is meant.
     pub(crate) fn azure_claude(&self) -> Uri {
-        if self.is_azure_claude() {
-            self.anthropic()
-        } else {
-            self.with_path(&format!("{}/anthropic/v1", self.path))
-        }
+        if self.is_azure_claude() { self.anthropic() } else { self.with_path(&format!("{}/anthropic/v1", self.path)) }
     }
 
     /// Whether this is the path of Gemini's OpenAI-compatible API.
@@ -236,10 +206,7 @@ fn api_version(query: &str) -> Result<Option<String>, BadAddress> {
 
 /// What stands before the endpoint of a full URL.
 fn before_endpoint(path: &str) -> Option<&str> {
-    let calls = Operation::ALL
-        .iter()
-        .map(|operation| operation.upstream_path())
-        .chain(["models"]);
+    let calls = Operation::ALL.iter().map(|operation| operation.upstream_path()).chain(["models"]);
     calls
         .filter_map(|call| path.strip_suffix(call)?.strip_suffix('/'))
         // `chat/completions` and not `completions` with a base that ends in `/chat`.
@@ -255,8 +222,7 @@ fn up_to<'p>(path: &'p str, part: &str) -> Option<&'p str> {
 /// Whether the last segment is `v1`, `v4`, `v1beta`, …
 fn ends_in_version(path: &str) -> bool {
     let last = path.rsplit('/').next().unwrap_or_default();
-    last.strip_prefix('v')
-        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    last.strip_prefix('v').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// A text without scheme may be anything, even a key; only what looks like a host is repeated.
@@ -283,31 +249,16 @@ mod tests {
             ("https://api.openai.com/v1", "https://api.openai.com/v1"),
             ("https://api.openai.com/v1/", "https://api.openai.com/v1"),
             (" https://api.openai.com/v1 ", "https://api.openai.com/v1"),
-            (
-                "https://api.openai.com/v1/chat/completions",
-                "https://api.openai.com/v1",
-            ),
-            (
-                "https://api.openai.com/v1/chat/completions/",
-                "https://api.openai.com/v1",
-            ),
+            ("https://api.openai.com/v1/chat/completions", "https://api.openai.com/v1"),
+            ("https://api.openai.com/v1/chat/completions/", "https://api.openai.com/v1"),
             ("https://api.openai.com/v1/embeddings", "https://api.openai.com/v1"),
             ("https://api.openai.com/v1/models", "https://api.openai.com/v1"),
             ("https://api.openai.com/v1/audio/speech", "https://api.openai.com/v1"),
             ("https://openrouter.ai/api/v1", "https://openrouter.ai/api/v1"),
             ("https://api.groq.com/openai/v1", "https://api.groq.com/openai/v1"),
-            (
-                "https://open.bigmodel.cn/api/paas/v4",
-                "https://open.bigmodel.cn/api/paas/v4",
-            ),
-            (
-                "https://dashscope.aliyuncs.com/compatible-mode/v1",
-                "https://dashscope.aliyuncs.com/compatible-mode/v1",
-            ),
-            (
-                "https://models.github.ai/inference",
-                "https://models.github.ai/inference",
-            ),
+            ("https://open.bigmodel.cn/api/paas/v4", "https://open.bigmodel.cn/api/paas/v4"),
+            ("https://dashscope.aliyuncs.com/compatible-mode/v1", "https://dashscope.aliyuncs.com/compatible-mode/v1"),
+            ("https://models.github.ai/inference", "https://models.github.ai/inference"),
             ("https://api.deepseek.com/chat/completions", "https://api.deepseek.com/"),
             ("http://localhost:11434", "http://localhost:11434/v1"),
             ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
@@ -322,14 +273,8 @@ mod tests {
             ("https://api.anthropic.com", "https://api.anthropic.com/v1"),
             ("https://api.anthropic.com/v1", "https://api.anthropic.com/v1"),
             ("https://api.anthropic.com/v1/messages", "https://api.anthropic.com/v1"),
-            (
-                "https://api.anthropic.com/v1/messages/count_tokens",
-                "https://api.anthropic.com/v1",
-            ),
-            (
-                "https://api.deepseek.com/anthropic",
-                "https://api.deepseek.com/anthropic/v1",
-            ),
+            ("https://api.anthropic.com/v1/messages/count_tokens", "https://api.anthropic.com/v1"),
+            ("https://api.deepseek.com/anthropic", "https://api.deepseek.com/anthropic/v1"),
         ] {
             assert_eq!(address(text).anthropic().to_string(), expected, "{text}");
         }
@@ -345,11 +290,7 @@ mod tests {
             ("/v1", "/v1"),
             ("/v1beta/models/gemini-2.5-flash:generateContent", "/v1beta"),
         ] {
-            assert_eq!(
-                address(&format!("{host}{path}")).gemini().to_string(),
-                format!("{host}{expected}"),
-                "{path}"
-            );
+            assert_eq!(address(&format!("{host}{path}")).gemini().to_string(), format!("{host}{expected}"), "{path}");
         }
     }
 
@@ -359,72 +300,42 @@ mod tests {
         for (path, base, style) in [
             ("", "/", Some(AzureStyle::Deployments)),
             ("/openai", "/", Some(AzureStyle::Deployments)),
-            (
-                "/openai/deployments/gpt-4/chat/completions?api-version=2024-02-01",
-                "/",
-                Some(AzureStyle::Deployments),
-            ),
+            ("/openai/deployments/gpt-4/chat/completions?api-version=2024-02-01", "/", Some(AzureStyle::Deployments)),
             ("/team-a", "/team-a", Some(AzureStyle::Deployments)),
             ("/openai/v1", "/openai/v1", Some(AzureStyle::V1)),
             ("/openai/v1/", "/openai/v1", Some(AzureStyle::V1)),
             ("/openai/v1/chat/completions", "/openai/v1", Some(AzureStyle::V1)),
             ("/models", "/models", Some(AzureStyle::Inference)),
-            (
-                "/models/chat/completions?api-version=2024-05-01-preview",
-                "/models",
-                Some(AzureStyle::Inference),
-            ),
+            ("/models/chat/completions?api-version=2024-05-01-preview", "/models", Some(AzureStyle::Inference)),
             ("/anthropic", "", None),
             ("/anthropic/v1/messages", "", None),
         ] {
-            let found = address(&format!("{host}{path}"))
-                .azure()
-                .map(|(uri, style)| (uri.to_string(), style));
+            let found = address(&format!("{host}{path}")).azure().map(|(uri, style)| (uri.to_string(), style));
             assert_eq!(found, style.map(|style| (format!("{host}{base}"), style)), "{path}");
         }
         for path in ["/anthropic", "/anthropic/v1", "/anthropic/v1/messages", ""] {
-            assert_eq!(
-                address(&format!("{host}{path}")).azure_claude().to_string(),
-                format!("{host}/anthropic/v1")
-            );
+            assert_eq!(address(&format!("{host}{path}")).azure_claude().to_string(), format!("{host}/anthropic/v1"));
         }
-        let full = address(&format!(
-            "{host}/openai/deployments/gpt-4/chat/completions?api-version=2024-02-01"
-        ));
-        assert_eq!(
-            (full.deployment(), full.api_version.as_deref()),
-            (Some("gpt-4"), Some("2024-02-01"))
-        );
+        let full = address(&format!("{host}/openai/deployments/gpt-4/chat/completions?api-version=2024-02-01"));
+        assert_eq!((full.deployment(), full.api_version.as_deref()), (Some("gpt-4"), Some("2024-02-01")));
     }
 
     #[test]
     fn hosts_are_recognised() {
         for (text, api_version_header, expected) in [
             ("https://r.openai.azure.com", false, Some(BackendType::Azure)),
-            (
-                "https://r.services.ai.azure.com/models",
-                false,
-                Some(BackendType::Azure),
-            ),
+            ("https://r.services.ai.azure.com/models", false, Some(BackendType::Azure)),
             ("https://r.cognitiveservices.azure.com", false, Some(BackendType::Azure)),
             ("https://R.OpenAI.Azure.us", false, Some(BackendType::Azure)),
             ("https://r.openai.azure.cn", false, Some(BackendType::Azure)),
             ("https://openai.azure.com.example.com", false, None),
             ("https://notopenai.azure.com", false, None),
             ("https://gateway.example.com", true, Some(BackendType::Azure)),
-            (
-                "https://gateway.example.com?api-version=2024-10-21",
-                false,
-                Some(BackendType::Azure),
-            ),
+            ("https://gateway.example.com?api-version=2024-10-21", false, Some(BackendType::Azure)),
             ("https://gateway.example.com", false, None),
             ("https://api.anthropic.com", false, Some(BackendType::Claude)),
             ("https://api.anthropic.com/v1/chat/completions", false, None),
-            (
-                "https://generativelanguage.googleapis.com",
-                false,
-                Some(BackendType::Gemini),
-            ),
+            ("https://generativelanguage.googleapis.com", false, Some(BackendType::Gemini)),
             ("https://generativelanguage.googleapis.com/v1beta/openai/", false, None),
             ("https://api.openai.com/v1", false, None),
         ] {

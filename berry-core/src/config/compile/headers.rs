@@ -24,15 +24,8 @@ const OURS: &[&str] = &[
 ];
 
 /// Headers that carry a client's credentials or identity.
-const CLIENT_SECRETS: &[&str] = &[
-    "authorization",
-    "proxy-authorization",
-    "x-api-key",
-    "api-key",
-    "x-goog-api-key",
-    "cookie",
-    "set-cookie",
-];
+const CLIENT_SECRETS: &[&str] =
+    &["authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "set-cookie"];
 
 /// A table of headers to send. Values are marked sensitive, so that nothing prints them.
 pub(super) fn compile(raw: Option<At<Map<HiddenText>>>, at: &KeyPath<'_>, problems: &mut Problems) -> Headers {
@@ -40,10 +33,7 @@ pub(super) fn compile(raw: Option<At<Map<HiddenText>>>, at: &KeyPath<'_>, proble
     for entry in raw.map(|map| map.value.0).unwrap_or_default() {
         let at = at.key(&entry.key);
         if entry.key.eq_ignore_ascii_case("api-version") {
-            headers.api_version = Some(At {
-                value: entry.value.0.expose().to_owned(),
-                span: Some(entry.span),
-            });
+            headers.api_version = Some(At { value: entry.value.0.expose().to_owned(), span: Some(entry.span) });
             continue;
         }
         let Some(name) = name(&entry.key, &at, Some(entry.key_span.clone()), problems) else {
@@ -80,10 +70,7 @@ pub(super) struct Headers {
 impl Headers {
     /// All of them, for whom `api-version` is a header like any other.
     pub(super) fn with_api_version(mut self) -> Vec<(HeaderName, HeaderValue)> {
-        if let Some(version) = self
-            .api_version
-            .and_then(|version| HeaderValue::try_from(version.value).ok())
-        {
+        if let Some(version) = self.api_version.and_then(|version| HeaderValue::try_from(version.value).ok()) {
             self.list.push((HeaderName::from_static("api-version"), version));
         }
         self.list

@@ -32,11 +32,7 @@ pub(super) fn rate(raw: RawRateLimit) -> RateLimit {
 
 /// Compiles a `budget` table.
 pub(super) fn budget(raw: RawBudget, at: &KeyPath<'_>, problems: &mut Problems) -> Budget {
-    let RawBudget {
-        usd_per_day,
-        usd_per_month,
-        usd_total,
-    } = raw;
+    let RawBudget { usd_per_day, usd_per_month, usd_total } = raw;
     Budget {
         per_day: amount(usd_per_day, &at.key("usd_per_day"), problems, NanoUsd::from_usd),
         per_month: amount(usd_per_month, &at.key("usd_per_month"), problems, NanoUsd::from_usd),
@@ -46,14 +42,8 @@ pub(super) fn budget(raw: RawBudget, at: &KeyPath<'_>, problems: &mut Problems) 
 
 /// Compiles the price keys of a backend or a `[pricing]` table.
 pub(super) fn prices(raw: RawPrices, at: &KeyPath<'_>, problems: &mut Problems) -> Prices {
-    let RawPrices {
-        input_price,
-        cached_input_price,
-        cache_write_price,
-        output_price,
-        reasoning_price,
-        request_price,
-    } = raw;
+    let RawPrices { input_price, cached_input_price, cache_write_price, output_price, reasoning_price, request_price } =
+        raw;
     let per_million = PricePerMillion::from_usd;
     Prices {
         input: amount(input_price, &at.key("input_price"), problems, per_million),
@@ -105,9 +95,7 @@ pub(super) fn tags(raw: Option<At<Map<RawTag>>>, at: &KeyPath<'_>, problems: &mu
         .map(|entry| {
             let at = at.key(&entry.key);
             let RawTag { budget: raw } = entry.value;
-            let budget = raw
-                .map(|raw| budget(raw.value, &at.key("budget"), problems))
-                .unwrap_or_default();
+            let budget = raw.map(|raw| budget(raw.value, &at.key("budget"), problems)).unwrap_or_default();
             (entry.key.into_boxed_str(), Tag { budget })
         })
         .collect()

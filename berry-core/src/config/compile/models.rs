@@ -31,11 +31,7 @@ pub(super) fn compile(
             .hint("add [models.NAME] with a [[models.NAME.backends]]");
     } else if !entries.is_empty() && !entries.iter().any(|entry| entry.value.enabled.value) {
         let first = entries.first().map(|entry| entry.span.clone());
-        problems.warning(
-            at,
-            first,
-            "every model is switched off: there is nothing that clients could ask for",
-        );
+        problems.warning(at, first, "every model is switched off: there is nothing that clients could ask for");
     }
     let mut names = Names::default();
     let mut models = Models::default();
@@ -50,20 +46,11 @@ pub(super) fn compile(
         if model.pattern.is_some() {
             models.patterns.push(Arc::clone(&model));
         } else {
-            models
-                .by_name
-                .entry(model.id.as_str().into())
-                .or_insert_with(|| Arc::clone(&model));
-            models
-                .by_name
-                .entry(model.name.as_str().into())
-                .or_insert_with(|| Arc::clone(&model));
+            models.by_name.entry(model.id.as_str().into()).or_insert_with(|| Arc::clone(&model));
+            models.by_name.entry(model.name.as_str().into()).or_insert_with(|| Arc::clone(&model));
         }
         for alias in &model.aliases {
-            models
-                .by_name
-                .entry(alias.as_str().into())
-                .or_insert_with(|| Arc::clone(&model));
+            models.by_name.entry(alias.as_str().into()).or_insert_with(|| Arc::clone(&model));
         }
     }
     let literal = |model: &Model| model.name.as_str().chars().filter(|c| *c != '*').count();
@@ -84,13 +71,7 @@ impl Claims {
         Self {
             table: entry.span.clone(),
             name: entry.value.name.as_ref().and_then(|name| name.span.clone()),
-            aliases: entry
-                .value
-                .aliases
-                .value
-                .iter()
-                .map(|alias| alias.span.clone())
-                .collect(),
+            aliases: entry.value.aliases.value.iter().map(|alias| alias.span.clone()).collect(),
         }
     }
 }
@@ -165,12 +146,7 @@ fn model(entry: Entry<RawModel>, providers: &Providers, at: &KeyPath<'_>, proble
     }
     let pattern = name.contains('*').then(|| ModelPattern::new(&name));
     let id = ModelId::new(entry.key.as_str());
-    let pool = Pool {
-        model: &id,
-        enabled,
-        is_pattern: pattern.is_some(),
-        providers,
-    };
+    let pool = Pool { model: &id, enabled, is_pattern: pattern.is_some(), providers };
     let backends = backends(raw_backends, &pool, &at.key("backends"), problems);
     let usable = backends.iter().any(|backend| backend.enabled);
     if enabled && !usable && !problems.failed_within(&at.key("backends")) {
@@ -182,15 +158,7 @@ fn model(entry: Entry<RawModel>, providers: &Providers, at: &KeyPath<'_>, proble
         };
         problems.warning(at, entry.span, message).hint(hint);
     }
-    let edits = edits(
-        default_max_output_tokens,
-        defaults,
-        r#override,
-        drop,
-        extra_headers,
-        at,
-        problems,
-    );
+    let edits = edits(default_max_output_tokens, defaults, r#override, drop, extra_headers, at, problems);
     Model {
         name: ModelName::new(name),
         aliases: alias_names(aliases.value, &at.key("aliases"), problems),
@@ -224,10 +192,7 @@ fn alias_names(raw: Vec<At<Text>>, at: &KeyPath<'_>, problems: &mut Problems) ->
 fn hold_back(raw: Option<At<RawCommit>>) -> Commit {
     raw.map_or_else(Commit::default, |raw| {
         let RawCommit { tokens, ms } = raw.value;
-        Commit {
-            tokens: tokens.value,
-            time: ms.value.duration(),
-        }
+        Commit { tokens: tokens.value, time: ms.value.duration() }
     })
 }
 
@@ -241,23 +206,12 @@ fn edits(
     problems: &mut Problems,
 ) -> Edits {
     let boxed = |parameters: Parameters| {
-        parameters
-            .0
-            .into_iter()
-            .map(|(name, json)| (name.into_boxed_str(), json.into_boxed_str()))
-            .collect()
+        parameters.0.into_iter().map(|(name, json)| (name.into_boxed_str(), json.into_boxed_str())).collect()
     };
     for (index, name) in drop.value.iter().enumerate() {
-        if matches!(
-            name.value.value.as_str(),
-            "model" | "stream" | "backend" | "messages" | "input" | ""
-        ) {
+        if matches!(name.value.value.as_str(), "model" | "stream" | "backend" | "messages" | "input" | "") {
             let at = &at.key("drop");
-            problems.error(
-                &at.index(index),
-                name.span.clone(),
-                format!("{} cannot be taken out", name.value.shown()),
-            );
+            problems.error(&at.index(index), name.span.clone(), format!("{} cannot be taken out", name.value.shown()));
         }
     }
     Edits {
@@ -326,44 +280,16 @@ fn backend(raw: At<RawBackend>, pool: &Pool<'_>, at: &KeyPath<'_>, problems: &mu
     } = raw.value;
     let active = pool.enabled && enabled.value;
     let prices = limits::prices(
-        RawPrices {
-            input_price,
-            cached_input_price,
-            cache_write_price,
-            output_price,
-            reasoning_price,
-            request_price,
-        },
+        RawPrices { input_price, cached_input_price, cache_write_price, output_price, reasoning_price, request_price },
         at,
         problems,
     );
-    let edits = edits(
-        default_max_output_tokens,
-        defaults,
-        r#override,
-        drop,
-        extra_headers,
-        at,
-        problems,
-    );
+    let edits = edits(default_max_output_tokens, defaults, r#override, drop, extra_headers, at, problems);
     let provider = found_provider(provider, raw.span.clone(), active, pool, &at.key("provider"), problems);
-    let model = upstream_model(
-        model,
-        raw.span,
-        active,
-        provider.as_deref(),
-        pool,
-        &at.key("model"),
-        problems,
-    );
+    let model = upstream_model(model, raw.span, active, provider.as_deref(), pool, &at.key("model"), problems);
     let (provider, upstream) = (provider?, model?);
     Some(Backend {
-        id: BackendId {
-            model: pool.model.clone(),
-            provider: provider.id.clone(),
-            upstream,
-            repeat: 0,
-        },
+        id: BackendId { model: pool.model.clone(), provider: provider.id.clone(), upstream, repeat: 0 },
         enabled: active && provider.enabled,
         provider,
         weight: weight.value,
@@ -407,11 +333,8 @@ fn found_provider(
         None => format!("providers here: {}", known.join(", ")),
     };
     let message = format!("no provider {}", name.value.shown());
-    let problem = if active {
-        problems.error(at, name.span, message)
-    } else {
-        problems.warning(at, name.span, message)
-    };
+    let problem =
+        if active { problems.error(at, name.span, message) } else { problems.warning(at, name.span, message) };
     problem.hint(hint);
     None
 }
@@ -436,11 +359,7 @@ fn upstream_model(
     if text == Backend::REQUESTED {
         if !pool.is_pattern {
             problems
-                .error(
-                    at,
-                    name.span.clone(),
-                    "\"$name\" stands for a requested name, and this model has one name only",
-                )
+                .error(at, name.span.clone(), "\"$name\" stands for a requested name, and this model has one name only")
                 .hint("put a pattern into the model's name, such as \"claude-*\"");
         }
     } else if let Some(provider) = provider

@@ -97,21 +97,9 @@ fn provider(entry: Entry<RawProvider>, times: &Times, at: &KeyPath<'_>, problems
     } = entry.value;
     let enabled = enabled.value;
     let headers = headers::compile(headers, &at.key("headers"), problems);
-    let spoken = Spoken {
-        enabled,
-        header: entry.span.clone(),
-        base_url,
-        backend_type,
-        api_version,
-        auth,
-        demo,
-    };
+    let spoken = Spoken { enabled, header: entry.span.clone(), base_url, backend_type, api_version, auth, demo };
     let (upstream, headers, host) = upstream(spoken, headers, at, problems);
-    let keyless = enabled
-        && matches!(
-            host,
-            Some(Known::OpenAi | Known::Azure | Known::Anthropic | Known::Gemini)
-        );
+    let keyless = enabled && matches!(host, Some(Known::OpenAi | Known::Azure | Known::Anthropic | Known::Gemini));
     let (models, discover) = model_list(models, &at.key("models"), problems);
     let finer = Silences {
         completion: completion_timeout_seconds.map(|t| t.value),
@@ -123,13 +111,7 @@ fn provider(entry: Entry<RawProvider>, times: &Times, at: &KeyPath<'_>, problems
         name: name.map_or_else(|| entry.key.clone(), |name| name.value.value),
         enabled,
         upstream,
-        api_key: key(
-            api_key,
-            keyless.then_some(entry.span),
-            enabled,
-            &at.key("api_key"),
-            problems,
-        ),
+        api_key: key(api_key, keyless.then_some(entry.span), enabled, &at.key("api_key"), problems),
         models,
         headers,
         forward_headers: headers::forwarded(forward_headers.value, &at.key("forward_headers"), problems),
@@ -166,123 +148,100 @@ fn upstream(
     at: &KeyPath<'_>,
     problems: &mut Problems,
 ) -> (Upstream, HeaderList, Option<Known>) {
-    let Spoken {
-        enabled,
-        header,
-        base_url,
-        backend_type,
-        api_version,
-        auth,
-        demo,
-    } = spoken;
+    let Spoken { enabled, header, base_url, backend_type, api_version, auth, demo } = spoken;
     let written = backend_type.map(|kind| kind.value.0);
     if written == Some(BackendType::Demo) {
-        no_effect(
-            base_url.as_ref(),
-            &at.key("base_url"),
-            "the demo upstream is built in",
-            problems,
-        );
+        no_effect(base_url.as_ref(), &at.key("base_url"), "the demo upstream is built in", problems);
+        no_effect(api_version.as_ref(), &at.key("api_version"), "the demo upstream is built in", problems);
+        no_effect(auth.as_ref(), &at.key("auth"), "the demo upstream takes any key", problems);
         return (Upstream::Demo(demo_knobs(demo)), headers.with_api_version(), None);
     }
-    no_effect(
-        demo.as_ref(),
-        &at.key("demo"),
-        "it belongs to backend_type = \"demo\"",
-        problems,
-    );
-    let nowhere = Upstream::OpenAi {
-        base: Uri::from_static(NOWHERE),
-    };
-    let Some(base_url) = base_url else {
-        if enabled && !problems.failed_within(&at.key("base_url")) {
-            problems
-                .error(&at.key("base_url"), header, "missing: the address of the provider")
-                .hint("base_url = \"https://…\", or enabled = false, or backend_type = \"demo\"");
-        }
-        return (nowhere, headers.with_api_version(), None);
-    };
+    no_effect(demo.as_ref(), &at.key("demo"), "it belongs to backend_type = \"demo\"", problems);
     let at_url = at.key("base_url");
-    let address = match Address::parse(&base_url.value.value) {
-        Ok(address) => address,
-        Err(BadAddress(why, hint)) => {
-            problems.error(&at_url, base_url.span, why).hint(hint);
-            return (nowhere, headers.with_api_version(), None);
-        }
+    let span = base_url.as_ref().and_then(|url| url.span.clone());
+    let Some(address) = address(base_url, enabled.then_some(header), &at_url, problems) else {
+        return (Upstream::OpenAi { base: Uri::from_static(NOWHERE) }, headers.with_api_version(), None);
     };
     let known = address.known();
-    let kind = spoken_kind(
-        written,
-        &address,
-        headers.api_version.is_some(),
-        base_url.span.as_ref(),
-        &at_url,
-        problems,
-    );
-    let auth_key = auth.as_ref().map(|auth| auth.value.0);
-    let bearer = auth_key == Some(AuthKind::Bearer);
-    let claude = |base| Upstream::Anthropic {
-        base,
-        auth: if bearer { KeyHeader::Bearer } else { KeyHeader::XApiKey },
-    };
-    let azure = if kind == BackendType::Azure {
-        address.azure()
-    } else {
-        None
-    };
-    if azure.is_none() {
-        no_effect(
-            api_version.as_ref(),
-            &at.key("api_version"),
-            "it belongs to Azure's OpenAI API",
-            problems,
-        );
+    let kind = spoken_kind(written, &address, headers.api_version.is_some(), span.as_ref(), &at_url, problems);
+    if kind == BackendType::Azure
+        && let Some((base, style)) = address.azure()
+    {
+        if let Some(deployment) = address.deployment() {
+            let message = format!("the deployment {deployment:?} in the address is not used");
+            problems.info(&at_url, span, message).hint("each backend's model names its deployment");
+        }
+        let Headers { list, api_version: old } = headers;
+        let api_version = azure_version(style, api_version, old, address.api_version, at, problems);
+        let auth = if is_bearer(auth.as_ref()) { KeyHeader::Bearer } else { KeyHeader::ApiKey };
+        return (Upstream::Azure(Azure { base, style, api_version, auth }), list, known);
     }
-    let upstream = match (kind, azure) {
-        (_, Some((base, style))) => {
-            if let Some(deployment) = address.deployment() {
-                let message = format!("the deployment {deployment:?} in the address is not used");
-                problems
-                    .info(&at_url, base_url.span, message)
-                    .hint("each backend's model names its deployment");
-            }
-            let Headers { list, api_version: old } = headers;
-            let api_version = azure_version(style, api_version, old, address.api_version, at, problems);
-            let auth = if bearer { KeyHeader::Bearer } else { KeyHeader::ApiKey };
-            return (
-                Upstream::Azure(Azure {
-                    base,
-                    style,
-                    api_version,
-                    auth,
-                }),
-                list,
-                known,
-            );
-        }
-        (BackendType::Azure, None) => claude(address.azure_claude()),
-        (BackendType::Claude, _) if known == Some(Known::Azure) => claude(address.azure_claude()),
-        (BackendType::Claude, _) => claude(address.anthropic()),
-        (BackendType::Gemini, _) => {
-            if address.is_gemini_openai() {
-                problems
-                    .error(
-                        &at_url,
-                        base_url.span,
-                        "is the address of Gemini's OpenAI-compatible API",
-                    )
-                    .hint("drop /openai from it, or write backend_type = \"openai\"");
-            }
-            Upstream::Gemini { base: address.gemini() }
-        }
-        (BackendType::OpenAi | BackendType::Demo, _) => Upstream::OpenAi { base: address.openai() },
-    };
-    if let (Some(auth), Upstream::OpenAi { .. } | Upstream::Gemini { .. }) = (auth.filter(|_| !bearer), &upstream) {
+    no_effect(api_version.as_ref(), &at.key("api_version"), "it belongs to Azure's OpenAI API", problems);
+    let headers = if kind == BackendType::Azure { headers.list } else { headers.with_api_version() };
+    if kind == BackendType::Gemini && address.is_gemini_openai() {
         problems
-            .error(&at.key("auth"), auth.span, "\"api-key\" is for azure and claude")
-            .hint("to send the key in another header: headers = { \"api-key\" = \"…\" }");
+            .error(&at_url, span, "is the address of Gemini's OpenAI-compatible API")
+            .hint("drop /openai from it, or write backend_type = \"openai\"");
     }
-    (upstream, headers.with_api_version(), known)
+    (elsewhere(kind, &address, auth, at, problems), headers, known)
+}
+
+/// An upstream that is not Azure's OpenAI API.
+fn elsewhere(
+    kind: BackendType,
+    address: &Address,
+    auth: Option<At<OneOf<AuthKind>>>,
+    at: &KeyPath<'_>,
+    problems: &mut Problems,
+) -> Upstream {
+    let bearer = is_bearer(auth.as_ref());
+    let at_azure = address.known() == Some(Known::Azure);
+    match kind {
+        BackendType::Azure | BackendType::Claude => Upstream::Anthropic {
+            base: if at_azure || kind == BackendType::Azure { address.azure_claude() } else { address.anthropic() },
+            auth: if bearer { KeyHeader::Bearer } else { KeyHeader::XApiKey },
+        },
+        BackendType::Gemini | BackendType::OpenAi | BackendType::Demo => {
+            if let Some(auth) = auth.filter(|_| !bearer) {
+                problems
+                    .error(&at.key("auth"), auth.span, "\"api-key\" is for azure and claude")
+                    .hint("to send the key in another header: headers = { \"api-key\" = \"…\" }");
+            }
+            if kind == BackendType::Gemini {
+                Upstream::Gemini { base: address.gemini() }
+            } else {
+                Upstream::OpenAi { base: address.openai() }
+            }
+        }
+    }
+}
+
+fn is_bearer(auth: Option<&At<OneOf<AuthKind>>>) -> bool {
+    auth.is_some_and(|auth| auth.value.0 == AuthKind::Bearer)
+}
+
+/// The address, taken apart; `needed_by` is where the table of a provider begins that cannot do without one.
+fn address(
+    base_url: Option<At<Text>>,
+    needed_by: Option<Span>,
+    at: &KeyPath<'_>,
+    problems: &mut Problems,
+) -> Option<Address> {
+    let Some(base_url) = base_url else {
+        if let Some(table) = needed_by.filter(|_| !problems.failed_within(at)) {
+            problems
+                .error(at, table, "missing: the address of the provider")
+                .hint("base_url = \"https://…\", or enabled = false, or backend_type = \"demo\"");
+        }
+        return None;
+    };
+    match Address::parse(&base_url.value.value) {
+        Ok(address) => Some(address),
+        Err(BadAddress(why, hint)) => {
+            problems.error(at, base_url.span, why).hint(hint);
+            None
+        }
+    }
 }
 
 fn no_effect<T>(key: Option<&At<T>>, at: &KeyPath<'_>, why: &str, problems: &mut Problems) {
@@ -314,16 +273,8 @@ fn spoken_kind(
             BackendType::Claude => "claude",
             _ => "gemini",
         };
-        let by = if address.known().is_some() {
-            address.host()
-        } else {
-            "api-version"
-        };
-        problems.info(
-            at,
-            span.cloned(),
-            format!("recognised as backend_type = {name:?} by {by}"),
-        );
+        let by = if address.known().is_some() { address.host() } else { "api-version" };
+        problems.info(at, span.cloned(), format!("recognised as backend_type = {name:?} by {by}"));
     }
     kind
 }
@@ -349,19 +300,9 @@ fn azure_version(
             )
             .related(key.span.clone(), "this one is used");
     }
-    let span = key
-        .as_ref()
-        .map(|key| key.span.clone())
-        .or_else(|| header.as_ref().map(|header| header.span.clone()));
-    let written = key
-        .map(|key| key.value.value)
-        .or_else(|| header.map(|header| header.value))
-        .or(query);
-    let plain = |version: &str| {
-        version
-            .bytes()
-            .all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'.')
-    };
+    let span = key.as_ref().map(|key| key.span.clone()).or_else(|| header.as_ref().map(|header| header.span.clone()));
+    let written = key.map(|key| key.value.value).or_else(|| header.map(|header| header.value)).or(query);
+    let plain = |version: &str| version.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'.');
     if let Some(version) = &written
         && (version.is_empty() || !plain(version))
     {
@@ -377,12 +318,8 @@ fn azure_version(
 }
 
 fn demo_knobs(raw: Option<At<RawDemo>>) -> Demo {
-    let RawDemo {
-        seed,
-        first_token_latency_ms,
-        token_latency_ms,
-        failure_rate,
-    } = raw.map_or_else(defaults, |raw| raw.value);
+    let RawDemo { seed, first_token_latency_ms, token_latency_ms, failure_rate } =
+        raw.map_or_else(defaults, |raw| raw.value);
     Demo {
         seed: seed.value,
         first_token_latency: first_token_latency_ms.value.duration(),
@@ -405,11 +342,7 @@ fn key(
     if text.is_empty() {
         if let Some(table) = expected_by.filter(|_| !problems.failed_within(at)) {
             problems
-                .warning(
-                    at,
-                    span.unwrap_or(table),
-                    "no key: this provider will refuse every request",
-                )
+                .warning(at, span.unwrap_or(table), "no key: this provider will refuse every request")
                 .hint("api_key = \"${NAME_OF_A_VARIABLE}\"");
         }
     } else if text.trim() != text || HeaderValue::try_from(text).is_err() {
@@ -418,11 +351,7 @@ fn key(
             .hint("often white space or a line break at one end");
     } else if enabled && is_example_secret(text) {
         problems
-            .warning(
-                at,
-                span,
-                "is the key of an example: this provider will refuse every request",
-            )
+            .warning(at, span, "is the key of an example: this provider will refuse every request")
             .hint("put your own key there, best as \"${NAME_OF_A_VARIABLE}\", or set enabled = false");
     }
     key
@@ -449,12 +378,9 @@ fn expose(raw: Option<At<Exposed>>) -> Expose {
     match raw.map(|raw| raw.value) {
         None | Some(Exposed::All(false)) => Expose::Nothing,
         Some(Exposed::All(true)) => Expose::All,
-        Some(Exposed::Matching(patterns)) => Expose::Matching(
-            patterns
-                .iter()
-                .map(|pattern| ModelPattern::new(&pattern.value.value))
-                .collect(),
-        ),
+        Some(Exposed::Matching(patterns)) => {
+            Expose::Matching(patterns.iter().map(|pattern| ModelPattern::new(&pattern.value.value)).collect())
+        }
     }
 }
 
@@ -483,11 +409,7 @@ fn transport(
         }
         uri
     });
-    Transport {
-        ca_file: ca_file.map(|path| path.value),
-        client_identity,
-        proxy,
-    }
+    Transport { ca_file: ca_file.map(|path| path.value), client_identity, proxy }
 }
 
 /// How long each silence is waited out: the provider's finer key, its `timeout_seconds`, the finer key of `[settings]`,
@@ -500,11 +422,7 @@ fn timeouts(
     request_timeout: Option<Seconds>,
 ) -> Timeouts {
     let silence = |finer: Option<Seconds>, shared: Option<Seconds>, built_in| {
-        finer
-            .or(timeout)
-            .or(shared)
-            .or(request_timeout)
-            .map_or(built_in, Seconds::duration)
+        finer.or(timeout).or(shared).or(request_timeout).map_or(built_in, Seconds::duration)
     };
     Timeouts {
         connect: provider.connect.or(settings.connect).map_or(CONNECT, Seconds::duration),
@@ -535,12 +453,7 @@ mod tests {
             stream_idle: seconds(stream_idle),
             connect: seconds(connect),
         };
-        let found = timeouts(
-            &silences(provider),
-            seconds(timeout),
-            &silences(shared),
-            seconds(request),
-        );
+        let found = timeouts(&silences(provider), seconds(timeout), &silences(shared), seconds(request));
         let whole = |time: Duration| u32::try_from(time.as_secs()).unwrap();
         [
             Some(whole(found.completion)),
@@ -557,15 +470,9 @@ mod tests {
         let all = |n| [Some(n), Some(n + 1), Some(n + 2), Some(n + 3)];
         let some = |row: [u32; 5]| row.map(Some);
         // Nothing is said: what is built in.
-        assert_eq!(
-            resolve(none, None, none, None),
-            [Some(600), Some(120), Some(30), None, Some(5)]
-        );
+        assert_eq!(resolve(none, None, none, None), [Some(600), Some(120), Some(30), None, Some(5)]);
         // `request_timeout_seconds` is for every silence, not for the first token and not for connecting.
-        assert_eq!(
-            resolve(none, None, none, Some(7)),
-            [Some(7), Some(7), Some(7), None, Some(5)]
-        );
+        assert_eq!(resolve(none, None, none, Some(7)), [Some(7), Some(7), Some(7), None, Some(5)]);
         // Finer keys of the settings come before it; the headers of a stream have none.
         assert_eq!(resolve(none, None, all(40), Some(7)), some([40, 41, 7, 42, 43]));
         // The provider's `timeout_seconds` comes before all of them.

@@ -41,20 +41,12 @@ pub(super) fn compile(raw: Option<At<RawServer>>, at: &KeyPath<'_>, problems: &m
     if max_buffered_bytes.value < max_body_bytes.value {
         let span = max_buffered_bytes.span.clone().or(max_body_bytes.span.clone());
         let (all, one) = (max_buffered_bytes.value, max_body_bytes.value);
-        problems.error(
-            &at.key("max_buffered_bytes"),
-            span,
-            format!("{all} is below max_body_bytes, {one}"),
-        );
+        problems.error(&at.key("max_buffered_bytes"), span, format!("{all} is below max_body_bytes, {one}"));
     }
     let trusted_proxies = networks(trusted_proxies.value, &at.key("trusted_proxies"), problems);
     if proxy_protocol.value && trusted_proxies.is_empty() {
         problems
-            .error(
-                &at.key("proxy_protocol"),
-                proxy_protocol.span.clone(),
-                "needs trusted_proxies",
-            )
+            .error(&at.key("proxy_protocol"), proxy_protocol.span.clone(), "needs trusted_proxies")
             .hint("the header is believed only from there: trusted_proxies = [\"10.0.0.0/8\"]");
     }
     Server {
@@ -86,20 +78,10 @@ fn listen_address(text: &At<Text>, at: &KeyPath<'_>, problems: &mut Problems) ->
     if let Ok(address) = address.parse() {
         return address;
     }
-    let port = address
-        .rsplit(':')
-        .next()
-        .filter(|port| port.parse::<u16>().is_ok())
-        .unwrap_or("3000");
+    let port = address.rsplit(':').next().filter(|port| port.parse::<u16>().is_ok()).unwrap_or("3000");
     problems
-        .error(
-            at,
-            text.span.clone(),
-            format!("{} is not an IP address with a port", text.value.shown()),
-        )
-        .hint(format!(
-            "\"127.0.0.1:{port}\" for this machine only, \"0.0.0.0:{port}\" or \"[::]:{port}\" for all"
-        ));
+        .error(at, text.span.clone(), format!("{} is not an IP address with a port", text.value.shown()))
+        .hint(format!("\"127.0.0.1:{port}\" for this machine only, \"0.0.0.0:{port}\" or \"[::]:{port}\" for all"));
     SocketAddr::from(([127, 0, 0, 1], 3000))
 }
 
@@ -111,11 +93,9 @@ fn tls(
     problems: &mut Problems,
 ) -> Option<ServerTls> {
     match (cert, key) {
-        (Some(cert), Some(key)) => Some(ServerTls {
-            cert: cert.value,
-            key: key.value,
-            client_ca: client_ca.map(|path| path.value),
-        }),
+        (Some(cert), Some(key)) => {
+            Some(ServerTls { cert: cert.value, key: key.value, client_ca: client_ca.map(|path| path.value) })
+        }
         (Some(cert), None) => missing_half(at, "tls_key", cert.span, "tls_cert", problems),
         (None, Some(key)) => missing_half(at, "tls_cert", key.span, "tls_key", problems),
         (None, None) => {
@@ -166,19 +146,12 @@ fn networks(raw: Vec<At<Text>>, at: &KeyPath<'_>, problems: &mut Problems) -> Ve
     let mut networks = Vec::with_capacity(raw.len());
     for (index, text) in raw.into_iter().enumerate() {
         let network = text.value.value.trim();
-        let parsed = network
-            .parse::<IpNet>()
-            .ok()
-            .or_else(|| network.parse::<IpAddr>().ok().map(IpNet::from));
+        let parsed = network.parse::<IpNet>().ok().or_else(|| network.parse::<IpAddr>().ok().map(IpNet::from));
         match parsed {
             Some(network) => networks.push(network),
             None => {
                 problems
-                    .error(
-                        &at.index(index),
-                        text.span,
-                        format!("{} is not an address or network", text.value.shown()),
-                    )
+                    .error(&at.index(index), text.span, format!("{} is not an address or network", text.value.shown()))
                     .hint("write \"10.0.0.1\" or \"10.0.0.0/8\"");
             }
         }

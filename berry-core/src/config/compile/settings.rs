@@ -67,9 +67,8 @@ pub(super) fn compile(raw: Option<At<RawSettings>>, at: &KeyPath<'_>, problems: 
             timeout: circuit_breaker_timeout_seconds.value.duration(),
         },
         smart_ai: smart_ai_figures(smart_ai, &at.key("smart_ai"), problems),
-        budget_zone: budget_timezone.map_or_else(BudgetZone::default, |zone| {
-            budget_zone(&zone, &at.key("budget_timezone"), problems)
-        }),
+        budget_zone: budget_timezone
+            .map_or_else(BudgetZone::default, |zone| budget_zone(&zone, &at.key("budget_timezone"), problems)),
     };
     (settings, times)
 }
@@ -88,11 +87,7 @@ fn smart_ai_figures(raw: Option<At<RawSmartAi>>, at: &KeyPath<'_>, problems: &mu
         let (min, initial) = (min_confidence.value.to_toml(), initial_confidence.value.to_toml());
         let span = min_confidence.span.clone().or(initial_confidence.span.clone());
         problems
-            .error(
-                &at.key("min_confidence"),
-                span,
-                format!("{min} is above initial_confidence, {initial}"),
-            )
+            .error(&at.key("min_confidence"), span, format!("{min} is above initial_confidence, {initial}"))
             .hint("confidence starts at initial_confidence and never falls below min_confidence");
     }
     let RawAdjustments {
@@ -137,11 +132,7 @@ fn budget_zone(zone: &At<Text>, at: &KeyPath<'_>, problems: &mut Problems) -> Bu
         return BudgetZone::Named(text.into());
     }
     problems
-        .error(
-            at,
-            zone.span.clone(),
-            format!("{} is not a time zone", zone.value.shown()),
-        )
+        .error(at, zone.span.clone(), format!("{} is not a time zone", zone.value.shown()))
         .hint("write \"UTC\", an offset such as \"+08:00\", or a name such as \"Asia/Shanghai\"");
     BudgetZone::Utc
 }
@@ -175,12 +166,9 @@ mod tests {
             ("Asia/", None),
         ] {
             let mut problems = Problems::default();
-            let zone = At {
-                value: Text::literal(text),
-                span: None,
-            };
+            let zone = At { value: Text::literal(text), span: None };
             let found = budget_zone(&zone, &KeyPath::ROOT, &mut problems);
-            let failed = !problems.finish("x", String::new()).is_empty();
+            let failed = !problems.finish("x", "").is_empty();
             assert_eq!((!failed).then_some(found), expected, "{text}");
         }
     }

@@ -12,15 +12,8 @@ use crate::secret::Secret;
 /// Compiles `[ledger]`.
 pub(super) fn ledger(raw: Option<At<RawLedger>>, at: &KeyPath<'_>, problems: &mut Problems) -> Ledger {
     let header = raw.as_ref().and_then(|raw| raw.span.clone());
-    let RawLedger {
-        backend,
-        url,
-        path,
-        retention_days,
-        fsync,
-        hash_end_users,
-        on_failure,
-    } = raw.map_or_else(defaults, |raw| raw.value);
+    let RawLedger { backend, url, path, retention_days, fsync, hash_end_users, on_failure } =
+        raw.map_or_else(defaults, |raw| raw.value);
     let url = url.and_then(|url| address(url, &["postgres://", "postgresql://"], &at.key("url"), problems));
     let store = match (backend.value.0, url) {
         (StoreKind::Postgres, Some(url)) => {
@@ -59,11 +52,7 @@ pub(super) fn ledger(raw: Option<At<RawLedger>>, at: &KeyPath<'_>, problems: &mu
 
 fn unused<T>(key: Option<&At<T>>, at: &KeyPath<'_>, kind: &str, problems: &mut Problems) {
     if let Some(key) = key {
-        problems.warning(
-            at,
-            key.span.clone(),
-            format!("has no effect: it belongs to backend = {kind:?}"),
-        );
+        problems.warning(at, key.span.clone(), format!("has no effect: it belongs to backend = {kind:?}"));
     }
 }
 
@@ -74,35 +63,20 @@ pub(super) fn cluster(raw: Option<At<RawCluster>>, at: &KeyPath<'_>, problems: &
     let Some(url) = redis_url else {
         if !problems.failed_within(&at.key("redis_url")) {
             problems
-                .error(
-                    &at.key("redis_url"),
-                    raw.span,
-                    "missing: instances share their state through it",
-                )
+                .error(&at.key("redis_url"), raw.span, "missing: instances share their state through it")
                 .hint("redis_url = \"redis://host:6379\", or leave the table out");
         }
         return None;
     };
-    let url = address(
-        url,
-        &["redis://", "rediss://", "redis+unix://"],
-        &at.key("redis_url"),
-        problems,
-    )?;
-    Some(Cluster {
-        redis_url: url.value,
-        on_failure: on_failure.value.0,
-    })
+    let url = address(url, &["redis://", "rediss://", "redis+unix://"], &at.key("redis_url"), problems)?;
+    Some(Cluster { redis_url: url.value, on_failure: on_failure.value.0 })
 }
 
 /// An address that may hold a password, by its scheme.
 fn address(url: At<SecretText>, schemes: &[&str], at: &KeyPath<'_>, problems: &mut Problems) -> Option<At<Secret>> {
     let secret = url.value.0;
     if schemes.iter().any(|scheme| secret.expose().starts_with(scheme)) {
-        return Some(At {
-            value: secret,
-            span: url.span,
-        });
+        return Some(At { value: secret, span: url.span });
     }
     problems.error(at, url.span, format!("must start with {}", schemes.join(" or ")));
     None
@@ -141,20 +115,13 @@ pub(super) fn http_url(text: &At<Text>, at: &KeyPath<'_>, problems: &mut Problem
     if let Some(uri) = uri.filter(fits) {
         return Some(uri);
     }
-    problems
-        .error(at, text.span.clone(), "is not a URL")
-        .hint("write it as http://host:port");
+    problems.error(at, text.span.clone(), "is not a URL").hint("write it as http://host:port");
     None
 }
 
 /// Compiles `[cache]`.
 pub(super) fn cache(raw: Option<At<RawCache>>, at: &KeyPath<'_>, problems: &mut Problems) -> Cache {
-    let RawCache {
-        enabled,
-        ttl_seconds,
-        max_bytes,
-        max_entry_bytes,
-    } = raw.map_or_else(defaults, |raw| raw.value);
+    let RawCache { enabled, ttl_seconds, max_bytes, max_entry_bytes } = raw.map_or_else(defaults, |raw| raw.value);
     if max_entry_bytes.value > max_bytes.value {
         let span = max_entry_bytes.span.or(max_bytes.span);
         problems.error(

@@ -23,18 +23,8 @@ const SHORT_TOKEN: usize = 16;
 
 /// Whether a token or key is one that documents and examples show.
 pub(crate) fn is_example_secret(text: &str) -> bool {
-    const PARTS: &[&str] = &[
-        "your-",
-        "your_",
-        "-here",
-        "changeme",
-        "change-me",
-        "example",
-        "placeholder",
-        "xxxx",
-        "replace",
-        "...",
-    ];
+    const PARTS: &[&str] =
+        &["your-", "your_", "-here", "changeme", "change-me", "example", "placeholder", "xxxx", "replace", "..."];
     const TOKENS: &[&str] = &[
         "berry-admin-token-12345",
         "berry-user1-token-67890",
@@ -59,9 +49,7 @@ pub(super) fn compile(
 ) -> Users {
     let entries = raw.map(|map| map.value.0).unwrap_or_default();
     if entries.is_empty() && !problems.failed_within(at) {
-        problems
-            .warning(at, None, "no user: every request is answered 401")
-            .hint("add [users.NAME] with a token");
+        problems.warning(at, None, "no user: every request is answered 401").hint("add [users.NAME] with a token");
     } else if !entries.is_empty() && !entries.iter().any(|entry| entry.value.enabled.value) {
         let first = entries.first().map(|entry| entry.span.clone());
         problems.warning(at, first, "every user is switched off: every request is answered 401");
@@ -100,21 +88,14 @@ impl Admins {
         let named = |entry: &Entry<RawUser>| {
             entry.key == ADMIN && entry.value.enabled.value && entry.value.allowed_models.value.is_empty()
         };
-        if entries.iter().any(named) {
-            Self::ByName
-        } else {
-            Self::Nobody
-        }
+        if entries.iter().any(named) { Self::ByName } else { Self::Nobody }
     }
 
     fn report(&self, entries: &[Entry<RawUser>], at: &KeyPath<'_>, problems: &mut Problems) {
         match self {
             Self::Tagged => {}
             Self::ByName => {
-                let table = entries
-                    .iter()
-                    .find(|entry| entry.key == ADMIN)
-                    .map(|entry| entry.span.clone());
+                let table = entries.iter().find(|entry| entry.key == ADMIN).map(|entry| entry.span.clone());
                 problems
                     .warning(
                         &at.key(ADMIN),
@@ -158,25 +139,23 @@ fn user(
     problems: &mut Problems,
 ) -> (User, Option<TokenDigest>) {
     let at = &at.key(&entry.key);
-    let RawUser {
-        name,
-        token,
-        token_sha256,
-        allowed_models,
-        enabled,
-        tags,
-        rate_limit,
-        model_rate_limits,
-        budget,
-    } = entry.value;
-    let digest = tokens.digest(token, token_sha256, enabled.value, entry.span, at, problems);
+    let RawUser { name, token, token_sha256, allowed_models, enabled, tags, rate_limit, model_rate_limits, budget } =
+        entry.value;
+    let id = UserId::new(entry.key.as_str());
+    let digest = match (token.filter(|token| !token.value.0.is_empty()), token_sha256) {
+        (None, None) => {
+            if enabled.value {
+                missing_token(entry.span, at, problems);
+            }
+            None
+        }
+        (token, digest) => tokens.digest(&id, token, digest, enabled.value, at, problems),
+    };
     let tags = strings(tags.value);
     let limits = UserLimits {
-        rate: rate_limit.map(|raw| limits::rate(raw.value)).unwrap_or_default(),
+        rate: rate_limit.map(|raw| limits::rate(*raw.value.0)).unwrap_or_default(),
         by_model: limits_by_model(model_rate_limits, names, &at.key("model_rate_limits"), problems),
-        budget: budget
-            .map(|raw| limits::budget(raw.value, &at.key("budget"), problems))
-            .unwrap_or_default(),
+        budget: budget.map(|raw| limits::budget(*raw.value.0, &at.key("budget"), problems)).unwrap_or_default(),
     };
     let user = User {
         name: name.map_or_else(|| entry.key.clone(), |name| name.value.value),
@@ -185,7 +164,7 @@ fn user(
         tags,
         models: policy(allowed_models.value, names, &at.key("allowed_models"), problems),
         limits: (limits != UserLimits::default()).then(|| Box::new(limits)),
-        id: UserId::new(entry.key),
+        id,
     };
     (user, digest)
 }
@@ -234,9 +213,7 @@ impl ModelNames<'_> {
             Some(close) => format!("did you mean {close:?}?"),
             None => "write a public name, an alias, the table name of a model, or a pattern with *".to_owned(),
         };
-        problems
-            .warning(at, span, format!("no model is called {entry:?}"))
-            .hint(hint);
+        problems.warning(at, span, format!("no model is called {entry:?}")).hint(hint);
     }
 
     fn means_something(&self, entry: &str) -> bool {
@@ -253,34 +230,40 @@ impl ModelNames<'_> {
         };
         let published = || {
             entry.split_once('/').is_some_and(|(provider, _)| {
-                self.providers
-                    .get(provider)
-                    .is_some_and(|p| p.expose != crate::config::snapshot::Expose::Nothing)
+                self.providers.get(provider).is_some_and(|p| p.expose != crate::config::snapshot::Expose::Nothing)
             })
         };
         self.models.all.iter().any(|model| reached(&model)) || published()
     }
 }
 
+fn missing_token(table: Span, at: &KeyPath<'_>, problems: &mut Problems) {
+    if problems.failed_within(&at.key("token")) || problems.failed_within(&at.key("token_sha256")) {
+        return;
+    }
+    problems
+        .error(&at.key("token"), table, "missing: the user cannot present anything")
+        .hint("token = \"…\" (openssl rand -hex 32 makes one), or token_sha256, or enabled = false");
+}
+
 /// Tokens seen so far.
 #[derive(Default)]
 struct Tokens {
-    seen: HashMap<TokenDigest, (String, Option<Span>)>,
+    seen: HashMap<TokenDigest, (UserId, Option<Span>)>,
     examples: Vec<(String, Option<Span>)>,
 }
 
 impl Tokens {
-    /// The digest that a user is found by; `None` when there is none, which is fine for a user that is switched off.
+    /// The digest that a user is found by, from the token or the digest that is given.
     fn digest(
         &mut self,
+        user: &UserId,
         token: Option<At<SecretText>>,
         digest: Option<At<Digest>>,
         enabled: bool,
-        table: Span,
         at: &KeyPath<'_>,
         problems: &mut Problems,
     ) -> Option<TokenDigest> {
-        let token = token.filter(|token| !token.value.0.is_empty());
         let (digest, span, key) = match (token, digest) {
             (Some(token), Some(digest)) => {
                 problems
@@ -293,26 +276,20 @@ impl Tokens {
                 self.check(&token, enabled, &at.key("token"), problems);
                 (TokenDigest::of(token.value.0.expose()), token.span, "token")
             }
-            (None, Some(digest)) => (digest.value.0, digest.span, "token_sha256"),
-            (None, None) => {
-                let failed =
-                    problems.failed_within(&at.key("token")) || problems.failed_within(&at.key("token_sha256"));
-                if enabled && !failed {
-                    problems
-                        .error(&at.key("token"), table, "missing: the user cannot present anything")
-                        .hint("token = \"…\" (openssl rand -hex 32 makes one), or token_sha256, or enabled = false");
-                }
-                return None;
+            (None, digest) => {
+                let digest = digest?;
+                (digest.value.0, digest.span, "token_sha256")
             }
         };
         if let Some((other, first)) = self.seen.get(&digest) {
+            let other = KeyPath::ROOT.key("users").key(other.as_str()).to_string();
             problems
                 .error(&at.key(key), span, format!("{other} has the same token"))
                 .related(first.clone(), "first used here")
                 .hint("a token says who somebody is, so every user needs one of their own");
             return None;
         }
-        self.seen.insert(digest, (at.to_string(), span));
+        self.seen.insert(digest, (user.clone(), span));
         Some(digest)
     }
 
@@ -326,11 +303,7 @@ impl Tokens {
             self.examples.push((at.to_string(), token.span.clone()));
         } else if enabled && text.chars().count() < SHORT_TOKEN {
             problems
-                .warning(
-                    at,
-                    token.span.clone(),
-                    format!("is shorter than {SHORT_TOKEN} characters and can be guessed"),
-                )
+                .warning(at, token.span.clone(), format!("is shorter than {SHORT_TOKEN} characters and can be guessed"))
                 .hint("openssl rand -hex 32 makes a good one");
         }
     }
@@ -342,10 +315,7 @@ impl Tokens {
         let rest: Vec<(String, Option<Span>)> = examples.collect();
         let message = match rest.len() {
             0 => format!("the token of {} is from an example: anybody may know it", owner(&first)),
-            more => format!(
-                "the tokens of {} and {more} more are from examples: anybody may know them",
-                owner(&first)
-            ),
+            more => format!("the tokens of {} and {more} more are from examples: anybody may know them", owner(&first)),
         };
         let problem = problems.warning(at, span, message);
         for (_, span) in rest {
@@ -366,13 +336,9 @@ mod tests {
 
     #[test]
     fn secrets_of_examples_are_known_and_real_ones_are_not() {
-        for text in [
-            "your-admin-token-here",
-            "sk-your-openai-key-here",
-            "berry-admin-token-12345",
-            "dev-team-token",
-            "...",
-        ] {
+        for text in
+            ["your-admin-token-here", "sk-your-openai-key-here", "berry-admin-token-12345", "dev-team-token", "..."]
+        {
             assert!(is_example_secret(text), "{text}");
         }
         for text in ["sk-proj-4f9a8b7c6d5e", "", "3b0c1f77b8b24d1e9a6d"] {

@@ -64,9 +64,7 @@ impl Decode for Digest {
         let text = Text::decode(node, at, bounds, cx)?;
         let digest = TokenDigest::from_hex(text.value.trim());
         if digest.is_none() {
-            cx.problems
-                .error(at, node.span(), "is not 64 hexadecimal digits")
-                .hint("printf %s TOKEN | sha256sum");
+            cx.problems.error(at, node.span(), "is not 64 hexadecimal digits").hint("printf %s TOKEN | sha256sum");
         }
         digest.map(Self)
     }
@@ -92,9 +90,7 @@ impl Decode for ModelList {
             DeValue::String(text) if text == "auto" => Some(Self::Auto),
             DeValue::String(text) => {
                 let shown = format!("expected a list or \"auto\", found {text:?}");
-                cx.problems
-                    .error(at, node.span(), shown)
-                    .hint(format!("write [{text:?}]"));
+                cx.problems.error(at, node.span(), shown).hint(format!("write [{text:?}]"));
                 None
             }
             _ => {
@@ -151,9 +147,9 @@ impl Decode for Parameters {
             let name = key.get_ref().as_ref();
             let at = at.key(name);
             if matches!(name, "model" | "stream" | "backend" | "messages") {
-                cx.problems
-                    .error(&at, key.span(), format!("{name:?} cannot be set here"))
-                    .hint("it decides where a request goes and how it is answered, so it is the client's or the gateway's");
+                cx.problems.error(&at, key.span(), format!("{name:?} cannot be set here")).hint(
+                    "it decides where a request goes and how it is answered, so it is the client's or the gateway's",
+                );
                 continue;
             }
             let mut json = String::new();
