@@ -271,7 +271,7 @@ impl Attempt<'_> {
         *outgoing.method_mut() = Method::POST;
         *outgoing.uri_mut() = self
             .upstream
-            .url(provider, self.operation, self.backend.id.upstream.as_str())
+            .url(provider, self.operation, self.backend.upstream_model(request.body.model()))
             .map_err(|error| ForwardError::Internal(format!("{}: {error}", self.backend.id)))?;
         *outgoing.headers_mut() = headers::request(&request.headers, &provider.forward_headers, &self.upstream.headers);
         Ok(outgoing)

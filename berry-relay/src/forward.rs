@@ -121,6 +121,14 @@ pub enum RequestBody {
 }
 
 impl RequestBody {
+    /// The model's name as the client wrote it.
+    pub(crate) fn model(&self) -> &str {
+        match self {
+            Self::Json { envelope, .. } => &envelope.model,
+            Self::Form(form) => form.model(),
+        }
+    }
+
     /// Whether all of it is at hand.
     pub(crate) fn can_be_sent_again(&self) -> bool {
         match self {

@@ -220,7 +220,7 @@ fn unreadable_form(error: &FormError) -> ApiError {
 fn permitted(runtime: &Runtime, user: &User, name: &str) -> Result<Arc<Model>, ApiError> {
     let model = runtime.snapshot.models.find(name);
     let model = model.ok_or_else(|| ApiError::model_not_found(name))?;
-    if !user.models.allows(&model.id, &model.name, &model.aliases) {
+    if !user.models.allows(&model.id, &model.name, &model.aliases) && !user.models.allows_name(name) {
         return Err(ApiError::model_denied(name));
     }
     Ok(Arc::clone(model))
