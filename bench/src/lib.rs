@@ -24,10 +24,7 @@ pub const STAMP: &str = "\"content\":\"@";
 /// Serves HTTP/1.1 connections from `listener` for ever, each on its own task with `TCP_NODELAY` set.
 ///
 /// A failed accept or connection is ignored: the load generator is the one that notices and reports it.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a measuring server is killed, it has nothing to drain"
-)]
+#[expect(clippy::disallowed_methods, reason = "a measuring server is killed, it has nothing to drain")]
 pub async fn serve<S, B>(listener: TcpListener, service: S)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,

@@ -137,6 +137,8 @@ fn limits(snapshot: &Snapshot) -> Limits {
         keep_alive: snapshot.server.keep_alive,
         plain_keep_alive: snapshot.server.plain_keep_alive,
         total_timeout: snapshot.settings.total_timeout,
+        max_retries: snapshot.settings.max_retries,
+        max_internal_retries: snapshot.settings.max_internal_retries,
     }
 }
 

@@ -30,6 +30,8 @@ pub struct ApiError {
     pub message: Cow<'static, str>,
     /// The field of the request that is wrong.
     pub param: Option<&'static str>,
+    /// The status to answer with, where it is the upstream's own and not the kind's.
+    pub status: Option<StatusCode>,
     /// When to try again, where that is known.
     pub retry_after: Option<Duration>,
     /// Methods that the path knows.
@@ -41,7 +43,16 @@ pub struct ApiError {
 impl ApiError {
     /// An error with its message.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), param: None, retry_after: None, allow: None, close: false }
+        Self { kind, message: message.into(), param: None, status: None, retry_after: None, allow: None, close: false }
+    }
+
+    /// What the relay could not do.
+    pub fn of_relay(error: &ForwardError) -> Self {
+        Self {
+            status: error.upstream_status(),
+            retry_after: error.retry_after(),
+            ..Self::new(error.kind(), error.public_message())
+        }
     }
 
     /// The model does not exist.
@@ -74,7 +85,7 @@ impl ApiError {
 
     /// The reply, without the request id: that is set on every reply alike.
     pub fn respond(&self, dialect: Dialect, id: &RequestId) -> Response<Bytes> {
-        let status = status(self.kind, dialect);
+        let status = self.status.unwrap_or_else(|| status(self.kind, dialect));
         let body = body(self.kind, dialect, &self.message, self.param, id);
         let mut response = Response::new(body);
         *response.status_mut() = status;

@@ -30,10 +30,7 @@ pub(crate) fn validate(file: &ConfigFile) -> Result<Output, Failure> {
             })
         }
         Err(LoadError::Invalid(report)) => Ok(Output {
-            text: format!(
-                "{}\n\n❌ Configuration is not valid: {shown}",
-                report.render(output::colour())
-            ),
+            text: format!("{}\n\n❌ Configuration is not valid: {shown}", report.render(output::colour())),
             json: json!({"ok": false, "path": shown, "problems": problems(&report)}),
             ok: false,
         }),
@@ -45,22 +42,16 @@ pub(crate) fn validate(file: &ConfigFile) -> Result<Output, Failure> {
 pub(crate) fn load(file: &ConfigFile) -> Result<Loaded, Failure> {
     let path = find(file)?;
     Config::load(&path, &ProcessEnvironment).map_err(|error| {
-        let next = format!(
-            "Mend it; berry-cli validate-config -c {} shows the details.",
-            path.display()
-        );
+        let next = format!("Mend it; berry-cli validate-config -c {} shows the details.", path.display());
         Failure::new(error.render(output::colour()), next)
     })
 }
 
 fn find(file: &ConfigFile) -> Result<PathBuf, Failure> {
     let found = locate(file.config.as_deref(), &ProcessEnvironment, std::path::Path::exists);
-    found.map(|found| found.path).map_err(|error| {
-        Failure::new(
-            error.to_string(),
-            "Write one with: berry-cli generate-config -o config.toml",
-        )
-    })
+    found
+        .map(|found| found.path)
+        .map_err(|error| Failure::new(error.to_string(), "Write one with: berry-cli generate-config -o config.toml"))
 }
 
 fn problems(report: &Report) -> Vec<Value> {

@@ -26,17 +26,9 @@ pub(crate) struct Arguments {
 
 /// Writes the configuration.
 pub(crate) fn run(arguments: &Arguments) -> Result<Output, Failure> {
-    let text = if arguments.advanced {
-        config::EXAMPLE
-    } else {
-        config::EXAMPLE_SIMPLE
-    };
+    let text = if arguments.advanced { config::EXAMPLE } else { config::EXAMPLE_SIMPLE };
     let Some(path) = &arguments.output else {
-        return Ok(Output {
-            text: text.to_owned(),
-            json: json!({"ok": true, "config": text}),
-            ok: true,
-        });
+        return Ok(Output { text: text.to_owned(), json: json!({"ok": true, "config": text}), ok: true });
     };
     write_private(path, text, arguments.force)?;
     let shown = path.display().to_string();

@@ -70,11 +70,7 @@ fn main() -> ExitCode {
         Command::ValidateConfig(file) => check::validate(&file),
         Command::GenerateConfig(arguments) => generate::run(&arguments),
         Command::HealthCheck { config, provider } => upstream::health_check(&config, provider.as_deref()),
-        Command::TestBackend {
-            config,
-            provider,
-            model,
-        } => upstream::test_backend(&config, &provider, &model),
+        Command::TestBackend { config, provider, model } => upstream::test_backend(&config, &provider, &model),
         Command::Metrics(arguments) => metrics::run(&arguments),
     };
     finish(cli.json, result)

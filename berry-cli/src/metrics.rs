@@ -33,53 +33,34 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<Output, Failure> {
     let base = match &arguments.url {
         Some(url) => url.trim_end_matches('/').to_owned(),
-        None => format!(
-            "http://{}",
-            check::load(&arguments.config)?.snapshot.server.bind_address
-        ),
+        None => format!("http://{}", check::load(&arguments.config)?.snapshot.server.bind_address),
     };
     let figures = fetch(&format!("{base}/metrics"), arguments.token.as_deref())?;
     let mut text = summary(&figures);
     if arguments.detailed {
         text.push_str(&details(&figures));
     }
-    Ok(Output {
-        text,
-        json: figures,
-        ok: true,
-    })
+    Ok(Output { text, json: figures, ok: true })
 }
 
 fn fetch(url: &str, token: Option<&str>) -> Result<Value, Failure> {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_global(Some(PATIENCE))
-        .http_status_as_error(false)
-        .build()
-        .into();
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false).build().into();
     let mut request = agent.get(url);
     if let Some(token) = token {
         request = request.header("authorization", format!("Bearer {token}"));
     }
     let mut response = request.call().map_err(|error| {
-        Failure::new(
-            format!("{url}: {error}"),
-            "Is the server running? Name its address with --url.",
-        )
+        Failure::new(format!("{url}: {error}"), "Is the server running? Name its address with --url.")
     })?;
     match response.status().as_u16() {
         200 => {}
         401 | 403 => {
             let next = "Give the token of an admin with --token or BERRY_TOKEN.";
-            return Err(Failure::new(
-                format!("{url}: the figures of this server are protected"),
-                next,
-            ));
+            return Err(Failure::new(format!("{url}: the figures of this server are protected"), next));
         }
         status => {
-            return Err(Failure::new(
-                format!("{url}: status {status}"),
-                "Is this the address of a Berry server?",
-            ));
+            return Err(Failure::new(format!("{url}: status {status}"), "Is this the address of a Berry server?"));
         }
     }
     response
@@ -97,29 +78,17 @@ fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
 }
 
 fn summary(figures: &Value) -> String {
-    let sum = |key: &str| {
-        entries(&figures["models"])
-            .map(|(_, model)| number(model, key))
-            .sum::<u64>()
-    };
-    let healthy = entries(&figures["providers"])
-        .filter(|(_, provider)| provider["healthy"] == true)
-        .count();
+    let sum = |key: &str| entries(&figures["models"]).map(|(_, model)| number(model, key)).sum::<u64>();
+    let healthy = entries(&figures["providers"]).filter(|(_, provider)| provider["healthy"] == true).count();
     let mut text = String::from("📊 Metrics\n");
     let lines = [
         ("status", figures["status"].as_str().unwrap_or("unknown").to_owned()),
         ("uptime", format!("{} s", number(figures, "uptime_seconds"))),
-        (
-            "providers healthy",
-            format!("{healthy} of {}", entries(&figures["providers"]).count()),
-        ),
+        ("providers healthy", format!("{healthy} of {}", entries(&figures["providers"]).count())),
         ("requests", sum("total_requests").to_string()),
         ("successful", sum("successful_requests").to_string()),
         ("failed", sum("failed_requests").to_string()),
-        (
-            "selections",
-            number(&figures["load_balancer"], "total_selections").to_string(),
-        ),
+        ("selections", number(&figures["load_balancer"], "total_selections").to_string()),
     ];
     for (name, value) in lines {
         let _ = writeln!(text, "  {name:<18} {value}");

@@ -1,9 +1,5 @@
 //! What a command has to say, for people or for machines.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "printing is what this module is for"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what this module is for")]
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -55,10 +51,7 @@ pub(crate) struct Failure {
 impl Failure {
     /// A failure with the next step.
     pub(crate) fn new(what: impl Into<String>, next: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            next: next.into(),
-        }
+        Self { what: what.into(), next: next.into() }
     }
 
     /// Prints it to standard error, or as JSON to standard output.

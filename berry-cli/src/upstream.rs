@@ -85,20 +85,11 @@ pub(crate) fn test_backend(file: &ConfigFile, provider: &str, model: &str) -> Re
         true => format!("✅ Backend {name} connectivity test passed\n  {detail}"),
         false => format!("❌ Backend {name} connectivity test failed\n  {detail}"),
     };
-    Ok(Output {
-        text,
-        json: json!({"ok": ok, "provider": provider.id, "model": model, "detail": detail}),
-        ok,
-    })
+    Ok(Output { text, json: json!({"ok": ok, "provider": provider.id, "model": model, "detail": detail}), ok })
 }
 
 fn enabled_providers(snapshot: &Snapshot) -> Vec<Arc<Provider>> {
-    let mut providers: Vec<_> = snapshot
-        .providers
-        .values()
-        .filter(|provider| provider.enabled)
-        .cloned()
-        .collect();
+    let mut providers: Vec<_> = snapshot.providers.values().filter(|provider| provider.enabled).cloned().collect();
     providers.sort_by(|a, b| a.id.cmp(&b.id));
     providers
 }
@@ -106,17 +97,13 @@ fn enabled_providers(snapshot: &Snapshot) -> Vec<Arc<Provider>> {
 fn find_provider(snapshot: &Snapshot, id: &str) -> Result<Arc<Provider>, Failure> {
     match snapshot.providers.get(id) {
         Some(provider) if provider.enabled => Ok(Arc::clone(provider)),
-        Some(_) => Err(Failure::new(
-            format!("provider {id} is disabled"),
-            format!("Set providers.{id}.enabled = true."),
-        )),
+        Some(_) => {
+            Err(Failure::new(format!("provider {id} is disabled"), format!("Set providers.{id}.enabled = true.")))
+        }
         None => {
             let mut known: Vec<_> = snapshot.providers.keys().map(|id| id.as_str()).collect();
             known.sort_unstable();
-            Err(Failure::new(
-                format!("no provider {id} in the configuration"),
-                format!("Known: {}.", known.join(", ")),
-            ))
+            Err(Failure::new(format!("no provider {id} in the configuration"), format!("Known: {}.", known.join(", "))))
         }
     }
 }
@@ -133,38 +120,20 @@ async fn ask_health(upstreams: &Upstreams, snapshot: &Snapshot, provider: &Arc<P
     let id = provider.id.to_string();
     match asked {
         Ok(finding) if finding.status.is_success() => {
-            let models = finding
-                .models
-                .map_or_else(String::new, |models| format!(", {} models", models.len()));
+            let models = finding.models.map_or_else(String::new, |models| format!(", {} models", models.len()));
             let detail = format!("{} ms{models}", finding.latency.as_millis());
-            Report {
-                id,
-                healthy: true,
-                detail,
-                latency: Some(finding.latency),
-            }
+            Report { id, healthy: true, detail, latency: Some(finding.latency) }
         }
-        Ok(finding) => Report {
-            id,
-            healthy: false,
-            detail: refusal(&finding),
-            latency: Some(finding.latency),
-        },
-        Err(error) => Report {
-            id,
-            healthy: false,
-            detail: error.to_string(),
-            latency: None,
-        },
+        Ok(finding) => Report { id, healthy: false, detail: refusal(&finding), latency: Some(finding.latency) },
+        Err(error) => Report { id, healthy: false, detail: error.to_string(), latency: None },
     }
 }
 
 /// A model that some backend uses at this provider.
 fn a_model(snapshot: &Snapshot, provider: &Provider) -> Option<String> {
     let backends = snapshot.models.all.iter().flat_map(|model| &model.backends);
-    let own = backends
-        .filter(|backend| backend.provider.id == provider.id)
-        .map(|backend| backend.id.upstream.to_string());
+    let own =
+        backends.filter(|backend| backend.provider.id == provider.id).map(|backend| backend.id.upstream.to_string());
     own.chain(provider.models.iter().map(ToString::to_string)).next()
 }
 
@@ -192,10 +161,7 @@ fn with_upstreams<T>(snapshot: &Snapshot, ask: impl AsyncFnOnce(&Upstreams) -> T
 
 /// In-memory upstreams of demo providers.
 fn demo_dials(snapshot: &Snapshot) -> HashMap<berry_core::id::ProviderId, Dial> {
-    let demos = snapshot
-        .providers
-        .values()
-        .filter(|provider| matches!(provider.upstream, Upstream::Demo(_)));
+    let demos = snapshot.providers.values().filter(|provider| matches!(provider.upstream, Upstream::Demo(_)));
     demos
         .map(|provider| {
             let mock = Mock::new(Script::default());

@@ -75,6 +75,11 @@ impl ModelPolicy {
             })
     }
 
+    /// Whether a name that a pattern model stands for may be used.
+    pub fn allows_name(&self, name: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|pattern| pattern.matches(name))
+    }
+
     /// The entries as written.
     pub fn patterns(&self) -> &[ModelPattern] {
         &self.0

@@ -21,6 +21,11 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Input and output together, as far as they were reported.
+    pub fn total(&self) -> u64 {
+        self.input_tokens.unwrap_or(0).saturating_add(self.output_tokens.unwrap_or(0))
+    }
+
     /// Whether nothing was reported.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

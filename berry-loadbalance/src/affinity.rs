@@ -11,9 +11,7 @@ impl Fnv {
     const NEW: Self = Self(0xcbf2_9ce4_8422_2325);
 
     fn with(self, bytes: &[u8]) -> Self {
-        Self(bytes.iter().fold(self.0, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        }))
+        Self(bytes.iter().fold(self.0, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)))
     }
 }
 
@@ -21,20 +19,14 @@ impl Fnv {
 /// kilobytes are enough: what differs later shares the cached prefix anyway). Parts are kept apart, so `["ab", "c"]` and
 /// `["a", "bc"]` differ.
 pub fn conversation_key(parts: &[&[u8]]) -> u64 {
-    let hash = parts.iter().fold(Fnv::NEW, |hash, part| {
-        hash.with(part).with(&(part.len() as u64).to_le_bytes())
-    });
+    let hash = parts.iter().fold(Fnv::NEW, |hash, part| hash.with(part).with(&(part.len() as u64).to_le_bytes()));
     scattered(hash.0)
 }
 
 /// The hash of a backend. The model is left out of it: a provider that caches a prefix for one public name has it for another.
 pub(crate) fn backend_hash(id: &BackendId) -> u64 {
     let hash = Fnv::NEW.with(id.provider.as_str().as_bytes()).with(&[0]);
-    scattered(
-        hash.with(id.upstream.as_str().as_bytes())
-            .with(&id.repeat.to_le_bytes())
-            .0,
-    )
+    scattered(hash.with(id.upstream.as_str().as_bytes()).with(&id.repeat.to_le_bytes()).0)
 }
 
 /// A number below 2³² that belongs to the pair, evenly spread over pairs.
@@ -56,10 +48,7 @@ mod tests {
     #[test]
     fn keys_keep_parts_apart_and_never_change() {
         assert_ne!(conversation_key(&[b"ab", b"c"]), conversation_key(&[b"a", b"bc"]));
-        assert_eq!(
-            conversation_key(&[b"user", b"system"]),
-            conversation_key(&[b"user", b"system"])
-        );
+        assert_eq!(conversation_key(&[b"user", b"system"]), conversation_key(&[b"user", b"system"]));
         // Written down once: another value would move every conversation on an upgrade.
         assert_eq!(conversation_key(&[b"berry"]), 3_236_193_033_557_224_255);
     }

@@ -122,10 +122,7 @@ pub enum Verdict {
 impl Circuit {
     /// A circuit that never opened.
     pub const NEW: Self = Self {
-        phase: Phase::Closed {
-            failures: 0,
-            since: Instant::START,
-        },
+        phase: Phase::Closed { failures: 0, since: Instant::START },
         cause: Cause::Traffic,
         openings: 0,
         generation: 0,
@@ -166,12 +163,7 @@ impl Circuit {
         };
         let openings = (earlier + 1).min(15);
         let until = now + jittered(open_time(settings.timeout, openings), jitter);
-        Self {
-            phase: Phase::Open { until, failures: 0 },
-            cause,
-            openings,
-            generation: self.generation.wrapping_add(1),
-        }
+        Self { phase: Phase::Open { until, failures: 0 }, cause, openings, generation: self.generation.wrapping_add(1) }
     }
 
     /// After a success of an attempt that began under `pass`.
@@ -182,13 +174,10 @@ impl Circuit {
         let phase = match self.phase {
             Phase::Closed { since, .. } => Phase::Closed { failures: 0, since },
             Phase::HalfOpen { .. } => Phase::Recovering { successes: 0 },
-            Phase::Recovering { successes } if successes + 1 < SUCCESSES_PER_STAGE * 3 => Phase::Recovering {
-                successes: successes + 1,
-            },
-            Phase::Recovering { .. } => Phase::Closed {
-                failures: 0,
-                since: now,
-            },
+            Phase::Recovering { successes } if successes + 1 < SUCCESSES_PER_STAGE * 3 => {
+                Phase::Recovering { successes: successes + 1 }
+            }
+            Phase::Recovering { .. } => Phase::Closed { failures: 0, since: now },
             Phase::Open { .. } => return None,
         };
         Some(Self { phase, ..self })
@@ -207,13 +196,9 @@ impl Circuit {
         let struck = |failures: u16| u32::from(failures) + 1 >= settings.failure_threshold.min(Self::COUNT_MAX);
         match self.phase {
             Phase::Closed { failures, since } => match verdict {
-                Verdict::Strike if !struck(failures) => Some(Self {
-                    phase: Phase::Closed {
-                        failures: failures + 1,
-                        since,
-                    },
-                    ..self
-                }),
+                Verdict::Strike if !struck(failures) => {
+                    Some(Self { phase: Phase::Closed { failures: failures + 1, since }, ..self })
+                }
                 _ => opened(cause),
             },
             // A probe that fails does not turn what requests have found into its own finding.
@@ -221,13 +206,9 @@ impl Circuit {
             Phase::HalfOpen { .. } | Phase::Recovering { .. } => opened(cause),
             // Open because of probes, chosen all the same when nothing else was left, and failing: now it is known.
             Phase::Open { until, failures } if self.cause == Cause::Probes && cause != Cause::Probes => match verdict {
-                Verdict::Strike if !struck(failures) => Some(Self {
-                    phase: Phase::Open {
-                        until,
-                        failures: failures + 1,
-                    },
-                    ..self
-                }),
+                Verdict::Strike if !struck(failures) => {
+                    Some(Self { phase: Phase::Open { until, failures: failures + 1 }, ..self })
+                }
                 _ => opened(cause),
             },
             Phase::Open { .. } => None,
@@ -263,14 +244,8 @@ impl Circuit {
         let count = field(38, 10) as u16;
         Self {
             phase: match field(62, 2) {
-                0 => Phase::Closed {
-                    failures: count,
-                    since: at,
-                },
-                1 => Phase::Open {
-                    until: at,
-                    failures: count,
-                },
+                0 => Phase::Closed { failures: count, since: at },
+                1 => Phase::Open { until: at, failures: count },
                 2 => Phase::HalfOpen { deadline: at },
                 _ => Phase::Recovering { successes: count },
             },
@@ -310,10 +285,7 @@ impl<W: Word> Breaker<W> {
 
     /// For an attempt that needs no trial.
     pub(crate) fn pass(&self) -> Pass {
-        Pass {
-            generation: self.read().generation,
-            trial: None,
-        }
+        Pass { generation: self.read().generation, trial: None }
     }
 
     /// Takes the trial when one is due. It comes back by itself at `deadline`.
@@ -323,14 +295,8 @@ impl<W: Word> Breaker<W> {
         update(&self.0, |word| {
             let circuit = Circuit::unpack(word);
             circuit.trial_due().filter(|due| *due <= now)?;
-            let taken = Circuit {
-                phase: Phase::HalfOpen { deadline },
-                ..circuit
-            };
-            let pass = Pass {
-                generation: circuit.generation,
-                trial: Some(deadline),
-            };
+            let taken = Circuit { phase: Phase::HalfOpen { deadline }, ..circuit };
+            let pass = Pass { generation: circuit.generation, trial: Some(deadline) };
             Some((taken.pack(), pass))
         })
     }
@@ -341,13 +307,7 @@ impl<W: Word> Breaker<W> {
         update(&self.0, |word| {
             let circuit = Circuit::unpack(word);
             let mine = circuit.phase == Phase::HalfOpen { deadline } && circuit.generation == pass.generation;
-            let due = Circuit {
-                phase: Phase::Open {
-                    until: Instant::START,
-                    failures: 0,
-                },
-                ..circuit
-            };
+            let due = Circuit { phase: Phase::Open { until: Instant::START, failures: 0 }, ..circuit };
             mine.then(|| (due.pack(), ()))
         });
     }
@@ -382,12 +342,7 @@ impl<W: Word> Breaker<W> {
 
     /// Starts afresh, for a backend whose address or key was changed.
     pub(crate) fn reset(&self) {
-        self.change(|circuit| {
-            Some(Circuit {
-                generation: circuit.generation.wrapping_add(1),
-                ..Circuit::NEW
-            })
-        });
+        self.change(|circuit| Some(Circuit { generation: circuit.generation.wrapping_add(1), ..Circuit::NEW }));
     }
 
     fn change(&self, step: impl Fn(Circuit) -> Option<Circuit>) -> Option<(Circuit, Circuit)> {
@@ -404,10 +359,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SETTINGS: Settings = Settings {
-        failure_threshold: 5,
-        timeout: Duration::from_secs(60),
-    };
+    const SETTINGS: Settings = Settings { failure_threshold: 5, timeout: Duration::from_secs(60) };
     /// The jitter that changes nothing.
     const MIDDLE: f64 = 0.5;
 
@@ -457,11 +409,7 @@ mod tests {
         assert_eq!(breaker.take_trial(at(69), at(79)), None);
         let second = breaker.take_trial(at(70), at(80)).unwrap();
         breaker.return_trial(hung);
-        assert_eq!(
-            breaker.take_trial(at(71), at(81)),
-            None,
-            "the second trial is still under way"
-        );
+        assert_eq!(breaker.take_trial(at(71), at(81)), None, "the second trial is still under way");
         breaker.return_trial(second);
         assert!(breaker.take_trial(at(71), at(81)).is_some());
     }
@@ -482,11 +430,7 @@ mod tests {
 
     #[test]
     fn open_time_doubles_up_to_eight_times_and_three_hundred_seconds() {
-        let times = |base| {
-            (1..=6)
-                .map(|k| open_time(Duration::from_secs(base), k).as_secs())
-                .collect::<Vec<_>>()
-        };
+        let times = |base| (1..=6).map(|k| open_time(Duration::from_secs(base), k).as_secs()).collect::<Vec<_>>();
         assert_eq!(times(10), [10, 20, 40, 80, 80, 80]);
         assert_eq!(times(60), [60, 120, 240, 300, 300, 300]);
         assert_eq!(times(600), [600; 6]);
@@ -507,11 +451,7 @@ mod tests {
         for _ in 0..5 {
             strike(&breaker, breaker.pass(), 302);
         }
-        assert_eq!(
-            breaker.read().trial_due(),
-            Some(at(362)),
-            "closed for 120 s, so it counts as the first time"
-        );
+        assert_eq!(breaker.read().trial_due(), Some(at(362)), "closed for 120 s, so it counts as the first time");
     }
 
     #[test]
@@ -552,14 +492,8 @@ mod tests {
     fn circuits() -> impl Strategy<Value = Circuit> {
         let time = (0_u64..1 << 38).prop_map(|ms| Instant::from_nanos(ms * 1_000_000));
         let phase = (0..4, 0_u16..1_024, time).prop_map(|(kind, count, at)| match kind {
-            0 => Phase::Closed {
-                failures: count,
-                since: at,
-            },
-            1 => Phase::Open {
-                until: at,
-                failures: count,
-            },
+            0 => Phase::Closed { failures: count, since: at },
+            1 => Phase::Open { until: at, failures: count },
             2 => Phase::HalfOpen { deadline: at },
             _ => Phase::Recovering { successes: count },
         });

@@ -48,20 +48,12 @@ pub struct Chance<'a> {
 impl<'a> Chance<'a> {
     /// Draws from `rng`, takes turns from `rotation`.
     pub fn new(rng: &'a mut SmallRng, rotation: &'a Rotation) -> Self {
-        Self {
-            source: Source::Live(rng, rotation),
-            draws: Draws::new(),
-            turn: None,
-        }
+        Self { source: Source::Live(rng, rotation), draws: Draws::new(), turn: None }
     }
 
     /// Gives again what was given before; zeros when more is asked for.
     pub fn replay(draws: &[u32], turn: Option<usize>) -> Self {
-        Self {
-            source: Source::Replay(draws.to_vec().into_iter(), turn),
-            draws: Draws::new(),
-            turn: None,
-        }
+        Self { source: Source::Replay(draws.to_vec().into_iter(), turn), draws: Draws::new(), turn: None }
     }
 
     /// A whole number below 2³², each equally likely.

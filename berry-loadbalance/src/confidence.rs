@@ -125,13 +125,9 @@ mod tests {
     #[test]
     fn idle_time_moves_it_towards_the_initial_value_and_not_past_it() {
         let (high, low) = (learnt(&[None; 5]), learnt(&[Some(FailureClass::Auth)]));
-        for (idle, expected_high, expected_low) in [
-            (1.0, 1.0, 0.05),
-            (6.0, 0.95, 0.0875),
-            (24.0, 0.9, 0.125),
-            (72.0, 0.8, 0.2),
-            (720.0, 0.8, 0.275),
-        ] {
+        for (idle, expected_high, expected_low) in
+            [(1.0, 1.0, 0.05), (6.0, 0.95, 0.0875), (24.0, 0.9, 0.125), (72.0, 0.8, 0.2), (720.0, 0.8, 0.275)]
+        {
             let read = |confidence: &Confidence| confidence.read(&SMART_AI, hours(idle));
             assert!((read(&high) - expected_high).abs() < 1e-9, "{idle} h: {}", read(&high));
             assert!((read(&low) - expected_low).abs() < 1e-9, "{idle} h: {}", read(&low));
@@ -140,19 +136,13 @@ mod tests {
 
     #[test]
     fn without_time_decay_it_stays() {
-        let settings = SmartAi {
-            time_decay: false,
-            ..SMART_AI
-        };
+        let settings = SmartAi { time_decay: false, ..SMART_AI };
         assert_eq!(learnt(&[None; 5]).read(&settings, hours(720.0)), 1.0);
     }
 
     #[test]
     fn a_minimum_of_zero_is_not_taken_for_nothing_learnt() {
-        let settings = SmartAi {
-            min_confidence: 0.0,
-            ..SMART_AI
-        };
+        let settings = SmartAi { min_confidence: 0.0, ..SMART_AI };
         let confidence = Confidence::default();
         confidence.learn(Some(FailureClass::Auth), &settings, hours(0.0));
         confidence.learn(Some(FailureClass::Auth), &settings, hours(0.0));

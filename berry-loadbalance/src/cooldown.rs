@@ -50,13 +50,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 5] = [
-        Self::RateLimit,
-        Self::RetryAfter,
-        Self::Exhausted,
-        Self::Quota,
-        Self::Model,
-    ];
+    const ALL: [Self; 5] = [Self::RateLimit, Self::RetryAfter, Self::Exhausted, Self::Quota, Self::Model];
 
     /// Whether somebody has to do something about it before it goes away.
     pub fn is_parking(self) -> bool {
@@ -135,10 +129,7 @@ fn pack(cooling: Cooling) -> u64 {
 
 fn unpack(word: u64) -> Option<Cooling> {
     let reason = *Reason::ALL.get((word & 7) as usize)?;
-    (word != 0).then_some(Cooling {
-        reason,
-        until: Instant::from_nanos(word >> 3),
-    })
+    (word != 0).then_some(Cooling { reason, until: Instant::from_nanos(word >> 3) })
 }
 
 #[cfg(test)]
@@ -174,10 +165,7 @@ mod tests {
         let cooldown = Cooldown::default();
         cooldown.pause(Reason::Quota, at(100));
         cooldown.pause(Reason::RateLimit, at(10));
-        let held = Cooling {
-            reason: Reason::Quota,
-            until: at(100),
-        };
+        let held = Cooling { reason: Reason::Quota, until: at(100) };
         assert_eq!(cooldown.read(at(99)), Some(held));
         assert_eq!(cooldown.read(at(100)), None);
         cooldown.clear();

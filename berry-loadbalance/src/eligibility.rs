@@ -195,10 +195,7 @@ pub(crate) fn check(
     room(endpoint, demand)?;
     match held.or_else(|| Some((Exclusion::Ejected, Some(endpoint.ejected_until(demand.now)?)))) {
         Some(held) => Err(held),
-        None => Ok(Standing {
-            trial: circuit.trial_due().is_some(),
-            let_through: false,
-        }),
+        None => Ok(Standing { trial: circuit.trial_due().is_some(), let_through: false }),
     }
 }
 
@@ -208,10 +205,7 @@ fn lasting(endpoint: &Endpoint, position: usize, demand: &Demand<'_>) -> Result<
     if !backend.enabled {
         return Err(Exclusion::Disabled);
     }
-    if demand
-        .provider
-        .is_some_and(|provider| provider != backend.provider.id.as_str())
-    {
+    if demand.provider.is_some_and(|provider| provider != backend.provider.id.as_str()) {
         return Err(Exclusion::OtherProvider);
     }
     if backend.provider.upstream.dialect() != demand.dialect {
@@ -279,11 +273,7 @@ mod tests {
 
     #[test]
     fn a_request_must_fit_into_the_window_where_both_are_known() {
-        let hints = |input_tokens, window_above| Hints {
-            input_tokens,
-            window_above,
-            ..Hints::default()
-        };
+        let hints = |input_tokens, window_above| Hints { input_tokens, window_above, ..Hints::default() };
         assert!(fits(None, &hints(Some(1_000_000), None)));
         assert!(fits(Some(8_000), &hints(None, None)));
         assert!(fits(Some(8_000), &hints(Some(8_000), None)));

@@ -321,22 +321,13 @@ impl Endpoint {
         };
         let Some(pass) = pass else {
             self.state.slots.give_back();
-            return Err(if standing.trial {
-                Exclusion::CircuitOpen
-            } else {
-                Exclusion::Parked
-            });
+            return Err(if standing.trial { Exclusion::CircuitOpen } else { Exclusion::Parked });
         };
         self.state.counters.selections.fetch_add(1, Ordering::Relaxed);
         if self.is_rated() {
             self.state.learnt.lock().rate.record(1, 0, now);
         }
-        Ok(Claim {
-            pass,
-            let_through: standing.let_through,
-            started: now,
-            jitter,
-        })
+        Ok(Claim { pass, let_through: standing.let_through, started: now, jitter })
     }
 
     /// The first content arrived: what there is to learn from it is not kept back until the end of a long answer.
@@ -390,9 +381,7 @@ impl Endpoint {
             }
         }
         self.state.slots.give_back();
-        counters
-            .last_report
-            .store(now.as_nanos().saturating_add(1), Ordering::Relaxed);
+        counters.last_report.store(now.as_nanos().saturating_add(1), Ordering::Relaxed);
     }
 
     fn good(&self, claim: &Claim, sample: Option<Duration>, latency: Duration, now: Instant) {
@@ -428,9 +417,7 @@ impl Endpoint {
         counters.consecutive_failures.fetch_add(1, Ordering::Relaxed);
         let jitter = chance::unit(claim.jitter);
         let mut learnt = state.learnt.lock();
-        state
-            .latency
-            .record(penalised(now.since(claim.started), retry_after), now);
+        state.latency.record(penalised(now.since(claim.started), retry_after), now);
         state.confidence.learn(Some(class), &self.rules.smart_ai, now);
         if let Some((reason, time)) = consequence.pause {
             state.cooldown.pause(reason, now + time);
@@ -439,9 +426,7 @@ impl Endpoint {
             None => state.breaker.return_trial(claim.pass),
             Some(verdict) => {
                 self.suspect(Suspicion::Traffic, now);
-                state
-                    .breaker
-                    .fail(claim.pass, verdict, &self.rules.circuit, now, jitter);
+                state.breaker.fail(claim.pass, verdict, &self.rules.circuit, now, jitter);
                 learnt.window.record(false, now);
                 let tally = learnt.window.tally(now);
                 if let Some(until) = learnt.ejections.judge(tally, now, jitter) {
@@ -457,9 +442,7 @@ impl Endpoint {
             Suspicion::Traffic => 1,
             Suspicion::Probe => 2,
         };
-        self.state
-            .suspicion
-            .store(now.as_nanos() << 2 | kind, Ordering::Relaxed);
+        self.state.suspicion.store(now.as_nanos() << 2 | kind, Ordering::Relaxed);
     }
 }
 

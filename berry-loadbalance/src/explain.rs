@@ -99,12 +99,7 @@ impl Decision {
                 .iter()
                 .map(|(position, reason)| {
                     let (provider, model) = name(*position);
-                    ExplainedExclusion {
-                        provider,
-                        model,
-                        reason: *reason,
-                        message: reason.as_str().to_owned(),
-                    }
+                    ExplainedExclusion { provider, model, reason: *reason, message: reason.as_str().to_owned() }
                 })
                 .collect(),
             rescue: self.rescue,

@@ -37,14 +37,7 @@ pub struct Remaining {
 
 impl Lease {
     pub(crate) fn new(endpoint: Arc<Endpoint>, position: usize, claim: Claim, rescue: Option<Rescue>) -> Self {
-        Self {
-            endpoint,
-            position,
-            claim,
-            rescue,
-            sampled: false,
-            reported: false,
-        }
+        Self { endpoint, position, claim, rescue, sampled: false, reported: false }
     }
 
     /// The backend to send to.
@@ -66,6 +59,11 @@ impl Lease {
     /// [`Rescue::LetThrough`] nothing is to be retried.
     pub fn rescue(&self) -> Option<Rescue> {
         self.rescue
+    }
+
+    /// Whether nothing is to be retried after this attempt: it is a trial, or a parked endpoint's exception.
+    pub fn is_last_chance(&self) -> bool {
+        matches!(self.rescue, Some(Rescue::Trial | Rescue::LetThrough))
     }
 
     /// The first content arrived `ttft` after the attempt began. Optional: without it the outcome's own figure is taken.

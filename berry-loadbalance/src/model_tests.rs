@@ -24,15 +24,11 @@ impl Word for AtomicU64 {
     }
 
     fn replace(&self, old: u64, new: u64) -> Result<(), u64> {
-        self.compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed)
-            .map(|_| ())
+        self.compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed).map(|_| ())
     }
 }
 
-const SETTINGS: Settings = Settings {
-    failure_threshold: 2,
-    timeout: Duration::from_secs(60),
-};
+const SETTINGS: Settings = Settings { failure_threshold: 2, timeout: Duration::from_secs(60) };
 
 fn at(secs: u64) -> Instant {
     Instant::START + Duration::from_secs(secs)

@@ -26,15 +26,8 @@ pub enum FailureClass {
 
 impl FailureClass {
     /// Every class, in the order of [`FailureClass::index`].
-    pub const ALL: [Self; 7] = [
-        Self::Network,
-        Self::Auth,
-        Self::RateLimit,
-        Self::Server,
-        Self::Model,
-        Self::Timeout,
-        Self::StreamIncomplete,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Network, Self::Auth, Self::RateLimit, Self::Server, Self::Model, Self::Timeout, Self::StreamIncomplete];
 
     /// Its name as a metric label.
     pub const fn as_str(self) -> &'static str {
@@ -94,40 +87,22 @@ impl Consequence {
         let pause = |reason: Reason| Some((reason, reason.time(retry_after)));
         let asked = retry_after.and_then(|_| pause(Reason::RetryAfter));
         match class {
-            FailureClass::RateLimit => Self {
-                circuit: None,
-                pause: pause(Reason::RateLimit),
-            },
-            FailureClass::Auth => Self {
-                circuit: Some(Verdict::Open(Cause::Key)),
-                pause: None,
-            },
-            FailureClass::Model => Self {
-                circuit: None,
-                pause: pause(Reason::Model),
-            },
+            FailureClass::RateLimit => Self { circuit: None, pause: pause(Reason::RateLimit) },
+            FailureClass::Auth => Self { circuit: Some(Verdict::Open(Cause::Key)), pause: None },
+            FailureClass::Model => Self { circuit: None, pause: pause(Reason::Model) },
             FailureClass::Network | FailureClass::Server | FailureClass::Timeout | FailureClass::StreamIncomplete => {
-                Self {
-                    circuit: Some(Verdict::Strike),
-                    pause: asked,
-                }
+                Self { circuit: Some(Verdict::Strike), pause: asked }
             }
         }
     }
 
     /// The account has no quota or no money left: parked.
     pub fn quota(retry_after: Option<Duration>) -> Self {
-        Self {
-            circuit: None,
-            pause: Some((Reason::Quota, Reason::Quota.time(retry_after))),
-        }
+        Self { circuit: None, pause: Some((Reason::Quota, Reason::Quota.time(retry_after))) }
     }
 
     /// One ordinary failure, whatever the class: an unrecognised 403.
     pub fn strike() -> Self {
-        Self {
-            circuit: Some(Verdict::Strike),
-            pause: None,
-        }
+        Self { circuit: Some(Verdict::Strike), pause: None }
     }
 }

@@ -67,13 +67,7 @@ mod tests {
 
     #[test]
     fn half_of_twenty_is_ejected_and_less_evidence_or_a_better_rate_is_not() {
-        for (good, bad, expected) in [
-            (10, 10, true),
-            (9, 10, false),
-            (11, 10, false),
-            (0, 20, true),
-            (0, 19, false),
-        ] {
+        for (good, bad, expected) in [(10, 10, true), (9, 10, false), (11, 10, false), (0, 20, true), (0, 19, false)] {
             let ejected = Ejections::default().judge(Tally { good, bad }, at(5), MIDDLE).is_some();
             assert_eq!(ejected, expected, "{good} good, {bad} bad");
         }

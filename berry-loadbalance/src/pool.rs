@@ -68,11 +68,7 @@ impl Field {
             Exclusion::Parked => Some(endpoint.next_let_through()),
             _ => None,
         };
-        self.skipped.push(Skip {
-            position,
-            reason,
-            until,
-        });
+        self.skipped.push(Skip { position, reason, until });
     }
 
     /// Gives up soft reasons, one stage after another, until there is a candidate. `false` when there is nothing more to give up.
@@ -88,14 +84,8 @@ impl Field {
             });
             self.skipped = still;
             for skip in &back {
-                let standing = Standing {
-                    trial: stage == Rescue::Trial,
-                    let_through: stage == Rescue::LetThrough,
-                };
-                self.admit(
-                    pool.candidate(skip.position, demand, standing, pool.picker.needs()),
-                    standing,
-                );
+                let standing = Standing { trial: stage == Rescue::Trial, let_through: stage == Rescue::LetThrough };
+                self.admit(pool.candidate(skip.position, demand, standing, pool.picker.needs()), standing);
             }
             if !back.is_empty() {
                 return true;
@@ -120,13 +110,7 @@ impl Pool {
         endpoints: Vec<Arc<Endpoint>>,
         state: Arc<PoolState>,
     ) -> Self {
-        Self {
-            picker: picker::for_strategy(model.strategy),
-            model,
-            rules,
-            endpoints,
-            state,
-        }
+        Self { picker: picker::for_strategy(model.strategy), model, rules, endpoints, state }
     }
 
     pub(crate) fn state(&self) -> &Arc<PoolState> {
@@ -169,8 +153,7 @@ impl Pool {
     /// Every endpoint's reason, when none may be considered.
     pub fn choose(&self, demand: &Demand<'_>, rng: &mut SmallRng) -> Result<Lease, NoRoute> {
         let mut chance = Chance::new(rng, &self.state.rotation);
-        self.decide(demand, &mut Field::default(), &mut chance)
-            .map(|(lease, _)| lease)
+        self.decide(demand, &mut Field::default(), &mut chance).map(|(lease, _)| lease)
     }
 
     /// As [`Pool::choose`], with the record of how it was decided.
@@ -231,11 +214,7 @@ impl Pool {
                     field.suspected &= !candidate.healthy && endpoint.suspicion(demand.now) == Some(Suspicion::Probe);
                     field.admit(candidate, standing);
                 }
-                Err((reason, until)) => field.skipped.push(Skip {
-                    position,
-                    reason,
-                    until,
-                }),
+                Err((reason, until)) => field.skipped.push(Skip { position, reason, until }),
             }
         }
         field.suspected &= !field.candidates.is_empty();
@@ -247,11 +226,7 @@ impl Pool {
             return candidate;
         }
         // A trial is there to be made: what led to the open circuit is not held against it a second time.
-        Candidate {
-            healthy: true,
-            recovery: TRIAL_SHARE,
-            ..candidate
-        }
+        Candidate { healthy: true, recovery: TRIAL_SHARE, ..candidate }
     }
 
     /// A plain copy of what there is to know about an endpoint.
@@ -268,22 +243,14 @@ impl Pool {
             healthy: endpoint.suspicion(now).is_none(),
             recovery: endpoint.circuit().share(),
             in_flight: endpoint.in_flight(),
-            latency_nanos: if needs.latency {
-                endpoint.latency(now).map(nanos)
-            } else {
-                None
-            },
+            latency_nanos: if needs.latency { endpoint.latency(now).map(nanos) } else { None },
             confidence: needs.confidence.then(|| endpoint.confidence(now)),
             cost_nanos: if needs.cost {
                 cost::expected(endpoint.prices(), hints).map(|cost| cost.as_nanos())
             } else {
                 None
             },
-            affinity: if needs.affinity {
-                hints.conversation.map(affinity)
-            } else {
-                None
-            },
+            affinity: if needs.affinity { hints.conversation.map(affinity) } else { None },
         }
     }
 
@@ -296,10 +263,7 @@ impl Pool {
             return NoRoute::UnknownProvider { model };
         }
         if all(Exclusion::Tags) && skipped.iter().any(|skip| skip.reason == Exclusion::Tags) {
-            return NoRoute::Tags {
-                model,
-                tags: demand.tags.to_vec(),
-            };
+            return NoRoute::Tags { model, tags: demand.tags.to_vec() };
         }
         let waiting = || skipped.iter().filter(|skip| !skip.reason.is_lasting());
         let shortage = Shortage::of(waiting().map(|skip| skip.reason));
@@ -317,9 +281,7 @@ impl Pool {
     /// Takes the probes that are due now.
     pub fn due_probes(&self, now: Instant) -> impl Iterator<Item = Probe> {
         let strategy = self.model.strategy;
-        self.endpoints
-            .iter()
-            .filter_map(move |endpoint| probe::take(endpoint, strategy, now))
+        self.endpoints.iter().filter_map(move |endpoint| probe::take(endpoint, strategy, now))
     }
 
     /// When the next probe is due.

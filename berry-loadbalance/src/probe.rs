@@ -153,12 +153,7 @@ pub(crate) fn take(endpoint: &Arc<Endpoint>, strategy: Strategy, now: Instant) -
     if pass.is_none() && free {
         endpoint.with_schedule(|schedule| schedule.running_until = None);
     }
-    Some(Probe {
-        endpoint: Arc::clone(endpoint),
-        kind,
-        pass: pass?,
-        reported: false,
-    })
+    Some(Probe { endpoint: Arc::clone(endpoint), kind, pass: pass?, reported: false })
 }
 
 impl Probe {
@@ -196,10 +191,7 @@ impl Probe {
             schedule.jitter = jitter;
             schedule.failures = match answer {
                 Answer::Good => 0,
-                Answer::Failed {
-                    class: FailureClass::RateLimit,
-                    ..
-                } => 0,
+                Answer::Failed { class: FailureClass::RateLimit, .. } => 0,
                 Answer::Failed { .. } => schedule.failures.saturating_add(1),
             };
             schedule.failures
@@ -215,9 +207,7 @@ impl Probe {
         endpoint.probe_bad(class, now);
         let open = |cause| {
             let settings = &endpoint.rules().circuit;
-            endpoint
-                .breaker()
-                .fail(self.pass, Verdict::Open(cause), settings, now, jitter);
+            endpoint.breaker().fail(self.pass, Verdict::Open(cause), settings, now, jitter);
         };
         match class {
             FailureClass::Auth => open(Cause::Key),

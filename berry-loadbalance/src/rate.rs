@@ -32,10 +32,7 @@ impl Rate {
         let number = number(now);
         let bucket = &mut self.buckets[number as usize % BUCKETS];
         if bucket.number != number {
-            *bucket = Bucket {
-                number,
-                ..Bucket::default()
-            };
+            *bucket = Bucket { number, ..Bucket::default() };
         }
         bucket.requests += requests;
         bucket.tokens += tokens;

@@ -66,11 +66,7 @@ impl Pool {
         let weights = self.picker().weights(&self.context(now), &candidates);
         let effective = |position: usize| {
             let i = candidates.iter().position(|candidate| candidate.position == position)?;
-            let drawn = if self.picker().weighs_recovery() {
-                1.0
-            } else {
-                candidates[i].recovery
-            };
+            let drawn = if self.picker().weighs_recovery() { 1.0 } else { candidates[i].recovery };
             Some(weights[i] * drawn)
         };
         (0..self.endpoints().len())

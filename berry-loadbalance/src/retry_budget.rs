@@ -37,12 +37,7 @@ struct Purse {
 
 impl Purse {
     fn new(ticks: u64) -> Self {
-        Self {
-            units: START,
-            second: ticks / TICKS,
-            tick: ticks % TICKS,
-            requests: 0,
-        }
+        Self { units: START, second: ticks / TICKS, tick: ticks % TICKS, requests: 0 }
     }
 
     /// What this second has earned so far.
@@ -58,12 +53,7 @@ impl Purse {
         if second > self.second {
             let rest_of_last = TICKS.max(self.requests) - before;
             gain = rest_of_last + (second - self.second - 1).saturating_mul(TICKS);
-            self = Self {
-                second,
-                tick: 0,
-                requests: 0,
-                ..self
-            };
+            self = Self { second, tick: 0, requests: 0, ..self };
         }
         let before = self.earned();
         // A clock reading from before another thread's moves nothing back.
@@ -87,12 +77,7 @@ impl Purse {
             return Self::new(now);
         }
         let field = |from_low: u32, bits: u32| (word >> from_low) & ((1 << bits) - 1);
-        Self {
-            units: field(55, 9) - 1,
-            second: field(25, 30),
-            tick: field(19, 6),
-            requests: field(0, 19),
-        }
+        Self { units: field(55, 9) - 1, second: field(25, 30), tick: field(19, 6), requests: field(0, 19) }
     }
 }
 
@@ -116,9 +101,7 @@ impl<W: Word> RetryBudget<W> {
     /// Counts a request.
     pub fn deposit(&self, now: Instant) {
         let now = ticks(now);
-        update(&self.0, |word| {
-            Some((Purse::unpack(word, now).advance(now, 1).pack(), ()))
-        });
+        update(&self.0, |word| Some((Purse::unpack(word, now).advance(now, 1).pack(), ())));
     }
 
     /// Takes a retry out, if one is left.
@@ -191,10 +174,7 @@ mod tests {
                 retries += 1;
             }
         }
-        assert!(
-            f64::from(retries) <= f64::from(requests) * 0.2 + 10.0,
-            "{retries} for {requests}"
-        );
+        assert!(f64::from(retries) <= f64::from(requests) * 0.2 + 10.0, "{retries} for {requests}");
     }
 
     #[test]

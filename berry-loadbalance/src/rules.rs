@@ -15,10 +15,6 @@ pub struct Rules {
 
 impl From<&Settings> for Rules {
     fn from(settings: &Settings) -> Self {
-        Self {
-            circuit: settings.circuit,
-            probing: settings.probing,
-            smart_ai: settings.smart_ai,
-        }
+        Self { circuit: settings.circuit, probing: settings.probing, smart_ai: settings.smart_ai }
     }
 }

@@ -94,10 +94,7 @@ impl Shortage {
             Self::Cooling
         } else if any(&[Exclusion::Busy]) {
             Self::Busy
-        } else if waiting
-            .clone()
-            .all(|reason| matches!(reason, Exclusion::Parked | Exclusion::KeyRefused))
-        {
+        } else if waiting.clone().all(|reason| matches!(reason, Exclusion::Parked | Exclusion::KeyRefused)) {
             Self::Parked
         } else {
             Self::Circuits
@@ -144,14 +141,7 @@ pub trait RouteSelector: Send + Sync {
         demand: &Demand<'_>,
         rng: &mut SmallRng,
     ) -> Result<Lease, NoRoute> {
-        self.select_route(
-            model,
-            &Demand {
-                provider: Some(provider),
-                ..*demand
-            },
-            rng,
-        )
+        self.select_route(model, &Demand { provider: Some(provider), ..*demand }, rng)
     }
 
     /// Tells how an attempt ended. A lease that is dropped instead counts as cancelled.
@@ -193,10 +183,7 @@ impl PoolSelector {
                 (model.id.clone(), Arc::new(pool))
             })
             .collect();
-        Self {
-            pools,
-            order: models.iter().map(|model| model.id.clone()).collect(),
-        }
+        Self { pools, order: models.iter().map(|model| model.id.clone()).collect() }
     }
 
     /// The pool of a model.
@@ -222,10 +209,7 @@ impl PoolSelector {
 
 impl RouteSelector for PoolSelector {
     fn select_route(&self, model: &ModelId, demand: &Demand<'_>, rng: &mut SmallRng) -> Result<Lease, NoRoute> {
-        let pool = self
-            .pools
-            .get(model)
-            .ok_or_else(|| NoRoute::UnknownModel(model.clone()))?;
+        let pool = self.pools.get(model).ok_or_else(|| NoRoute::UnknownModel(model.clone()))?;
         pool.choose(demand, rng)
     }
 

@@ -57,10 +57,7 @@ impl PeakEwma {
 
 /// What a failure after `elapsed` counts as.
 pub(crate) fn penalised(elapsed: Duration, retry_after: Option<Duration>) -> Duration {
-    elapsed
-        .max(PENALTY)
-        .max(retry_after.unwrap_or_default())
-        .min(PENALTY_MAX)
+    elapsed.max(PENALTY).max(retry_after.unwrap_or_default()).min(PENALTY_MAX)
 }
 
 fn remaining(age: Duration) -> f64 {
@@ -129,10 +126,7 @@ impl Window {
         let second = second(now);
         let slot = &mut self.slots[second as usize % Self::SLOTS];
         if slot.second != second {
-            *slot = Slot {
-                second,
-                ..Slot::default()
-            };
+            *slot = Slot { second, ..Slot::default() };
         }
         slot.good += u32::from(good);
         slot.bad += u32::from(!good);
@@ -145,10 +139,7 @@ impl Window {
         self.slots
             .iter()
             .filter(recent)
-            .fold(Tally::default(), |sum, slot| Tally {
-                good: sum.good + slot.good,
-                bad: sum.bad + slot.bad,
-            })
+            .fold(Tally::default(), |sum, slot| Tally { good: sum.good + slot.good, bad: sum.bad + slot.bad })
     }
 }
 

@@ -49,18 +49,11 @@ pub(crate) fn at(secs: u64) -> Instant {
 pub(crate) fn config(strategy: &str, backends: &[&str]) -> String {
     let mut text = format!("[models.m]\nname = \"m\"\nstrategy = \"{strategy}\"\n");
     for (i, keys) in backends.iter().enumerate() {
-        write!(
-            text,
-            "[[models.m.backends]]\nprovider = \"p{i}\"\nmodel = \"u\"\n{keys}\n"
-        )
-        .unwrap();
+        write!(text, "[[models.m.backends]]\nprovider = \"p{i}\"\nmodel = \"u\"\n{keys}\n").unwrap();
     }
     for i in 0..backends.len() {
-        write!(
-            text,
-            "[providers.p{i}]\nname = \"p{i}\"\nbase_url = \"http://127.0.0.1:9/v1\"\napi_key = \"k\"\n"
-        )
-        .unwrap();
+        write!(text, "[providers.p{i}]\nname = \"p{i}\"\nbase_url = \"http://127.0.0.1:9/v1\"\napi_key = \"k\"\n")
+            .unwrap();
     }
     text
 }
@@ -81,11 +74,7 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(text: &str) -> Self {
-        Self {
-            selector: PoolSelector::new(&snapshot(text), None),
-            now: at(1_000),
-            rng: SmallRng::seed_from_u64(1),
-        }
+        Self { selector: PoolSelector::new(&snapshot(text), None), now: at(1_000), rng: SmallRng::seed_from_u64(1) }
     }
 
     pub(crate) fn of(strategy: &str, backends: &[&str]) -> Self {
@@ -141,10 +130,7 @@ impl Rig {
     /// One attempt at `position` that ends so.
     pub(crate) fn end_at(&mut self, position: usize, outcome: Outcome) {
         let provider = format!("p{position}");
-        let demand = Demand {
-            provider: Some(&provider),
-            ..self.demand()
-        };
+        let demand = Demand { provider: Some(&provider), ..self.demand() };
         let pool = Arc::clone(self.pool());
         pool.choose(&demand, &mut self.rng).unwrap().report(outcome, self.now);
     }
@@ -159,14 +145,9 @@ impl Rig {
     }
 }
 
-pub(crate) const SUCCESS: Outcome = Outcome::Success {
-    ttft: Some(Duration::from_millis(100)),
-    latency: Duration::from_millis(500),
-};
+pub(crate) const SUCCESS: Outcome =
+    Outcome::Success { ttft: Some(Duration::from_millis(100)), latency: Duration::from_millis(500) };
 
 pub(crate) fn failure(class: FailureClass) -> Outcome {
-    Outcome::Failure {
-        class,
-        retry_after: None,
-    }
+    Outcome::Failure { class, retry_after: None }
 }

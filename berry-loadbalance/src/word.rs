@@ -31,8 +31,7 @@ impl Word for AtomicU64 {
     }
 
     fn replace(&self, old: u64, new: u64) -> Result<(), u64> {
-        self.compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed)
-            .map(|_| ())
+        self.compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed).map(|_| ())
     }
 }
 

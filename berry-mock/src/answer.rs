@@ -95,10 +95,7 @@ impl Answer {
     /// A stream of server-sent events.
     pub(crate) fn events(events: Events) -> Self {
         let mut headers = HeaderMap::with_capacity(8);
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("text/event-stream; charset=utf-8"),
-        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
         headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         Self {
             status: StatusCode::OK,
@@ -118,9 +115,7 @@ impl Answer {
 
     /// Whether the body is a stream of events.
     pub(crate) fn is_stream(&self) -> bool {
-        self.headers
-            .get(CONTENT_TYPE)
-            .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+        self.headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
     }
 
     /// Replaces every chunk, keeping the waits between them.
@@ -144,10 +139,7 @@ pub(crate) struct Events {
 
 impl Events {
     pub(crate) fn new(pace: Pace) -> Self {
-        Self {
-            steps: VecDeque::new(),
-            pace,
-        }
+        Self { steps: VecDeque::new(), pace }
     }
 
     /// One `data:` event. Content waits for its token.
@@ -193,30 +185,18 @@ pub(crate) struct Pace {
 
 impl Pace {
     pub(crate) fn new(first: Duration, each: Duration, jitter: f64, rng: fastrand::Rng) -> Self {
-        Self {
-            first,
-            each,
-            jitter: jitter.clamp(0.0, 1.0),
-            rng,
-            started: false,
-        }
+        Self { first, each, jitter: jitter.clamp(0.0, 1.0), rng, started: false }
     }
 
     /// Silence before the next token.
     pub(crate) fn next_token(&mut self) -> Duration {
-        let base = if std::mem::replace(&mut self.started, true) {
-            self.each
-        } else {
-            self.first
-        };
+        let base = if std::mem::replace(&mut self.started, true) { self.each } else { self.first };
         self.stretch(base)
     }
 
     /// Silence before an answer of so many tokens that comes in one piece.
     pub(crate) fn whole(mut self, tokens: u64) -> Duration {
-        let rest = self
-            .each
-            .saturating_mul(u32::try_from(tokens.saturating_sub(1)).unwrap_or(u32::MAX));
+        let rest = self.each.saturating_mul(u32::try_from(tokens.saturating_sub(1)).unwrap_or(u32::MAX));
         let base = self.first + rest;
         self.stretch(base)
     }
@@ -234,12 +214,7 @@ mod tests {
     use super::*;
 
     fn pace(jitter: f64) -> Pace {
-        Pace::new(
-            Duration::from_millis(100),
-            Duration::from_millis(10),
-            jitter,
-            fastrand::Rng::with_seed(1),
-        )
+        Pace::new(Duration::from_millis(100), Duration::from_millis(10), jitter, fastrand::Rng::with_seed(1))
     }
 
     #[test]
@@ -260,10 +235,7 @@ mod tests {
         let mut pace = pace(0.3);
         pace.next_token();
         let waits: Vec<Duration> = (0..200).map(|_| pace.next_token()).collect();
-        assert!(
-            waits.iter().all(|wait| (7_000..=13_000).contains(&wait.as_micros())),
-            "{waits:?}"
-        );
+        assert!(waits.iter().all(|wait| (7_000..=13_000).contains(&wait.as_micros())), "{waits:?}");
         assert!(
             waits.iter().any(|wait| wait.as_micros() < 9_000) && waits.iter().any(|wait| wait.as_micros() > 11_000)
         );
@@ -274,12 +246,6 @@ mod tests {
         let mut events = Events::new(pace(0.0));
         events.event(Mark::Opening, Some("ping"), &serde_json::json!({"a": 1}));
         let steps = Answer::events(events).body;
-        assert_eq!(
-            steps,
-            [Step::Chunk(
-                Mark::Opening,
-                Bytes::from_static(b"event: ping\ndata: {\"a\":1}\n\n")
-            )]
-        );
+        assert_eq!(steps, [Step::Chunk(Mark::Opening, Bytes::from_static(b"event: ping\ndata: {\"a\":1}\n\n"))]);
     }
 }

@@ -71,16 +71,10 @@ pub(crate) fn models(names: &[&str]) -> Answer {
 
 fn messages(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError> {
     let mut ask = ask(call, input)?;
-    ask.max_tokens = Some(
-        input
-            .number("max_tokens")?
-            .ok_or_else(|| ApiError::missing("max_tokens"))?,
-    );
+    ask.max_tokens = Some(input.number("max_tokens")?.ok_or_else(|| ApiError::missing("max_tokens"))?);
     let generated = generate(&ask, 0);
     ask.prompt.salt(&input.model);
-    let thinks = input
-        .get("thinking")
-        .is_some_and(|thinking| thinking["type"] != "disabled");
+    let thinks = input.get("thinking").is_some_and(|thinking| thinking["type"] != "disabled");
     let message = Message {
         id: id("msg_", ask.prompt.number(), 24),
         model: &input.model,
@@ -114,9 +108,7 @@ fn ask(call: &Call<'_>, input: &Input) -> Result<Ask, ApiError> {
     prompt.add(&input.get("system").map(text_of).unwrap_or_default());
     let mut user = String::new();
     for message in messages {
-        let role = message["role"]
-            .as_str()
-            .filter(|role| ["user", "assistant", "system"].contains(role));
+        let role = message["role"].as_str().filter(|role| ["user", "assistant", "system"].contains(role));
         let role = role.ok_or_else(|| ApiError::wrong("messages", "messages of user or assistant"))?;
         let text = text_of(&message["content"]);
         prompt.salt(role);
@@ -145,25 +137,13 @@ fn ask(call: &Call<'_>, input: &Input) -> Result<Ask, ApiError> {
 /// The results in the last message, with the names of the calls they answer.
 fn results(messages: &[Value]) -> Vec<ToolResult> {
     let blocks = |message: &'_ Value| message["content"].as_array().cloned().unwrap_or_default();
-    let calls: Vec<Value> = messages
-        .iter()
-        .flat_map(blocks)
-        .filter(|block| block["type"] == "tool_use")
-        .collect();
-    let name = |id: &Value| {
-        calls
-            .iter()
-            .find(|call| call["id"] == *id)
-            .and_then(|call| call["name"].as_str())
-    };
+    let calls: Vec<Value> = messages.iter().flat_map(blocks).filter(|block| block["type"] == "tool_use").collect();
+    let name = |id: &Value| calls.iter().find(|call| call["id"] == *id).and_then(|call| call["name"].as_str());
     let last = messages.last().map(blocks).unwrap_or_default();
-    let results = last
-        .iter()
-        .filter(|block| block["type"] == "tool_result")
-        .map(|block| ToolResult {
-            name: name(&block["tool_use_id"]).unwrap_or("a tool").to_owned(),
-            content: text_of(&block["content"]),
-        });
+    let results = last.iter().filter(|block| block["type"] == "tool_result").map(|block| ToolResult {
+        name: name(&block["tool_use_id"]).unwrap_or("a tool").to_owned(),
+        content: text_of(&block["content"]),
+    });
     results.collect()
 }
 
@@ -172,18 +152,11 @@ fn tools(input: &Input) -> Result<Vec<Tool>, ApiError> {
     let Some(tools) = input.get("tools") else {
         return Ok(Vec::new());
     };
-    let tools = tools
-        .as_array()
-        .ok_or_else(|| ApiError::wrong("tools", "an array of tools"))?;
+    let tools = tools.as_array().ok_or_else(|| ApiError::wrong("tools", "an array of tools"))?;
     let own = tools.iter().filter(|tool| tool["input_schema"].is_object());
     let own = own.map(|tool| {
-        let name = tool["name"]
-            .as_str()
-            .ok_or_else(|| ApiError::wrong("tools", "tools with a name"))?;
-        Ok(Tool {
-            name: name.to_owned(),
-            schema: tool["input_schema"].clone(),
-        })
+        let name = tool["name"].as_str().ok_or_else(|| ApiError::wrong("tools", "tools with a name"))?;
+        Ok(Tool { name: name.to_owned(), schema: tool["input_schema"].clone() })
     });
     own.collect()
 }
@@ -199,10 +172,7 @@ fn tool_choice(choice: &Value) -> Result<ToolChoice, ApiError> {
 }
 
 fn format(input: &Input) -> Format {
-    let format = input
-        .get("output_config")
-        .map(|config| &config["format"])
-        .or(input.get("output_format"));
+    let format = input.get("output_config").map(|config| &config["format"]).or(input.get("output_format"));
     match format {
         Some(format) if format["type"] == "json_schema" => Format::Schema(format["schema"].clone()),
         _ => Format::Text,
@@ -277,21 +247,12 @@ impl Message<'_> {
         if self.usage {
             start["usage"] = self.usage(1);
         }
-        send(
-            &mut events,
-            Mark::Opening,
-            json!({"type": "message_start", "message": start}),
-        );
+        send(&mut events, Mark::Opening, json!({"type": "message_start", "message": start}));
         let mut index = 0;
         if let Some((thinking, signature)) = &self.thinking {
             let deltas = text::tokens(thinking).map(|token| json!({"type": "thinking_delta", "thinking": token}));
             let deltas = deltas.chain([json!({"type": "signature_delta", "signature": signature})]);
-            block(
-                &mut events,
-                index,
-                json!({"type": "thinking", "thinking": "", "signature": ""}),
-                deltas,
-            );
+            block(&mut events, index, json!({"type": "thinking", "thinking": "", "signature": ""}), deltas);
             index += 1;
         }
         if self.generated.calls.is_empty() {
@@ -323,26 +284,14 @@ fn tool_use(called: &ToolCall) -> Value {
 
 /// One block of a stream. A ping follows the start of the first, as at Anthropic.
 fn block(events: &mut Events, index: usize, start: Value, deltas: impl Iterator<Item = Value>) {
-    send(
-        events,
-        Mark::Opening,
-        json!({"type": "content_block_start", "index": index, "content_block": start}),
-    );
+    send(events, Mark::Opening, json!({"type": "content_block_start", "index": index, "content_block": start}));
     if index == 0 {
         send(events, Mark::Opening, json!({"type": "ping"}));
     }
     for delta in deltas {
-        send(
-            events,
-            Mark::Content,
-            json!({"type": "content_block_delta", "index": index, "delta": delta}),
-        );
+        send(events, Mark::Content, json!({"type": "content_block_delta", "index": index, "delta": delta}));
     }
-    send(
-        events,
-        Mark::Finish,
-        json!({"type": "content_block_stop", "index": index}),
-    );
+    send(events, Mark::Finish, json!({"type": "content_block_stop", "index": index}));
 }
 
 /// An event is named after its type.

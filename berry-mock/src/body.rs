@@ -55,15 +55,7 @@ impl MockBody {
             in_flight.complete();
         }
         in_flight.reached(Phase::BeforeContent);
-        Self {
-            steps,
-            left,
-            in_flight,
-            cutter,
-            gate,
-            state: State::Playing,
-            sleep: None,
-        }
+        Self { steps, left, in_flight, cutter, gate, state: State::Playing, sleep: None }
     }
 
     /// Waits out what the last step began.

@@ -33,13 +33,7 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, code: Option<&'static str>, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            kind,
-            code,
-            param: None,
-            message: message.into(),
-        }
+        Self { status, kind, code, param: None, message: message.into() }
     }
 
     /// 400: the request is wrong.
@@ -70,89 +64,51 @@ impl ApiError {
         let message = format!("The model `{model}` does not exist or you do not have access to it.");
         Self {
             param: Some("model"),
-            ..Self::new(
-                StatusCode::NOT_FOUND,
-                "invalid_request_error",
-                Some("model_not_found"),
-                message,
-            )
+            ..Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("model_not_found"), message)
         }
     }
 
     /// 404: no such deployment on Azure.
     pub(crate) fn deployment_not_found() -> Self {
         let message = "The API deployment for this resource does not exist.";
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "invalid_request_error",
-            Some("DeploymentNotFound"),
-            message,
-        )
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("DeploymentNotFound"), message)
     }
 
     /// 404: no such path.
     pub(crate) fn unknown_path(method: &http::Method, path: &str) -> Self {
         let message = format!("Invalid URL ({method} {path})");
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "invalid_request_error",
-            Some("unknown_url"),
-            message,
-        )
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("unknown_url"), message)
     }
 
     /// 405: the path exists, the method does not.
     pub(crate) fn wrong_method(method: &http::Method) -> Self {
         let message = format!("Not allowed to {method} here.");
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "invalid_request_error",
-            Some("method_not_allowed"),
-            message,
-        )
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", Some("method_not_allowed"), message)
     }
 
     /// 401: no key, or not the right one.
     pub(crate) fn unauthorized() -> Self {
         let message = "Incorrect API key provided.";
-        Self::new(
-            StatusCode::UNAUTHORIZED,
-            "invalid_request_error",
-            Some("invalid_api_key"),
-            message,
-        )
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", Some("invalid_api_key"), message)
     }
 
     /// 400: the prompt does not fit.
     pub(crate) fn context_length() -> Self {
         let message = "This model's maximum context length is 8192 tokens. However, your messages resulted in 9001 tokens. \
                        Please reduce the length of the messages.";
-        Self {
-            param: Some("messages"),
-            code: Some("context_length_exceeded"),
-            ..Self::invalid(message)
-        }
+        Self { param: Some("messages"), code: Some("context_length_exceeded"), ..Self::invalid(message) }
     }
 
     /// 400: the prompt was refused by a filter.
     pub(crate) fn content_filter() -> Self {
         let message = "The prompt triggered the content management policy. Please modify it and try again.";
-        Self {
-            param: Some("prompt"),
-            code: Some("content_filter"),
-            ..Self::invalid(message)
-        }
+        Self { param: Some("prompt"), code: Some("content_filter"), ..Self::invalid(message) }
     }
 
     /// 429: no money left.
     pub(crate) fn quota() -> Self {
         let message = "You exceeded your current quota, please check your plan and billing details.";
-        Self::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "insufficient_quota",
-            Some("insufficient_quota"),
-            message,
-        )
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", Some("insufficient_quota"), message)
     }
 
     /// The usual error behind a status.
@@ -163,22 +119,10 @@ impl ApiError {
             404 => ("invalid_request_error", Some("not_found"), "There is no such thing."),
             408 | 504 => ("timeout", Some("timeout"), "The request took too long."),
             413 => ("invalid_request_error", None, "The request is too large."),
-            429 => (
-                "rate_limit_error",
-                Some("rate_limit_exceeded"),
-                "Rate limit reached. Please try again later.",
-            ),
-            503 | 529 => (
-                "server_error",
-                Some("overloaded"),
-                "The engine is overloaded. Please try again later.",
-            ),
+            429 => ("rate_limit_error", Some("rate_limit_exceeded"), "Rate limit reached. Please try again later."),
+            503 | 529 => ("server_error", Some("overloaded"), "The engine is overloaded. Please try again later."),
             400..=499 => ("invalid_request_error", None, "The request was refused."),
-            _ => (
-                "server_error",
-                None,
-                "The server had an error while processing your request.",
-            ),
+            _ => ("server_error", None, "The server had an error while processing your request."),
         };
         Self::new(status, kind, code, message)
     }

@@ -8,60 +8,30 @@ use serde::{Deserialize, Deserializer};
 /// Every fault as it is written, with what it does. N counts content events, from 0.
 pub const FAULTS: &[(&str, &str)] = &[
     ("none", "nothing"),
-    (
-        "status:CODE[:SECONDS]",
-        "error of the vendor with this status, and retry-after",
-    ),
+    ("status:CODE[:SECONDS]", "error of the vendor with this status, and retry-after"),
     ("quota", "429 insufficient_quota"),
     ("context-length", "400 of a prompt that is too long"),
     ("content-filter", "400 of a prompt that is not allowed"),
     ("redirect[:URL]", "302 to the address"),
     ("html[:CODE]", "a proxy's HTML page, 200 unless a status is given"),
-    (
-        "hang",
-        "no answer until the client leaves; the same as stall:before-head",
-    ),
+    ("hang", "no answer until the client leaves; the same as stall:before-head"),
     ("reset:PLACE", "TCP reset; PLACE is before-head, head or N"),
     ("close:PLACE", "connection closed without an end of the body"),
-    (
-        "half-head:reset | half-head:close",
-        "the connection ends inside the head",
-    ),
+    ("half-head:reset | half-head:close", "the connection ends inside the head"),
     ("stall:PLACE", "silence from there on"),
     ("gate:PLACE", "silence from there until the gate is opened"),
-    (
-        "slow-first-token:MILLISECONDS",
-        "head and opening at once, then silence before the first content",
-    ),
-    (
-        "comments:MILLISECONDS",
-        "instead of content, an SSE comment every so often, for ever",
-    ),
-    (
-        "malformed-chunk[:N]",
-        "a data line that is no JSON after N content events",
-    ),
-    (
-        "error-event[:N]",
-        "an error object after N content events (0: as the first event), then the end",
-    ),
+    ("slow-first-token:MILLISECONDS", "head and opening at once, then silence before the first content"),
+    ("comments:MILLISECONDS", "instead of content, an SSE comment every so often, for ever"),
+    ("malformed-chunk[:N]", "a data line that is no JSON after N content events"),
+    ("error-event[:N]", "an error object after N content events (0: as the first event), then the end"),
     ("truncated-json", "JSON that stops in the middle, properly framed"),
     ("garbage", "bytes that are no JSON and no text"),
-    (
-        "missing-terminator",
-        "a clean end after the content: no finish and no last word",
-    ),
-    (
-        "missing-done",
-        "a clean end after the finish: only the last word is missing",
-    ),
+    ("missing-terminator", "a clean end after the content: no finish and no last word"),
+    ("missing-done", "a clean end after the finish: only the last word is missing"),
     ("empty-stream", "the last word only; a plain answer has an empty body"),
     ("no-usage", "no token counts"),
     ("oversized-line:BYTES", "one line of this size before the content"),
-    (
-        "oversized-body:BYTES",
-        "JSON (or comments of a stream) of at least this size",
-    ),
+    ("oversized-body:BYTES", "JSON (or comments of a stream) of at least this size"),
     ("one-byte", "every byte in a write of its own"),
     ("crlf", "lines end with CR LF"),
     ("gzip", "gzip, though nobody asked"),
@@ -70,10 +40,7 @@ pub const FAULTS: &[(&str, &str)] = &[
 
 /// One way to spoil an answer. [`FAULTS`] explains each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "FAULTS has the sentences; saying them twice would let them drift apart"
-)]
+#[expect(missing_docs, reason = "FAULTS has the sentences; saying them twice would let them drift apart")]
 pub enum Fault {
     None,
     Status { code: u16, retry_after: Option<u32> },
@@ -147,20 +114,13 @@ impl FromStr for Fault {
             Some((name, argument)) => (name, Some(argument)),
             None => (text, None),
         };
-        parse(name, argument).map_err(|why| FaultParseError {
-            text: text.to_owned(),
-            why,
-        })
+        parse(name, argument).map_err(|why| FaultParseError { text: text.to_owned(), why })
     }
 }
 
 fn parse(name: &str, argument: Option<&str>) -> Result<Fault, &'static str> {
     let bare = |fault| {
-        if argument.is_none() {
-            Ok(fault)
-        } else {
-            Err("it takes no argument")
-        }
+        if argument.is_none() { Ok(fault) } else { Err("it takes no argument") }
     };
     Ok(match name {
         "none" => bare(Fault::None)?,
@@ -197,8 +157,7 @@ fn parse(name: &str, argument: Option<&str>) -> Result<Fault, &'static str> {
 }
 
 fn number<N: FromStr>(text: Option<&str>) -> Result<N, &'static str> {
-    text.and_then(|text| text.parse().ok())
-        .ok_or("it needs a number after the colon")
+    text.and_then(|text| text.parse().ok()).ok_or("it needs a number after the colon")
 }
 
 fn code(text: &str) -> Result<u16, &'static str> {
@@ -213,20 +172,14 @@ fn parse_status(argument: &str) -> Result<Fault, &'static str> {
         Some((status, seconds)) => (status, Some(number(Some(seconds))?)),
         None => (argument, None),
     };
-    Ok(Fault::Status {
-        code: code(status)?,
-        retry_after: seconds,
-    })
+    Ok(Fault::Status { code: code(status)?, retry_after: seconds })
 }
 
 fn place(text: Option<&str>) -> Result<Place, &'static str> {
     match text {
         Some("before-head") => Ok(Place::BeforeHead),
         Some("head") => Ok(Place::Head),
-        Some(n) => n
-            .parse()
-            .map(Place::Content)
-            .map_err(|_| "the place is before-head, head or a number"),
+        Some(n) => n.parse().map(Place::Content).map_err(|_| "the place is before-head, head or a number"),
         None => Err("it needs a place: before-head, head or a number"),
     }
 }
@@ -243,14 +196,8 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None => f.write_str("none"),
-            Self::Status {
-                code,
-                retry_after: None,
-            } => write!(f, "status:{code}"),
-            Self::Status {
-                code,
-                retry_after: Some(seconds),
-            } => write!(f, "status:{code}:{seconds}"),
+            Self::Status { code, retry_after: None } => write!(f, "status:{code}"),
+            Self::Status { code, retry_after: Some(seconds) } => write!(f, "status:{code}:{seconds}"),
             Self::Quota => f.write_str("quota"),
             Self::ContextLength => f.write_str("context-length"),
             Self::ContentFilter => f.write_str("content-filter"),
@@ -294,8 +241,6 @@ impl fmt::Display for Place {
 
 impl<'de> Deserialize<'de> for Fault {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }

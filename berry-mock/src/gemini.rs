@@ -47,13 +47,8 @@ impl<'a> Endpoint<'a> {
     }
 }
 
-const ACTIONS: &[&str] = &[
-    "generateContent",
-    "streamGenerateContent",
-    "countTokens",
-    "embedContent",
-    "batchEmbedContents",
-];
+const ACTIONS: &[&str] =
+    &["generateContent", "streamGenerateContent", "countTokens", "embedContent", "batchEmbedContents"];
 
 pub(crate) fn answer(call: &Call<'_>, endpoint: Endpoint<'_>) -> Result<Answer, ApiError> {
     match endpoint {
@@ -82,11 +77,7 @@ pub(crate) fn answer(call: &Call<'_>, endpoint: Endpoint<'_>) -> Result<Answer, 
 }
 
 fn served(call: &Call<'_>, name: &str) -> Result<(), ApiError> {
-    if call.script.serves(name) {
-        Ok(())
-    } else {
-        Err(ApiError::model_not_found(name))
-    }
+    if call.script.serves(name) { Ok(()) } else { Err(ApiError::model_not_found(name)) }
 }
 
 fn model(name: &str) -> Value {
@@ -99,10 +90,7 @@ fn model(name: &str) -> Value {
 /// The texts of a content's parts.
 fn parts_text(content: &Value) -> String {
     let parts = content["parts"].as_array().into_iter().flatten();
-    parts
-        .filter_map(|part| part["text"].as_str())
-        .collect::<Vec<_>>()
-        .join("\n")
+    parts.filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n")
 }
 
 fn ask(call: &Call<'_>, input: &Input) -> Result<Ask, ApiError> {
@@ -112,12 +100,7 @@ fn ask(call: &Call<'_>, input: &Input) -> Result<Ask, ApiError> {
         None => return Err(ApiError::missing("contents")),
     };
     let mut prompt = Prompt::new(call.script.seed);
-    prompt.add(
-        &input
-            .either("systemInstruction", "system_instruction")
-            .map(parts_text)
-            .unwrap_or_default(),
-    );
+    prompt.add(&input.either("systemInstruction", "system_instruction").map(parts_text).unwrap_or_default());
     let mut user = String::new();
     for content in contents {
         let (role, text) = (content["role"].as_str().unwrap_or("user"), parts_text(content));
@@ -133,11 +116,7 @@ fn ask(call: &Call<'_>, input: &Input) -> Result<Ask, ApiError> {
     if let Some(seed) = config.get("seed") {
         prompt.salt(seed.to_string());
     }
-    let stops = config
-        .get("stopSequences")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
+    let stops = config.get("stopSequences").and_then(Value::as_array).into_iter().flatten();
     Ok(Ask {
         prompt,
         user,
@@ -174,17 +153,12 @@ impl<'a> Config<'a> {
 fn json_schema(schema: &Value) -> Value {
     match schema {
         Value::Object(members) => {
-            let mut out: Map<String, Value> = members
-                .iter()
-                .map(|(key, value)| (key.clone(), json_schema(value)))
-                .collect();
+            let mut out: Map<String, Value> =
+                members.iter().map(|(key, value)| (key.clone(), json_schema(value))).collect();
             if let Some(Value::String(kind)) = members.get("type") {
                 let kind = kind.to_lowercase();
                 let nullable = members.get("nullable") == Some(&Value::Bool(true));
-                out.insert(
-                    "type".to_owned(),
-                    if nullable { json!([kind, "null"]) } else { json!(kind) },
-                );
+                out.insert("type".to_owned(), if nullable { json!([kind, "null"]) } else { json!(kind) });
             }
             Value::Object(out)
         }
@@ -196,11 +170,7 @@ fn json_schema(schema: &Value) -> Value {
 /// What functions gave back in the last content.
 fn results(contents: &[Value]) -> Vec<ToolResult> {
     let parts = contents.last().and_then(|content| content["parts"].as_array());
-    let responses = parts
-        .into_iter()
-        .flatten()
-        .map(|part| &part["functionResponse"])
-        .filter(|r| r.is_object());
+    let responses = parts.into_iter().flatten().map(|part| &part["functionResponse"]).filter(|r| r.is_object());
     let results = responses.map(|response| ToolResult {
         name: response["name"].as_str().unwrap_or("a tool").to_owned(),
         content: match &response["response"]["result"] {
@@ -221,19 +191,13 @@ fn tools(input: &Input) -> Vec<Tool> {
         let keys = ["parametersJsonSchema", "parameters_json_schema", "parameters"];
         let schema = keys.iter().find_map(|key| function.get(key));
         let schema = schema.map_or_else(|| json!({"type": "object"}), json_schema);
-        Some(Tool {
-            name: function["name"].as_str()?.to_owned(),
-            schema,
-        })
+        Some(Tool { name: function["name"].as_str()?.to_owned(), schema })
     });
     functions.collect()
 }
 
 fn tool_choice(input: &Input) -> ToolChoice {
-    let Some(config) = input
-        .either("toolConfig", "tool_config")
-        .map(|config| &config["functionCallingConfig"])
-    else {
+    let Some(config) = input.either("toolConfig", "tool_config").map(|config| &config["functionCallingConfig"]) else {
         return ToolChoice::Auto;
     };
     match (config["mode"].as_str(), config["allowedFunctionNames"][0].as_str()) {
@@ -247,11 +211,7 @@ fn tool_choice(input: &Input) -> ToolChoice {
 fn generate_content(call: &Call<'_>, input: &Input, stream: bool) -> Result<Answer, ApiError> {
     let mut ask = ask(call, input)?;
     let config = Config(input.either("generationConfig", "generation_config"));
-    let candidates = config
-        .get("candidateCount")
-        .and_then(Value::as_u64)
-        .unwrap_or(1)
-        .clamp(1, CANDIDATES_MAX);
+    let candidates = config.get("candidateCount").and_then(Value::as_u64).unwrap_or(1).clamp(1, CANDIDATES_MAX);
     let candidates: Vec<Generated> = (0..candidates).map(|i| generate(&ask, i)).collect();
     ask.prompt.salt(&input.model);
     let reply = Reply {
@@ -265,11 +225,7 @@ fn generate_content(call: &Call<'_>, input: &Input, stream: bool) -> Result<Answ
     if stream {
         return Ok(reply.stream(call));
     }
-    let whole = candidates
-        .iter()
-        .enumerate()
-        .map(|(i, c)| candidate(i, parts(c), Some(&c.finish)))
-        .collect();
+    let whole = candidates.iter().enumerate().map(|(i, c)| candidate(i, parts(c), Some(&c.finish))).collect();
     let answer = Answer::json(StatusCode::OK, &reply.chunk(whole, reply.output_tokens));
     Ok(call.paced(answer, reply.output_tokens))
 }
@@ -286,11 +242,7 @@ struct Reply<'a> {
 fn candidate(index: usize, parts: Vec<Value>, finish: Option<&Finish>) -> Value {
     let mut candidate = json!({"content": {"parts": parts, "role": "model"}, "index": index});
     if let Some(finish) = finish {
-        candidate["finishReason"] = json!(if *finish == Finish::Length {
-            "MAX_TOKENS"
-        } else {
-            "STOP"
-        });
+        candidate["finishReason"] = json!(if *finish == Finish::Length { "MAX_TOKENS" } else { "STOP" });
     }
     candidate
 }
@@ -300,9 +252,7 @@ fn parts(generated: &Generated) -> Vec<Value> {
         return vec![json!({"text": generated.text})];
     }
     let calls = generated.calls.iter();
-    calls
-        .map(|call| json!({"functionCall": {"name": call.name, "args": call.arguments}}))
-        .collect()
+    calls.map(|call| json!({"functionCall": {"name": call.name, "args": call.arguments}})).collect()
 }
 
 impl Reply<'_> {
@@ -324,14 +274,9 @@ impl Reply<'_> {
         let mut tokens = 0;
         for (i, generated) in self.candidates.iter().enumerate() {
             let pieces: Vec<(u64, Value)> = if generated.calls.is_empty() {
-                text::tokens(&generated.text)
-                    .map(|token| (1, json!({"text": token})))
-                    .collect()
+                text::tokens(&generated.text).map(|token| (1, json!({"text": token}))).collect()
             } else {
-                parts(generated)
-                    .into_iter()
-                    .map(|part| (text::count(&part.to_string()), part))
-                    .collect()
+                parts(generated).into_iter().map(|part| (text::count(&part.to_string()), part)).collect()
             };
             for (count, piece) in pieces {
                 tokens = (tokens + count).min(self.output_tokens);
@@ -369,10 +314,7 @@ fn count_tokens(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError> {
 
 fn values(call: &Call<'_>, model: &str, request: &Value) -> Result<Value, ApiError> {
     let content = request.get("content").ok_or_else(|| ApiError::missing("content"))?;
-    let dimensions = request["outputDimensionality"]
-        .as_u64()
-        .unwrap_or(DIMENSIONS)
-        .clamp(1, 4096);
+    let dimensions = request["outputDimensionality"].as_u64().unwrap_or(DIMENSIONS).clamp(1, 4096);
     Ok(json!({"values": vector(call.script.seed, model, parts_text(content).as_bytes(), dimensions)}))
 }
 
@@ -382,13 +324,8 @@ fn embed(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError> {
 }
 
 fn batch_embed(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError> {
-    let requests = input
-        .get("requests")
-        .and_then(Value::as_array)
-        .ok_or_else(|| ApiError::missing("requests"))?;
-    let embeddings: Result<Vec<Value>, ApiError> = requests
-        .iter()
-        .map(|request| values(call, &input.model, request))
-        .collect();
+    let requests = input.get("requests").and_then(Value::as_array).ok_or_else(|| ApiError::missing("requests"))?;
+    let embeddings: Result<Vec<Value>, ApiError> =
+        requests.iter().map(|request| values(call, &input.model, request)).collect();
     Ok(call.paced(Answer::json(StatusCode::OK, &json!({"embeddings": embeddings?})), 1))
 }

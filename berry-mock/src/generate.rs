@@ -41,10 +41,7 @@ impl Default for Prompt {
 
 impl Prompt {
     pub(crate) fn new(seed: u64) -> Self {
-        Self {
-            hash: StableHash::new(seed),
-            tokens: 0,
-        }
+        Self { hash: StableHash::new(seed), tokens: 0 }
     }
 
     /// Adds a text of the conversation.
@@ -145,11 +142,7 @@ pub(crate) enum Finish {
 /// The answer to a request; `index` tells the alternatives apart when several are wanted.
 pub(crate) fn generate(ask: &Ask, index: u64) -> Generated {
     let number = mix(ask.prompt.number() ^ mix(index));
-    let called = if ask.results.is_empty() {
-        called_tools(ask)
-    } else {
-        Vec::new()
-    };
+    let called = if ask.results.is_empty() { called_tools(ask) } else { Vec::new() };
     if !called.is_empty() {
         return call_tools(ask, &called, number);
     }
@@ -158,29 +151,19 @@ pub(crate) fn generate(ask: &Ask, index: u64) -> Generated {
         Format::Schema(schema) => Maker::new(schema, &ask.user, number).value().to_string(),
         Format::Json => json!({"answer": text::sentence(&mut rng), "source": "Berry's demo upstream"}).to_string(),
         Format::Text if ask.results.is_empty() => text::reply(&mut rng, &ask.user, ask.length),
-        Format::Text => text::about_results(
-            &mut rng,
-            ask.results.iter().map(|r| (r.name.as_str(), r.content.as_str())),
-        ),
+        Format::Text => {
+            text::about_results(&mut rng, ask.results.iter().map(|r| (r.name.as_str(), r.content.as_str())))
+        }
     };
     let (text, finish) = cut(whole, ask);
-    Generated {
-        tokens: text::count(&text),
-        text,
-        calls: Vec::new(),
-        finish,
-        number,
-    }
+    Generated { tokens: text::count(&text), text, calls: Vec::new(), finish, number }
 }
 
 /// Ends a text at its first stop sequence or at the limit of tokens, whichever is first.
 fn cut(mut text: String, ask: &Ask) -> (String, Finish) {
     let mut finish = Finish::Stop;
     let stops = ask.stop.iter().filter(|stop| !stop.is_empty());
-    if let Some((at, stop)) = stops
-        .filter_map(|stop| Some((text.find(stop)?, stop)))
-        .min_by_key(|(at, _)| *at)
-    {
+    if let Some((at, stop)) = stops.filter_map(|stop| Some((text.find(stop)?, stop))).min_by_key(|(at, _)| *at) {
         text.truncate(at);
         finish = Finish::StopSequence(stop.clone());
     }
@@ -212,11 +195,7 @@ fn called_tools(ask: &Ask) -> Vec<&Tool> {
         }
         ToolChoice::Auto => {
             let mentioned = mentioned_tools(ask);
-            if mentioned.is_empty() && wants_a_tool(&ask.user) {
-                first
-            } else {
-                mentioned
-            }
+            if mentioned.is_empty() && wants_a_tool(&ask.user) { first } else { mentioned }
         }
     }
 }
@@ -224,9 +203,7 @@ fn called_tools(ask: &Ask) -> Vec<&Tool> {
 /// The tools whose name, or a telling part of it, the user wrote. All of them, or the first where only one may be called.
 fn mentioned_tools(ask: &Ask) -> Vec<&Tool> {
     /// Parts of names that say nothing about what a tool is for.
-    const DULL: &[&str] = &[
-        "get", "set", "the", "tool", "find", "fetch", "list", "current", "make", "with", "from",
-    ];
+    const DULL: &[&str] = &["get", "set", "the", "tool", "find", "fetch", "list", "current", "make", "with", "from"];
     let user = ask.user.to_lowercase();
     let words: Vec<&str> = user.split(|c: char| !c.is_alphanumeric()).collect();
     let mentioned = |tool: &&Tool| {
@@ -236,11 +213,7 @@ fn mentioned_tools(ask: &Ask) -> Vec<&Tool> {
                 .split(|c: char| !c.is_alphanumeric())
                 .any(|part| part.len() >= 3 && !DULL.contains(&part) && words.contains(&part))
     };
-    ask.tools
-        .iter()
-        .filter(mentioned)
-        .take(if ask.parallel { usize::MAX } else { 1 })
-        .collect()
+    ask.tools.iter().filter(mentioned).take(if ask.parallel { usize::MAX } else { 1 }).collect()
 }
 
 fn call_tools(ask: &Ask, tools: &[&Tool], number: u64) -> Generated {
@@ -254,24 +227,11 @@ fn call_tools(ask: &Ask, tools: &[&Tool], number: u64) -> Generated {
                 // Arguments are an object in every dialect, whatever the schema says.
                 _ => json!({}),
             };
-            ToolCall {
-                number,
-                name: tool.name.clone(),
-                arguments,
-            }
+            ToolCall { number, name: tool.name.clone(), arguments }
         })
         .collect();
-    let tokens = calls
-        .iter()
-        .map(|call| text::count(&call.name) + text::count(&call.arguments.to_string()))
-        .sum();
-    Generated {
-        text: String::new(),
-        calls,
-        finish: Finish::ToolCalls,
-        tokens,
-        number,
-    }
+    let tokens = calls.iter().map(|call| text::count(&call.name) + text::count(&call.arguments.to_string())).sum();
+    Generated { text: String::new(), calls, finish: Finish::ToolCalls, tokens, number }
 }
 
 #[cfg(test)]
@@ -279,11 +239,7 @@ mod tests {
     use super::*;
 
     fn ask(user: &str, tools: &[&str]) -> Ask {
-        let mut ask = Ask {
-            user: user.to_owned(),
-            parallel: true,
-            ..Ask::default()
-        };
+        let mut ask = Ask { user: user.to_owned(), parallel: true, ..Ask::default() };
         ask.prompt.add(user);
         ask.tools = tools
             .iter()
@@ -302,10 +258,7 @@ mod tests {
     #[test]
     fn same_conversation_same_answer() {
         assert_eq!(generate(&ask("Hello", &[]), 0), generate(&ask("Hello", &[]), 0));
-        assert_ne!(
-            generate(&ask("Hello", &[]), 0).text,
-            generate(&ask("Hello", &[]), 1).text
-        );
+        assert_ne!(generate(&ask("Hello", &[]), 0).text, generate(&ask("Hello", &[]), 1).text);
     }
 
     #[test]
@@ -319,63 +272,33 @@ mod tests {
 
     #[test]
     fn tool_choice_is_obeyed() {
-        let with = |choice| Ask {
-            choice,
-            ..ask("Tell me a story about the weather", &["get_time", "get_weather"])
-        };
+        let with = |choice| Ask { choice, ..ask("Tell me a story about the weather", &["get_time", "get_weather"]) };
         assert!(called(&with(ToolChoice::None)).is_empty());
         assert_eq!(called(&with(ToolChoice::Required)), ["get_weather"]);
         assert_eq!(called(&with(ToolChoice::Named("get_time".into()))), ["get_time"]);
-        assert_eq!(
-            called(&Ask {
-                choice: ToolChoice::Required,
-                ..ask("Hi", &["a", "b"])
-            }),
-            ["a"]
-        );
+        assert_eq!(called(&Ask { choice: ToolChoice::Required, ..ask("Hi", &["a", "b"]) }), ["a"]);
     }
 
     #[test]
     fn one_call_where_parallel_calls_are_refused() {
-        let ask = Ask {
-            parallel: false,
-            ..ask("weather and time", &["get_weather", "get_time"])
-        };
+        let ask = Ask { parallel: false, ..ask("weather and time", &["get_weather", "get_time"]) };
         assert_eq!(called(&ask), ["get_weather"]);
     }
 
     #[test]
     fn results_are_answered_in_text_that_mentions_them() {
         let mut ask = ask("weather?", &["get_weather"]);
-        ask.results.push(ToolResult {
-            name: "get_weather".into(),
-            content: "14 degrees and fog".into(),
-        });
+        ask.results.push(ToolResult { name: "get_weather".into(), content: "14 degrees and fog".into() });
         let answer = generate(&ask, 0);
-        assert!(
-            answer.calls.is_empty() && answer.text.contains("14 degrees and fog"),
-            "{answer:?}"
-        );
+        assert!(answer.calls.is_empty() && answer.text.contains("14 degrees and fog"), "{answer:?}");
     }
 
     #[test]
     fn a_limit_of_tokens_ends_the_text() {
-        let answer = generate(
-            &Ask {
-                max_tokens: Some(5),
-                ..ask("Hello", &[])
-            },
-            0,
-        );
+        let answer = generate(&Ask { max_tokens: Some(5), ..ask("Hello", &[]) }, 0);
         assert_eq!((answer.tokens, answer.finish), (5, Finish::Length));
         let whole = generate(&ask("Hello", &[]), 0).tokens;
-        let answer = generate(
-            &Ask {
-                max_tokens: Some(whole),
-                ..ask("Hello", &[])
-            },
-            0,
-        );
+        let answer = generate(&Ask { max_tokens: Some(whole), ..ask("Hello", &[]) }, 0);
         assert_eq!((answer.tokens, answer.finish), (whole, Finish::Stop));
     }
 
@@ -383,13 +306,7 @@ mod tests {
     fn a_stop_sequence_ends_the_text_before_itself() {
         let whole = generate(&ask("Hello", &[]), 0).text;
         let stop = whole.split(' ').nth(3).unwrap();
-        let answer = generate(
-            &Ask {
-                stop: vec!["@@".into(), stop.to_owned()],
-                ..ask("Hello", &[])
-            },
-            0,
-        );
+        let answer = generate(&Ask { stop: vec!["@@".into(), stop.to_owned()], ..ask("Hello", &[]) }, 0);
         assert_eq!(answer.text, whole[..whole.find(stop).unwrap()]);
         assert_eq!(answer.finish, Finish::StopSequence(stop.to_owned()));
     }
@@ -397,13 +314,7 @@ mod tests {
     #[test]
     fn a_schema_makes_json() {
         let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
-        let answer = generate(
-            &Ask {
-                format: Format::Schema(schema.clone()),
-                ..ask("Hello", &[])
-            },
-            0,
-        );
+        let answer = generate(&Ask { format: Format::Schema(schema.clone()), ..ask("Hello", &[]) }, 0);
         let value = serde_json::from_str(&answer.text).unwrap();
         assert_eq!(crate::schema::check::violations(&schema, &schema, &value), [""; 0]);
     }

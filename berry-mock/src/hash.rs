@@ -56,11 +56,7 @@ mod tests {
 
     #[test]
     fn hashes_are_the_same_in_every_build() {
-        assert_eq!(
-            mix(0),
-            0xe220_a839_7b1d_cdaf,
-            "first output of splitmix64 seeded with 0"
-        );
+        assert_eq!(mix(0), 0xe220_a839_7b1d_cdaf, "first output of splitmix64 seeded with 0");
         assert_eq!(id("call_", 7, 8), id("call_", 7, 8));
     }
 }

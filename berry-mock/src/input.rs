@@ -18,9 +18,7 @@ impl Input {
             Ok(body @ Value::Object(_)) => body,
             Ok(_) => return Err(ApiError::invalid("The body must be a JSON object.")),
             Err(error) => {
-                return Err(ApiError::invalid(format!(
-                    "We could not parse the JSON body of your request: {error}"
-                )));
+                return Err(ApiError::invalid(format!("We could not parse the JSON body of your request: {error}")));
             }
         };
         let model = match (body.get("model"), from_path) {
@@ -38,10 +36,7 @@ impl Input {
 
     /// A request within a request.
     pub(crate) fn of(body: &Value, model: &str) -> Self {
-        Self {
-            body: body.clone(),
-            model: model.to_owned(),
-        }
+        Self { body: body.clone(), model: model.to_owned() }
     }
 
     /// The whole body.
@@ -61,18 +56,12 @@ impl Input {
 
     pub(crate) fn bool(&self, name: &'static str) -> Result<Option<bool>, ApiError> {
         let Some(value) = self.get(name) else { return Ok(None) };
-        value
-            .as_bool()
-            .map(Some)
-            .ok_or_else(|| ApiError::wrong(name, "a boolean"))
+        value.as_bool().map(Some).ok_or_else(|| ApiError::wrong(name, "a boolean"))
     }
 
     pub(crate) fn number(&self, name: &'static str) -> Result<Option<u64>, ApiError> {
         let Some(value) = self.get(name) else { return Ok(None) };
-        value
-            .as_u64()
-            .map(Some)
-            .ok_or_else(|| ApiError::wrong(name, "a number of zero or more"))
+        value.as_u64().map(Some).ok_or_else(|| ApiError::wrong(name, "a number of zero or more"))
     }
 
     pub(crate) fn stream(&self) -> Result<bool, ApiError> {
@@ -95,9 +84,7 @@ impl Input {
             return Ok(Vec::new());
         };
         let list = list.as_array().ok_or_else(wrong)?;
-        list.iter()
-            .map(|item| item.as_str().map(str::to_owned).ok_or_else(wrong))
-            .collect()
+        list.iter().map(|item| item.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
     }
 
     /// `stop`: a string or up to four of them.
@@ -106,17 +93,12 @@ impl Input {
             return Ok(vec![stop.clone()]);
         }
         let stops = self.strings("stop")?;
-        if stops.len() <= 4 {
-            Ok(stops)
-        } else {
-            Err(ApiError::wrong("stop", "a string or up to 4 of them"))
-        }
+        if stops.len() <= 4 { Ok(stops) } else { Err(ApiError::wrong("stop", "a string or up to 4 of them")) }
     }
 
     /// Whether the stream ends with a chunk of usage.
     pub(crate) fn include_usage(&self) -> bool {
-        self.get("stream_options")
-            .is_some_and(|options| options["include_usage"] == true)
+        self.get("stream_options").is_some_and(|options| options["include_usage"] == true)
     }
 }
 

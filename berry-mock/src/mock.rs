@@ -77,9 +77,7 @@ struct CompiledReply {
 
 impl fmt::Debug for Mock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mock")
-            .field("stats", &self.stats())
-            .finish_non_exhaustive()
+        f.debug_struct("Mock").field("stats", &self.stats()).finish_non_exhaustive()
     }
 }
 
@@ -204,9 +202,7 @@ async fn serve_memory(inner: Arc<Inner>, server: DuplexStream) {
     let cutter = Arc::new(Cutter::default());
     let wire = TokioIo::new(Wire::new(Transport::Memory(server), Arc::clone(&cutter)));
     let service = service_fn(|request| respond(Arc::clone(&inner), Arc::clone(&cutter), request));
-    let connection = hyper::server::conn::http1::Builder::new()
-        .auto_date_header(false)
-        .serve_connection(wire, service);
+    let connection = hyper::server::conn::http1::Builder::new().auto_date_header(false).serve_connection(wire, service);
     until_cut(&inner, &cutter, connection).await;
 }
 
@@ -373,27 +369,13 @@ impl Gate {
 impl Compiled {
     fn new(script: Script) -> Self {
         let replies = script.replies.iter().map(|reply| {
-            let answer = reply
-                .answer()
-                .unwrap_or_else(|error| panic!("reply to {:?}: {error}", reply.path));
-            let method = reply
-                .method
-                .as_ref()
-                .map(|method| method.parse().expect("checked with the answer"));
+            let answer = reply.answer().unwrap_or_else(|error| panic!("reply to {:?}: {error}", reply.path));
+            let method = reply.method.as_ref().map(|method| method.parse().expect("checked with the answer"));
             let left = reply.times.map(|times| AtomicUsize::new(times as usize));
-            CompiledReply {
-                method,
-                path: reply.path.clone(),
-                left,
-                answer,
-            }
+            CompiledReply { method, path: reply.path.clone(), left, answer }
         });
         let replies = replies.collect();
-        Self {
-            script,
-            replies,
-            faulted: AtomicUsize::new(0),
-        }
+        Self { script, replies, faulted: AtomicUsize::new(0) }
     }
 
     /// The scripted reply to a request, if there is one; it uses up one of its `times`.
@@ -402,10 +384,7 @@ impl Compiled {
             return None;
         }
         let path = path_and_query(head);
-        self.replies
-            .iter()
-            .find(|reply| reply.matches(&head.method, path) && reply.take())
-            .map(|reply| &reply.answer)
+        self.replies.iter().find(|reply| reply.matches(&head.method, path) && reply.take()).map(|reply| &reply.answer)
     }
 
     fn answer(&self, head: &Parts, body: &Bytes, reply: Option<&Answer>, number: u64) -> Answer {
@@ -419,14 +398,7 @@ impl Compiled {
             Some(reply) => reply.clone(),
             None => {
                 let usage = !faults.contains(&Fault::NoUsage);
-                Call {
-                    head,
-                    body,
-                    script: &self.script,
-                    usage,
-                    rng,
-                }
-                .answer()
+                Call { head, body, script: &self.script, usage, rng }.answer()
             }
         };
         for fault in &faults {
@@ -438,9 +410,7 @@ impl Compiled {
     /// What goes wrong with a request: what it asks for itself, else what the script has for it.
     fn faults(&self, head: &Parts, rng: &mut fastrand::Rng) -> Result<Vec<Fault>, ApiError> {
         if let Some(wanted) = head.headers.get(FAULT_HEADER) {
-            let wanted = wanted
-                .to_str()
-                .map_err(|_| ApiError::invalid("x-mock-fault is not text"))?;
+            let wanted = wanted.to_str().map_err(|_| ApiError::invalid("x-mock-fault is not text"))?;
             let faults = wanted.split(',').map(str::parse).collect::<Result<_, _>>();
             return faults.map_err(|error: crate::FaultParseError| ApiError::invalid(error.to_string()));
         }
@@ -458,14 +428,7 @@ impl Compiled {
             return Ok(vec![fault]);
         }
         let code = if overloaded { 503 } else { 500 };
-        Ok(if fails {
-            vec![Fault::Status {
-                code,
-                retry_after: None,
-            }]
-        } else {
-            Vec::new()
-        })
+        Ok(if fails { vec![Fault::Status { code, retry_after: None }] } else { Vec::new() })
     }
 
     fn next_fault(&self) -> Option<Fault> {
@@ -474,11 +437,7 @@ impl Compiled {
             return None;
         }
         let turn = self.faulted.fetch_add(1, Ordering::Relaxed);
-        let turn = if self.script.faults_once {
-            turn
-        } else {
-            turn % faults.len()
-        };
+        let turn = if self.script.faults_once { turn } else { turn % faults.len() };
         faults.get(turn).cloned()
     }
 }
@@ -491,7 +450,6 @@ impl CompiledReply {
     /// Uses up one of its times; `false` when none is left.
     fn take(&self) -> bool {
         let Some(left) = &self.left else { return true };
-        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
-            .is_ok()
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 }

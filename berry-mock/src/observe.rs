@@ -153,12 +153,7 @@ impl Observer {
             stats.requests += 1;
             stats.in_flight += 1;
         });
-        InFlight {
-            observer: Arc::clone(self),
-            number,
-            phase: Phase::BeforeHead,
-            settled: false,
-        }
+        InFlight { observer: Arc::clone(self), number, phase: Phase::BeforeHead, settled: false }
     }
 }
 
@@ -216,11 +211,7 @@ impl Drop for InFlight {
         if self.settled {
             return;
         }
-        let cancellation = Cancellation {
-            request: self.number,
-            at: Instant::now(),
-            phase: self.phase,
-        };
+        let cancellation = Cancellation { request: self.number, at: Instant::now(), phase: self.phase };
         {
             let mut seen = self.observer.seen.lock();
             if seen.cancellations.len() == CANCELLATIONS_KEPT {

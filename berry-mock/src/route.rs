@@ -53,9 +53,7 @@ impl Call<'_> {
             return Answer::plain(StatusCode::OK, "text/plain", "Berry's scripted upstream is up.\n");
         }
         let vendor = vendor(self.head);
-        self.authorized()
-            .and_then(|()| self.dispatch(vendor))
-            .unwrap_or_else(|error| error.answer(vendor))
+        self.authorized().and_then(|()| self.dispatch(vendor)).unwrap_or_else(|error| error.answer(vendor))
     }
 
     fn dispatch(&self, vendor: Vendor) -> Result<Answer, ApiError> {
@@ -87,12 +85,7 @@ impl Call<'_> {
     /// The pace of this answer.
     pub(crate) fn pace(&self) -> Pace {
         let script = self.script;
-        Pace::new(
-            script.first_token_latency(),
-            script.token_latency(),
-            script.latency_jitter,
-            self.rng.clone(),
-        )
+        Pace::new(script.first_token_latency(), script.token_latency(), script.latency_jitter, self.rng.clone())
     }
 
     /// Holds a plain answer back for as long as its tokens would take.
@@ -135,9 +128,7 @@ impl Call<'_> {
             Some(rest @ ("/chat/completions" | "/embeddings")) => rest,
             _ => path,
         };
-        let endpoint = PREFIXES
-            .iter()
-            .find_map(|prefix| openai::Endpoint::of(path.strip_prefix(prefix)?));
+        let endpoint = PREFIXES.iter().find_map(|prefix| openai::Endpoint::of(path.strip_prefix(prefix)?));
         openai::answer(self, endpoint.ok_or_else(|| self.unknown())?, None)
     }
 
@@ -147,11 +138,7 @@ impl Call<'_> {
 
     /// Refuses every other method.
     pub(crate) fn expect(&self, method: Method) -> Result<(), ApiError> {
-        if self.head.method == method {
-            Ok(())
-        } else {
-            Err(ApiError::wrong_method(&self.head.method))
-        }
+        if self.head.method == method { Ok(()) } else { Err(ApiError::wrong_method(&self.head.method)) }
     }
 }
 
@@ -160,7 +147,5 @@ fn shown_key(headers: &HeaderMap) -> Option<&str> {
     if let Some(bearer) = headers.get(http::header::AUTHORIZATION) {
         return bearer.to_str().ok()?.strip_prefix("Bearer ");
     }
-    ["api-key", "x-api-key", "x-goog-api-key"]
-        .iter()
-        .find_map(|name| headers.get(*name)?.to_str().ok())
+    ["api-key", "x-api-key", "x-goog-api-key"].iter().find_map(|name| headers.get(*name)?.to_str().ok())
 }

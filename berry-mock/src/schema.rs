@@ -23,11 +23,7 @@ pub(crate) struct Maker<'a> {
 
 impl<'a> Maker<'a> {
     pub(crate) fn new(root: &'a Value, user: &'a str, seed: u64) -> Self {
-        Self {
-            root,
-            user,
-            rng: fastrand::Rng::with_seed(seed),
-        }
+        Self { root, user, rng: fastrand::Rng::with_seed(seed) }
     }
 
     /// A value for the whole schema.
@@ -52,22 +48,14 @@ impl<'a> Maker<'a> {
         if let Some(constant) = schema.get("const") {
             return constant.clone();
         }
-        if let Some(values) = schema
-            .get("enum")
-            .and_then(Value::as_array)
-            .filter(|values| !values.is_empty())
-        {
+        if let Some(values) = schema.get("enum").and_then(Value::as_array).filter(|values| !values.is_empty()) {
             return self.choice(values).clone();
         }
         if let Some(all) = schema.get("allOf").and_then(Value::as_array) {
             return self.make(&Value::Object(self.merged(schema, all)), name, depth + 1);
         }
         for key in ["anyOf", "oneOf"] {
-            if let Some(options) = schema
-                .get(key)
-                .and_then(Value::as_array)
-                .filter(|options| !options.is_empty())
-            {
+            if let Some(options) = schema.get(key).and_then(Value::as_array).filter(|options| !options.is_empty()) {
                 return self.alternative(schema, key, options, name, depth);
             }
         }
@@ -93,11 +81,7 @@ impl<'a> Maker<'a> {
         'a: 's,
     {
         for _ in 0..DEPTH_MAX {
-            match schema
-                .get("$ref")
-                .and_then(Value::as_str)
-                .and_then(|target| self.resolve(target))
-            {
+            match schema.get("$ref").and_then(Value::as_str).and_then(|target| self.resolve(target)) {
                 Some(target) => schema = target,
                 None => break,
             }
@@ -108,9 +92,7 @@ impl<'a> Maker<'a> {
     /// A member of an `enum`; one that the user mentioned, if there is one.
     fn choice<'v>(&mut self, values: &'v [Value]) -> &'v Value {
         let user = self.user.to_lowercase();
-        let mentioned = values
-            .iter()
-            .find(|value| value.as_str().is_some_and(|v| user.contains(&v.to_lowercase())));
+        let mentioned = values.iter().find(|value| value.as_str().is_some_and(|v| user.contains(&v.to_lowercase())));
         mentioned.unwrap_or(&values[self.rng.usize(..values.len())])
     }
 
@@ -124,10 +106,7 @@ impl<'a> Maker<'a> {
         depth: usize,
     ) -> Value {
         let option = if depth >= DEPTH_FULL {
-            options
-                .iter()
-                .min_by_key(|option| complexity(option))
-                .expect("not empty")
+            options.iter().min_by_key(|option| complexity(option)).expect("not empty")
         } else {
             // Absent values are dull: null only where nothing else is offered.
             let is_null = |option: &Value| option.get("type").is_some_and(|kind| kind == "null");
@@ -162,13 +141,8 @@ impl<'a> Maker<'a> {
     fn object(&mut self, schema: &Map<String, Value>, depth: usize) -> Value {
         let none = Map::new();
         let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
-        let required: Vec<&str> = schema
-            .get("required")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
+        let required: Vec<&str> =
+            schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
         let mut object = Map::new();
         for (name, property) in properties {
             if depth < DEPTH_FULL || required.contains(&name.as_str()) {
@@ -198,10 +172,7 @@ impl<'a> Maker<'a> {
     fn array(&mut self, schema: &Map<String, Value>, name: &str, depth: usize) -> Value {
         let minimum = bound(schema, "minItems").unwrap_or(0).min(LENGTH_MAX);
         let maximum = bound(schema, "maxItems").unwrap_or(u64::MAX);
-        let prefix = schema
-            .get("prefixItems")
-            .and_then(Value::as_array)
-            .map_or(&[][..], Vec::as_slice);
+        let prefix = schema.get("prefixItems").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         let rest = schema.get("items").unwrap_or(&Value::Bool(true));
         let free = prefix.is_empty() && *rest != Value::Bool(false) && depth < DEPTH_FULL;
         let wanted = if free { self.rng.u64(1..=3) } else { 0 };
@@ -222,11 +193,7 @@ impl<'a> Maker<'a> {
     }
 
     fn string(&mut self, schema: &Map<String, Value>, name: &str) -> String {
-        if let Some(text) = schema
-            .get("format")
-            .and_then(Value::as_str)
-            .and_then(|format| self.formatted(format))
-        {
+        if let Some(text) = schema.get("format").and_then(Value::as_str).and_then(|format| self.formatted(format)) {
             return text;
         }
         let mut text = self.words(name);
@@ -258,12 +225,7 @@ impl<'a> Maker<'a> {
             "uri" | "url" | "iri" | "uri-reference" => format!("https://example.com/{day}"),
             "uuid" => {
                 let n = self.rng.u128(..);
-                let (a, b, c, d) = (
-                    n >> 96 & 0xffff_ffff,
-                    n >> 80 & 0xffff,
-                    n >> 64 & 0xfff,
-                    n & 0xffff_ffff_ffff,
-                );
+                let (a, b, c, d) = (n >> 96 & 0xffff_ffff, n >> 80 & 0xffff, n >> 64 & 0xfff, n & 0xffff_ffff_ffff);
                 format!("{a:08x}-{b:04x}-4{c:03x}-8{:03x}-{d:012x}", n >> 52 & 0xfff)
             }
             _ => return None,
@@ -296,13 +258,7 @@ impl<'a> Maker<'a> {
         } else if is(&["color", "colour"]) {
             "berry red"
         } else {
-            const ANY: &[&str] = &[
-                "berry",
-                "a basket of berries",
-                "sweet and sour",
-                "demo",
-                "freshly picked",
-            ];
+            const ANY: &[&str] = &["berry", "a basket of berries", "sweet and sour", "demo", "freshly picked"];
             ANY[self.rng.usize(..ANY.len())]
         };
         fixed.to_owned()
@@ -311,9 +267,7 @@ impl<'a> Maker<'a> {
     /// A place that the user named: the capitalised words after "in", "to", "for" or "at".
     fn place(&self) -> Option<String> {
         let words: Vec<&str> = self.user.split_whitespace().collect();
-        let after = words
-            .iter()
-            .position(|word| matches!(*word, "in" | "to" | "for" | "at" | "of"))?;
+        let after = words.iter().position(|word| matches!(*word, "in" | "to" | "for" | "at" | "of"))?;
         let capitalised = |word: &&str| word.chars().next().is_some_and(char::is_uppercase);
         let place: Vec<&str> = words[after + 1..]
             .iter()
@@ -367,25 +321,14 @@ fn range(schema: &Map<String, Value>, step: f64) -> (Option<f64>, Option<f64>) {
         (Some(a), Some(b)) => Some(pick(a, b)),
         (a, b) => a.or(b),
     };
-    let low = tighter(
-        limit("minimum"),
-        limit("exclusiveMinimum").map(|low| low + step),
-        f64::max,
-    );
-    let high = tighter(
-        limit("maximum"),
-        limit("exclusiveMaximum").map(|high| high - step),
-        f64::min,
-    );
+    let low = tighter(limit("minimum"), limit("exclusiveMinimum").map(|low| low + step), f64::max);
+    let high = tighter(limit("maximum"), limit("exclusiveMaximum").map(|high| high - step), f64::min);
     (low, high)
 }
 
 fn integer(schema: &Map<String, Value>, rng: &mut fastrand::Rng) -> Value {
     let (low, high) = range(schema, 1.0);
-    let multiple = schema
-        .get("multipleOf")
-        .and_then(Value::as_f64)
-        .map_or(1, |step| (step.ceil() as i64).max(1));
+    let multiple = schema.get("multipleOf").and_then(Value::as_f64).map_or(1, |step| (step.ceil() as i64).max(1));
     let low = low.map(|low| low.ceil() as i64);
     let high = high.map(|high| high.floor() as i64);
     let (low, high) = match (low, high) {
@@ -402,11 +345,7 @@ fn integer(schema: &Map<String, Value>, rng: &mut fastrand::Rng) -> Value {
 
 fn number(schema: &Map<String, Value>, rng: &mut fastrand::Rng) -> Value {
     let (low, high) = range(schema, f64::EPSILON);
-    if let Some(step) = schema
-        .get("multipleOf")
-        .and_then(Value::as_f64)
-        .filter(|step| *step > 0.0)
-    {
+    if let Some(step) = schema.get("multipleOf").and_then(Value::as_f64).filter(|step| *step > 0.0) {
         let steps = match (low, high) {
             (Some(low), _) => (low / step).ceil(),
             (None, Some(high)) => (high / step).floor(),
@@ -423,11 +362,7 @@ fn number(schema: &Map<String, Value>, rng: &mut fastrand::Rng) -> Value {
     // Two decimals look natural; where the range is narrower than that, its middle.
     let middle = low + (high - low) * (0.25 + rng.f64() / 2.0);
     let rounded = (middle * 100.0).round() / 100.0;
-    json!(if rounded > low && rounded < high {
-        rounded
-    } else {
-        low + (high - low) / 2.0
-    })
+    json!(if rounded > low && rounded < high { rounded } else { low + (high - low) / 2.0 })
 }
 
 #[cfg(test)]
@@ -500,10 +435,8 @@ mod tests {
     fn alternatives_and_conjunctions_are_kept() {
         check(&json!({"anyOf": [{"type": "null"}, {"type": "integer"}]}));
         check(&json!({"type": "object", "oneOf": [{"properties": {"a": {"const": 1}}, "required": ["a"]}]}));
-        check(
-            &json!({"allOf": [{"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]},
-            {"properties": {"b": {"type": "integer"}}, "required": ["b"]}]}),
-        );
+        check(&json!({"allOf": [{"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]},
+            {"properties": {"b": {"type": "integer"}}, "required": ["b"]}]}));
         check(
             &json!({"$defs": {"base": {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}},
             "allOf": [{"$ref": "#/$defs/base"}, {"required": ["b"], "properties": {"b": {"type": "null"}}}]}),
@@ -525,14 +458,9 @@ mod tests {
 
     #[test]
     fn schemas_that_are_none_are_survived() {
-        for schema in [
-            json!(null),
-            json!(7),
-            json!(true),
-            json!({"$ref": "#/nowhere"}),
-            json!({"enum": []}),
-            json!({"type": []}),
-        ] {
+        for schema in
+            [json!(null), json!(7), json!(true), json!({"$ref": "#/nowhere"}), json!({"enum": []}), json!({"type": []})]
+        {
             Maker::new(&schema, "", 1).value();
         }
     }
@@ -567,10 +495,7 @@ pub(crate) mod check {
         let n = value.as_f64();
         for (rule, limit) in rules {
             let ok = match rule.as_str() {
-                "$ref" => fits(
-                    root.pointer(limit.as_str().unwrap().strip_prefix('#').unwrap())
-                        .unwrap(),
-                ),
+                "$ref" => fits(root.pointer(limit.as_str().unwrap().strip_prefix('#').unwrap()).unwrap()),
                 "type" => match limit {
                     Value::Array(kinds) => kinds.iter().any(|kind| is(kind, value)),
                     kind => is(kind, value),
@@ -585,34 +510,16 @@ pub(crate) mod check {
                 "exclusiveMinimum" => n.is_none_or(|n| n > limit.as_f64().unwrap()),
                 "exclusiveMaximum" => n.is_none_or(|n| n < limit.as_f64().unwrap()),
                 "multipleOf" => n.is_none_or(|n| (n / limit.as_f64().unwrap()).fract() == 0.0),
-                "minLength" => value
-                    .as_str()
-                    .is_none_or(|s| s.chars().count() >= limit.as_u64().unwrap() as usize),
-                "maxLength" => value
-                    .as_str()
-                    .is_none_or(|s| s.chars().count() <= limit.as_u64().unwrap() as usize),
-                "minItems" => value
-                    .as_array()
-                    .is_none_or(|a| a.len() >= limit.as_u64().unwrap() as usize),
-                "maxItems" => value
-                    .as_array()
-                    .is_none_or(|a| a.len() <= limit.as_u64().unwrap() as usize),
-                "uniqueItems" => value
-                    .as_array()
-                    .is_none_or(|a| (1..a.len()).all(|i| !a[..i].contains(&a[i]))),
-                "minProperties" => value
-                    .as_object()
-                    .is_none_or(|o| o.len() >= limit.as_u64().unwrap() as usize),
+                "minLength" => value.as_str().is_none_or(|s| s.chars().count() >= limit.as_u64().unwrap() as usize),
+                "maxLength" => value.as_str().is_none_or(|s| s.chars().count() <= limit.as_u64().unwrap() as usize),
+                "minItems" => value.as_array().is_none_or(|a| a.len() >= limit.as_u64().unwrap() as usize),
+                "maxItems" => value.as_array().is_none_or(|a| a.len() <= limit.as_u64().unwrap() as usize),
+                "uniqueItems" => value.as_array().is_none_or(|a| (1..a.len()).all(|i| !a[..i].contains(&a[i]))),
+                "minProperties" => value.as_object().is_none_or(|o| o.len() >= limit.as_u64().unwrap() as usize),
                 "required" => value.as_object().is_none_or(|object| {
-                    limit
-                        .as_array()
-                        .unwrap()
-                        .iter()
-                        .all(|name| object.contains_key(name.as_str().unwrap()))
+                    limit.as_array().unwrap().iter().all(|name| object.contains_key(name.as_str().unwrap()))
                 }),
-                "format" => value
-                    .as_str()
-                    .is_none_or(|text| has_format(limit.as_str().unwrap(), text)),
+                "format" => value.as_str().is_none_or(|text| has_format(limit.as_str().unwrap(), text)),
                 _ => true,
             };
             if !ok {

@@ -49,13 +49,7 @@ pub struct Script {
 impl Script {
     /// The pace of a small hosted model: what the demo provider does unless it is configured.
     pub fn realistic(seed: u64) -> Self {
-        Self {
-            seed,
-            first_token_latency_ms: 250,
-            token_latency_ms: 15,
-            latency_jitter: 0.3,
-            ..Self::default()
-        }
+        Self { seed, first_token_latency_ms: 250, token_latency_ms: 15, latency_jitter: 0.3, ..Self::default() }
     }
 
     /// Whether every reply is valid HTTP. For scripts that come from a file.
@@ -65,10 +59,7 @@ impl Script {
     /// The first reply that is not, and why.
     pub fn validate(&self) -> Result<(), ScriptError> {
         for reply in &self.replies {
-            reply.answer().map_err(|source| ScriptError {
-                path: reply.path.clone(),
-                source,
-            })?;
+            reply.answer().map_err(|source| ScriptError { path: reply.path.clone(), source })?;
         }
         Ok(())
     }
@@ -159,14 +150,7 @@ pub struct Reply {
 
 impl Default for Reply {
     fn default() -> Self {
-        Self {
-            method: None,
-            path: String::new(),
-            times: None,
-            status: 200,
-            headers: Vec::new(),
-            chunks: Vec::new(),
-        }
+        Self { method: None, path: String::new(), times: None, status: 200, headers: Vec::new(), chunks: Vec::new() }
     }
 }
 
@@ -242,10 +226,7 @@ pub struct ReplyChunk {
 impl ReplyChunk {
     /// A piece that is sent at once.
     pub fn new(body: impl Into<Bytes>) -> Self {
-        Self {
-            body: body.into(),
-            ..Self::default()
-        }
+        Self { body: body.into(), ..Self::default() }
     }
 }
 

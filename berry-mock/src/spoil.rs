@@ -38,9 +38,7 @@ impl Fault {
             Self::TruncatedJson => truncated_json(answer),
             Self::Garbage => garbage(answer),
             Self::MissingTerminator => {
-                keep(answer, |mark| {
-                    matches!(mark, Mark::Whole | Mark::Opening | Mark::Content)
-                });
+                keep(answer, |mark| matches!(mark, Mark::Whole | Mark::Opening | Mark::Content));
             }
             Self::MissingDone => keep(answer, |mark| !matches!(mark, Mark::Ending | Mark::Terminator)),
             Self::EmptyStream => keep(answer, |mark| mark == Mark::Terminator),
@@ -128,16 +126,10 @@ fn slow_first_token(answer: &mut Answer, wait: Duration) {
 }
 
 fn comments(answer: &mut Answer, every: Duration) {
-    let at = if answer.is_stream() {
-        content_index(answer, 0)
-    } else {
-        0
-    };
+    let at = if answer.is_stream() { content_index(answer, 0) } else { 0 };
     answer.body.truncate(at);
     answer.length = Length::Chunked;
-    answer
-        .body
-        .push_back(Step::Beat(every, Bytes::from_static(b": still here\n\n")));
+    answer.body.push_back(Step::Beat(every, Bytes::from_static(b": still here\n\n")));
 }
 
 fn malformed_chunk(answer: &mut Answer, n: u32) {
@@ -199,10 +191,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 fn filler(bytes: usize, piece: &Bytes) -> impl Iterator<Item = Step> {
     let whole = std::iter::repeat_n(piece.clone(), bytes / piece.len());
     let rest = piece.slice(..bytes % piece.len());
-    whole
-        .chain(Some(rest))
-        .filter(|bytes| !bytes.is_empty())
-        .map(|bytes| Step::Chunk(Mark::Opening, bytes))
+    whole.chain(Some(rest)).filter(|bytes| !bytes.is_empty()).map(|bytes| Step::Chunk(Mark::Opening, bytes))
 }
 
 fn letters() -> Bytes {
@@ -217,26 +206,16 @@ fn around(
     close: &'static [u8],
 ) {
     let rest = answer.body.split_off(at);
-    answer
-        .body
-        .push_back(Step::Chunk(Mark::Opening, Bytes::from_static(open)));
+    answer.body.push_back(Step::Chunk(Mark::Opening, Bytes::from_static(open)));
     answer.body.extend(filler);
-    answer
-        .body
-        .push_back(Step::Chunk(Mark::Opening, Bytes::from_static(close)));
+    answer.body.push_back(Step::Chunk(Mark::Opening, Bytes::from_static(close)));
     answer.body.extend(rest);
 }
 
 fn oversized_line(answer: &mut Answer, bytes: usize) {
     if answer.is_stream() {
         let at = content_index(answer, 0);
-        around(
-            answer,
-            at,
-            b"data: {\"padding\":\"",
-            filler(bytes, &letters()),
-            b"\"}\n\n",
-        );
+        around(answer, at, b"data: {\"padding\":\"", filler(bytes, &letters()), b"\"}\n\n");
     } else {
         oversized_body(answer, bytes);
     }
@@ -256,9 +235,7 @@ fn oversized_body(answer: &mut Answer, bytes: usize) {
 
 fn one_byte(answer: &mut Answer) {
     answer.map_chunks(|bytes| {
-        (0..bytes.len())
-            .flat_map(|i| [Step::Chunk(Mark::Content, bytes.slice(i..=i)), Step::Flush])
-            .collect()
+        (0..bytes.len()).flat_map(|i| [Step::Chunk(Mark::Content, bytes.slice(i..=i)), Step::Flush]).collect()
     });
 }
 
@@ -280,17 +257,12 @@ fn crlf(bytes: &[u8]) -> Bytes {
 fn gzip(answer: &mut Answer) {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     answer.map_chunks(|bytes| {
-        encoder
-            .write_all(&bytes)
-            .and_then(|()| encoder.flush())
-            .expect("writing to memory does not fail");
+        encoder.write_all(&bytes).and_then(|()| encoder.flush()).expect("writing to memory does not fail");
         vec![Step::Chunk(Mark::Content, std::mem::take(encoder.get_mut()).into())]
     });
     let tail = encoder.finish().expect("writing to memory does not fail");
     answer.body.push_back(Step::Chunk(Mark::Terminator, tail.into()));
-    answer
-        .headers
-        .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    answer.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
 }
 
 fn gzip_bomb(answer: &mut Answer, bytes: usize) {
@@ -299,14 +271,10 @@ fn gzip_bomb(answer: &mut Answer, bytes: usize) {
     let mut left = bytes;
     while left > 0 {
         let now = left.min(spaces.len());
-        encoder
-            .write_all(&spaces[..now])
-            .expect("writing to memory does not fail");
+        encoder.write_all(&spaces[..now]).expect("writing to memory does not fail");
         left -= now;
     }
     let packed = encoder.finish().expect("writing to memory does not fail");
     answer.body = VecDeque::from([Step::Chunk(Mark::Whole, packed.into())]);
-    answer
-        .headers
-        .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    answer.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
 }

@@ -65,15 +65,7 @@ const WHO: &[&str] = &[
     "A small server",
     "The next token",
 ];
-const DOES: &[&str] = &[
-    "carries",
-    "keeps",
-    "counts",
-    "remembers",
-    "delivers",
-    "looks after",
-    "passes on",
-];
+const DOES: &[&str] = &["carries", "keeps", "counts", "remembers", "delivers", "looks after", "passes on"];
 const WHAT: &[&str] = &[
     "each word without hurry",
     "more requests than one would think",
@@ -102,13 +94,7 @@ fn pick<'a>(rng: &mut fastrand::Rng, from: &[&'a str]) -> &'a str {
 
 /// A sentence about nothing in particular.
 pub(crate) fn sentence(rng: &mut fastrand::Rng) -> String {
-    format!(
-        "{} {} {} {}",
-        pick(rng, WHO),
-        pick(rng, DOES),
-        pick(rng, WHAT),
-        pick(rng, HOW)
-    )
+    format!("{} {} {} {}", pick(rng, WHO), pick(rng, DOES), pick(rng, WHAT), pick(rng, HOW))
 }
 
 /// A reply to what a user said. Where a length is given, it has exactly so many tokens.
@@ -148,10 +134,7 @@ pub(crate) fn first_tokens(text: &str, length: usize) -> &str {
 pub(crate) fn about_results<'a>(rng: &mut fastrand::Rng, results: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut text = String::from("Thanks, the tools have answered.");
     for (name, content) in results {
-        text.push_str(&format!(
-            " {name} says: {}.",
-            excerpt(content, 120).trim_end_matches('.')
-        ));
+        text.push_str(&format!(" {name} says: {}.", excerpt(content, 120).trim_end_matches('.')));
     }
     text.push(' ');
     text.push_str(pick(rng, HONEST));
@@ -164,20 +147,12 @@ mod tests {
 
     #[test]
     fn tokens_join_to_the_text() {
-        for text in [
-            "",
-            " ",
-            "Hello, world!  Two spaces.",
-            "überlange Donaudampfschifffahrt",
-            "你好，世界 ok",
-            "a\n\n b\t🦀🦀",
-        ] {
+        for text in
+            ["", " ", "Hello, world!  Two spaces.", "überlange Donaudampfschifffahrt", "你好，世界 ok", "a\n\n b\t🦀🦀"]
+        {
             assert_eq!(tokens(text).collect::<String>(), text);
         }
-        assert_eq!(
-            tokens("Hello, big world").collect::<Vec<_>>(),
-            ["Hello", ",", " big", " world"]
-        );
+        assert_eq!(tokens("Hello, big world").collect::<Vec<_>>(), ["Hello", ",", " big", " world"]);
     }
 
     #[test]
@@ -198,10 +173,7 @@ mod tests {
     #[test]
     fn a_reply_mentions_the_user_and_says_what_it_is() {
         let text = reply(&mut fastrand::Rng::with_seed(5), "How   are\nyou?", None);
-        assert!(
-            text.contains("How are you?") && text.contains("demo upstream"),
-            "{text}"
-        );
+        assert!(text.contains("How are you?") && text.contains("demo upstream"), "{text}");
     }
 
     #[test]

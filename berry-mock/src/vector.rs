@@ -10,10 +10,7 @@ pub(crate) fn vector(seed: u64, model: &str, bytes: &[u8], dimensions: u64) -> V
     let mut rng = fastrand::Rng::with_seed(hash.finish());
     let raw: Vec<f64> = (0..dimensions).map(|_| rng.f64() * 2.0 - 1.0).collect();
     let length = raw.iter().map(|x| x * x).sum::<f64>().sqrt();
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "vectors have single precision on the wire"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "vectors have single precision on the wire")]
     raw.iter().map(|x| (x / length) as f32).collect()
 }
 

@@ -41,10 +41,7 @@ impl Cutter {
 
     /// Ends the connection inside the head that is written next.
     pub(crate) fn kill_in_head(&self, end: End) {
-        *self.state.lock() = CutState {
-            end: Some(end),
-            allowance: Some(HALF_HEAD_BYTES),
-        };
+        *self.state.lock() = CutState { end: Some(end), allowance: Some(HALF_HEAD_BYTES) };
     }
 
     /// Returns when the connection has to end.

@@ -302,6 +302,7 @@ impl Events {
             Some(error) => End::Failed(error.kind()),
         };
         if let Some(lease) = self.lease.take() {
+            lease.used_tokens(self.exchange.usage.total(), now);
             lease.report(outcome, now);
         }
     }

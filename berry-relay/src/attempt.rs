@@ -22,7 +22,8 @@ use crate::body::Chunks;
 use crate::buffer::BufferPermit;
 use crate::client::{ConnectTimeout, Upstream};
 use crate::decode::Decoder;
-use crate::error::{ForwardError, rejection_class};
+use crate::disposition::{self, Disposition, Retry};
+use crate::error::ForwardError;
 use crate::exchange::Exchange;
 use crate::forward::{Relay, RelayRequest};
 use crate::json::{Kind, Members, Scanner};
@@ -30,10 +31,12 @@ use crate::pool::{Choice, PooledBody, SendError};
 use crate::prepare::{self, Prepared, PublicModel};
 use crate::stream::{EventStream, Treatment};
 use crate::upstream_body::UpstreamBody;
-use crate::{headers, meter};
+use crate::{headers, meter, retry_after};
 
 /// Longest error body that is passed on.
 const ERROR_BODY_MAX: usize = 1024 * 1024;
+/// How much of an error body is read for what it means.
+const ERROR_BODY_READ_MAX: usize = 64 * 1024;
 /// Members of a plain answer that are looked at.
 const ANSWER_MEMBERS: &[&str] = &["model", "usage", "usageMetadata", "error"];
 
@@ -76,6 +79,16 @@ impl Committed {
     }
 }
 
+/// A try that brought nothing for the client, or something that another backend may better.
+pub(crate) struct Setback {
+    /// What went wrong.
+    pub(crate) error: ForwardError,
+    /// The upstream's own error answer, which the client gets when nothing better comes.
+    pub(crate) answer: Option<Committed>,
+    /// Where it may go better.
+    pub(crate) retry: Retry,
+}
+
 /// Runs one attempt. The lease is told how it went; for a stream, when the stream ends.
 pub(crate) async fn run(
     relay: &Relay,
@@ -83,32 +96,26 @@ pub(crate) async fn run(
     request: &mut RelayRequest,
     deadline: tokio::time::Instant,
     exchange: &mut Exchange,
-) -> Result<Committed, ForwardError> {
+) -> Result<Committed, Box<Setback>> {
     let backend = Arc::clone(lease.backend());
     let Some(upstream) = relay.upstreams.get(&backend.provider.id) else {
-        return Err(ForwardError::Internal(format!("{}: no client for its provider", backend.id)));
+        let error = ForwardError::Internal(format!("{}: no client for its provider", backend.id));
+        return Err(Box::new(Setback { error, answer: None, retry: Retry::No }));
     };
-    let attempt = Attempt {
-        relay,
-        upstream,
-        operation: exchange.operation,
-        streams: exchange.stream,
-        sent_at: exchange.now(),
-        deadline,
-        backend,
-    };
+    let sent_at = exchange.now();
+    let (operation, streams) = (exchange.operation, exchange.stream);
+    let attempt = Attempt { relay, upstream, operation, streams, sent_at, deadline, backend };
     match attempt.send(request, exchange).await {
-        Ok((head, Reply::Events(events))) => Ok(head.committed(Content::Events(events, lease))),
-        Ok((head, Reply::Through(through))) => Ok(head.committed(Content::Through(through, lease))),
-        Ok((head, Reply::Held(chunks, permit))) => {
-            lease.report(attempt.outcome(head.status, exchange), exchange.now());
-            Ok(head.committed(Content::Held(chunks, permit)))
+        Ok((head, reply)) => {
+            lease.learn_remaining(retry_after::remaining(&head.headers), exchange.now());
+            attempt.conclude(head, reply, lease, exchange)
         }
         Err(error) => {
+            let retry = if error.failure_class().is_some() { Retry::Anywhere } else { Retry::No };
             if let Some(class) = error.failure_class() {
                 lease.report(Outcome::Failure { class, retry_after: None }, exchange.now());
             }
-            Err(error)
+            Err(Box::new(Setback { error, answer: None, retry }))
         }
     }
 }
@@ -165,6 +172,57 @@ struct HeldBody {
 }
 
 impl Attempt<'_> {
+    /// Tells the lease what a whole answer says of its backend, and decides whether it may go to the client.
+    fn conclude(
+        &self,
+        head: Head,
+        reply: Reply,
+        mut lease: Lease,
+        exchange: &Exchange,
+    ) -> Result<Committed, Box<Setback>> {
+        let (chunks, permit) = match reply {
+            Reply::Events(events) => {
+                let now = exchange.now();
+                lease.first_token(now.since(self.sent_at), now);
+                return Ok(head.committed(Content::Events(events, lease)));
+            }
+            Reply::Through(through) => return Ok(head.committed(Content::Through(through, lease))),
+            Reply::Held(chunks, permit) => (chunks, permit),
+        };
+        let now = exchange.now();
+        if head.status.is_success() {
+            let latency = now.since(self.sent_at);
+            lease.used_tokens(exchange.usage.total(), now);
+            lease.report(Outcome::Success { ttft: Some(latency), latency }, now);
+            return Ok(head.committed(Content::Held(chunks, permit)));
+        }
+        let body = chunks.slice(0..chunks.len().min(ERROR_BODY_READ_MAX));
+        let retry_after = retry_after::of(&head.headers, &body);
+        let disposition = disposition::of(head.status, &body, retry_after);
+        match disposition.class {
+            None => lease.report(Outcome::CallerFault, now),
+            Some(class) => {
+                let outcome = Outcome::Failure { class, retry_after };
+                lease.report_with(outcome, disposition.consequence_of(class, retry_after), now);
+            }
+        }
+        let is_json = Scanner::check(&chunks);
+        let error = self.error_of(&head, &disposition, retry_after);
+        let answer = (is_json && !disposition.refuses_key()).then(|| head.committed(Content::Held(chunks, permit)));
+        match (disposition.retry, answer) {
+            (Retry::No, Some(answer)) => Ok(answer),
+            (retry, answer) => Err(Box::new(Setback { error, answer, retry })),
+        }
+    }
+
+    fn error_of(&self, head: &Head, disposition: &Disposition, retry_after: Option<Duration>) -> ForwardError {
+        let backend = self.backend.id.clone();
+        match disposition.refuses_key() {
+            true => ForwardError::KeyRefused { backend, status: head.status },
+            false => ForwardError::Rejected { backend, status: head.status, class: disposition.class, retry_after },
+        }
+    }
+
     async fn send(&self, request: &mut RelayRequest, exchange: &mut Exchange) -> Result<(Head, Reply), ForwardError> {
         let prepared = prepare::request(&self.backend, self.upstream, self.operation, self.streams, request)?;
         let usage_was_added = prepared.usage_was_added;
@@ -175,7 +233,7 @@ impl Attempt<'_> {
         // The refusal may be of what we added: then the client's own request has not been answered yet.
         let held = self.hold(&head, incoming, ERROR_BODY_MAX, exchange).await?;
         if !names_stream_options(&held.chunks) {
-            return self.passed_error(head, held);
+            return Ok((head, Reply::Held(held.chunks, held.permit)));
         }
         self.upstream.note_refused_stream_options(&self.backend.id.upstream);
         let prepared = prepare::request(&self.backend, self.upstream, self.operation, self.streams, request)?;
@@ -213,7 +271,7 @@ impl Attempt<'_> {
         *outgoing.method_mut() = Method::POST;
         *outgoing.uri_mut() = self
             .upstream
-            .url(provider, self.operation, self.backend.id.upstream.as_str())
+            .url(provider, self.operation, self.backend.upstream_model(request.body.model()))
             .map_err(|error| ForwardError::Internal(format!("{}: {error}", self.backend.id)))?;
         *outgoing.headers_mut() = headers::request(&request.headers, &provider.forward_headers, &self.upstream.headers);
         Ok(outgoing)
@@ -242,12 +300,9 @@ impl Attempt<'_> {
         exchange: &mut Exchange,
     ) -> Result<(Head, Reply), ForwardError> {
         match head.status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Err(ForwardError::KeyRefused { backend: self.backend.id.clone(), status: head.status })
-            }
             status if status.is_client_error() || status.is_server_error() => {
                 let held = self.hold(&head, incoming, ERROR_BODY_MAX, exchange).await?;
-                self.passed_error(head, held)
+                Ok((head, Reply::Held(held.chunks, held.permit)))
             }
             status if !status.is_success() => Err(self.bad(format!("unexpected status {}", status.as_u16()))),
             _ if self.streams && head.is("text/event-stream") => {
@@ -292,18 +347,6 @@ impl Attempt<'_> {
             return None;
         }
         Some(meter::status_of_error(&body.slice(error.value.clone())).unwrap_or(StatusCode::BAD_GATEWAY))
-    }
-
-    /// The upstream's own error, passed on when it is JSON.
-    fn passed_error(&self, head: Head, held: HeldBody) -> Result<(Head, Reply), ForwardError> {
-        if held.members.is_some() {
-            return Ok((head, Reply::Held(held.chunks, held.permit)));
-        }
-        Err(ForwardError::Rejected {
-            backend: self.backend.id.clone(),
-            status: head.status,
-            headers: Box::new(headers::response(&head.headers)),
-        })
     }
 
     async fn hold(
@@ -423,16 +466,6 @@ impl Attempt<'_> {
     fn broken(&self, error: hyper::Error) -> ForwardError {
         let what = "the connection broke inside the answer";
         ForwardError::Network { backend: self.backend.id.clone(), what, source: Box::new(error) }
-    }
-
-    /// What a complete plain answer says about the backend.
-    fn outcome(&self, status: StatusCode, exchange: &Exchange) -> Outcome {
-        let latency = exchange.now().since(self.sent_at);
-        match rejection_class(status) {
-            Some(class) => Outcome::Failure { class, retry_after: None },
-            None if status.is_success() => Outcome::Success { ttft: Some(latency), latency },
-            None => Outcome::CallerFault,
-        }
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use berry_core::error::ErrorKind;
 use berry_core::id::BackendId;
 use berry_loadbalance::outcome::FailureClass;
-use berry_loadbalance::selector::NoRoute;
-use http::{HeaderMap, StatusCode};
+use berry_loadbalance::selector::{NoRoute, Shortage};
+use http::StatusCode;
 
 /// An error with all that it was caused by.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -63,15 +63,17 @@ pub enum ForwardError {
         /// What is wrong with it.
         why: String,
     },
-    /// It answered with an error status and a body that is no error of its dialect.
-    #[error("{backend}: status {status} with a body that is not JSON")]
+    /// It answered with an error status.
+    #[error("{backend}: status {status}")]
     Rejected {
         /// Where.
         backend: BackendId,
         /// Its status, which the client gets as well.
         status: StatusCode,
-        /// Its headers that may pass.
-        headers: Box<HeaderMap>,
+        /// What that says about the backend; `None` = the caller's own fault.
+        class: Option<FailureClass>,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
     },
     /// A stream that ended without its terminal event.
     #[error("{backend}: the stream ended before its end event")]
@@ -100,6 +102,7 @@ impl ForwardError {
             Self::NoRoute(NoRoute::UnknownModel(_)) => ErrorKind::ModelNotFound,
             Self::NoRoute(NoRoute::UnknownProvider { .. }) => ErrorKind::UnknownBackend,
             Self::NoRoute(NoRoute::Tags { .. }) => ErrorKind::NoBackendForTags,
+            Self::NoRoute(NoRoute::NothingEligible { shortage: Shortage::Cooling, .. }) => ErrorKind::RateLimitExceeded,
             Self::NoRoute(_) | Self::Unreachable { .. } | Self::Shutdown => ErrorKind::NoBackendAvailable,
             Self::Network { .. } | Self::BadAnswer { .. } | Self::Rejected { .. } => ErrorKind::UpstreamError,
             Self::Timeout { .. } | Self::TotalTimeout(_) => ErrorKind::UpstreamTimeout,
@@ -110,6 +113,23 @@ impl ForwardError {
         }
     }
 
+    /// When it is worth asking again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NoRoute(no_route) => no_route.retry_after(),
+            Self::Rejected { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// The status that the upstream answered with, where the client is to get the same.
+    pub fn upstream_status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Rejected { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
     /// What the backend did, where it was one's fault.
     pub fn failure_class(&self) -> Option<FailureClass> {
         match self {
@@ -117,7 +137,7 @@ impl ForwardError {
             Self::Timeout { .. } => Some(FailureClass::Timeout),
             Self::KeyRefused { .. } => Some(FailureClass::Auth),
             Self::BadAnswer { .. } => Some(FailureClass::Server),
-            Self::Rejected { status, .. } => rejection_class(*status),
+            Self::Rejected { class, .. } => *class,
             Self::Incomplete { .. } => Some(FailureClass::StreamIncomplete),
             Self::NoRoute(_) | Self::TotalTimeout(_) | Self::Shutdown | Self::Overloaded | Self::Internal(_) => None,
         }
@@ -162,17 +182,5 @@ impl ForwardError {
             }
             Self::Internal(_) => "The gateway made a mistake. Its log has the details under this request id.".to_owned(),
         }
-    }
-}
-
-/// What an error status says about the backend; `None` for the caller's own faults.
-pub(crate) fn rejection_class(status: StatusCode) -> Option<FailureClass> {
-    match status.as_u16() {
-        401 | 403 => Some(FailureClass::Auth),
-        404 => Some(FailureClass::Model),
-        408 => Some(FailureClass::Timeout),
-        429 => Some(FailureClass::RateLimit),
-        500.. => Some(FailureClass::Server),
-        _ => None,
     }
 }

@@ -10,23 +10,36 @@ use std::time::Duration;
 
 use berry_core::config::snapshot::{Model, User};
 use berry_loadbalance::eligibility::{Demand, Hints};
-use berry_loadbalance::selector::RouteSelector;
+use berry_loadbalance::lease::Lease;
+use berry_loadbalance::outcome::FailureClass;
+use berry_loadbalance::selector::{NoRoute, RouteSelector};
 use bytes::Bytes;
 use http::HeaderMap;
-use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use smallvec::SmallVec;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Answer, KeepAlive, RelayBody};
-use crate::attempt;
+use crate::attempt::{self, Committed, Setback};
 use crate::body::Chunks;
 use crate::buffer::{BufferBudget, BufferPermit};
 use crate::client::Upstreams;
 use crate::clock::Clock;
+use crate::disposition::Retry;
 use crate::envelope::Envelope;
 use crate::error::ForwardError;
 use crate::exchange::{End, Exchange, Facts};
 use crate::multipart::Form;
+
+/// No attempt starts with less time left than this.
+const LEAST_TIME: Duration = Duration::from_millis(50);
+/// First step of the back-off before a backend is tried again.
+const BACKOFF_BASE: Duration = Duration::from_millis(50);
+/// Longest back-off.
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// Longest Retry-After that is waited out.
+const RETRY_AFTER_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Says an error in the dialect of the request, as an event of its stream or as a body. `berry-api` has the one mapping.
 pub trait SayError: Send + Sync {
@@ -65,6 +78,10 @@ pub struct Limits {
     pub plain_keep_alive: Option<Duration>,
     /// Longest time to the head of an answer, over all attempts.
     pub total_timeout: Duration,
+    /// Attempts beyond the first, over all backends.
+    pub max_retries: u32,
+    /// Of these, how many may repeat a backend.
+    pub max_internal_retries: u32,
 }
 
 /// What outlives a reload.
@@ -104,6 +121,14 @@ pub enum RequestBody {
 }
 
 impl RequestBody {
+    /// The model's name as the client wrote it.
+    pub(crate) fn model(&self) -> &str {
+        match self {
+            Self::Json { envelope, .. } => &envelope.model,
+            Self::Form(form) => form.model(),
+        }
+    }
+
     /// Whether all of it is at hand.
     pub(crate) fn can_be_sent_again(&self) -> bool {
         match self {
@@ -168,10 +193,10 @@ impl Relay {
         }
     }
 
-    async fn run(self: Arc<Self>, request: RelayRequest, mut exchange: Exchange) -> Result<Answer, Refusal> {
+    async fn run(self: Arc<Self>, mut request: RelayRequest, mut exchange: Exchange) -> Result<Answer, Refusal> {
         let limit = request.timeout.map_or(self.limits.total_timeout, |own| own.min(self.limits.total_timeout));
         let deadline = tokio::time::Instant::now() + limit;
-        match self.attempts(request, deadline, &mut exchange).await {
+        match self.attempts(&mut request, deadline, &mut exchange).await {
             Ok(committed) => Ok(committed.into_answer(exchange, &self)),
             Err(error) => {
                 exchange.end = End::Failed(error.kind());
@@ -180,25 +205,65 @@ impl Relay {
         }
     }
 
-    /// The attempt loop. One attempt for now: the place where another is chosen after a failure is here.
+    /// The attempt loop: choose, try, and on a setback that another backend may better, choose again, until something may go to
+    /// the client or nothing is left to spend: attempts, retry budget, time.
     async fn attempts(
         &self,
-        mut request: RelayRequest,
+        request: &mut RelayRequest,
         deadline: tokio::time::Instant,
         exchange: &mut Exchange,
-    ) -> Result<attempt::Committed, ForwardError> {
+    ) -> Result<Committed, ForwardError> {
+        let mut rng = self.shared.seeds.next_rng();
+        let mut course = Course::default();
+        loop {
+            let lease = match self.choose(request, &course, exchange, &mut rng) {
+                Ok(lease) => lease,
+                Err(no_route) => match course.pause_before_repeat(&no_route, &self.limits, deadline, &mut rng) {
+                    Some(pause) => {
+                        tokio::time::sleep(pause).await;
+                        course.allow_repeat();
+                        continue;
+                    }
+                    None => return course.give_up(no_route.into()),
+                },
+            };
+            let (position, last_chance) = (lease.position(), lease.is_last_chance());
+            exchange.backend = Some(Arc::clone(lease.backend()));
+            exchange.attempts += 1;
+            let setback = match attempt::run(self, lease, request, deadline, exchange).await {
+                Ok(committed) => return Ok(committed),
+                Err(setback) => setback,
+            };
+            let may_go_on = setback.retry != Retry::No
+                && !last_chance
+                && exchange.attempts <= self.limits.max_retries
+                && request.body.can_be_sent_again()
+                && deadline.saturating_duration_since(tokio::time::Instant::now()) >= LEAST_TIME
+                && self.selector.may_retry(&request.model.id, exchange.now());
+            tracing::debug!(request_id = exchange.request_id.as_str(), error = %setback.error, may_go_on, "attempt failed");
+            course.note(*setback, position, &request.model);
+            if !may_go_on {
+                return course.give_up(ForwardError::Internal("no attempt was made".to_owned()));
+            }
+        }
+    }
+
+    fn choose(
+        &self,
+        request: &RelayRequest,
+        course: &Course,
+        exchange: &Exchange,
+        rng: &mut SmallRng,
+    ) -> Result<Lease, NoRoute> {
         let demand = Demand {
             now: exchange.now(),
             tags: &request.user.tags,
             dialect: exchange.operation.dialect(),
             provider: request.provider.as_deref(),
-            tried: &[],
-            hints: Hints::default(),
+            tried: &course.tried,
+            hints: Hints { window_above: course.window_above, ..Hints::default() },
         };
-        let mut rng = self.shared.seeds.next_rng();
-        let lease = self.selector.select_route(&request.model.id, &demand, &mut rng)?;
-        exchange.backend = Some(Arc::clone(lease.backend()));
-        exchange.attempts += 1;
+        let lease = self.selector.select_route(&request.model.id, &demand, rng)?;
         tracing::debug!(
             request_id = exchange.request_id.as_str(),
             provider = lease.backend().provider.id.as_str(),
@@ -206,6 +271,96 @@ impl Relay {
             strategy = request.model.strategy.as_str(),
             "selected backend"
         );
-        attempt::run(self, lease, &mut request, deadline, exchange).await
+        Ok(lease)
+    }
+}
+
+/// What the attempts of one request have come to so far.
+#[derive(Default)]
+struct Course {
+    /// Positions that are not to be chosen again.
+    tried: SmallVec<[usize; 4]>,
+    /// Of these, the ones that may be tried again after a pause.
+    repeatable: SmallVec<[usize; 4]>,
+    /// Repeats at a backend that was tried before.
+    repeats: u32,
+    /// The window that was too small.
+    window_above: Option<u64>,
+    first: Option<Setback>,
+    last: Option<Setback>,
+}
+
+impl Course {
+    fn note(&mut self, setback: Setback, position: usize, model: &Model) {
+        self.tried.push(position);
+        if setback.retry == Retry::Anywhere {
+            self.repeatable.push(position);
+        }
+        if setback.retry == Retry::LargerWindow {
+            self.window_above = Some(model.backends[position].limits.context_window.unwrap_or(0));
+        }
+        self.exclude_exhausted_provider(position, model);
+        if self.first.is_none() {
+            self.first = Some(setback);
+        } else {
+            self.last = Some(setback);
+        }
+    }
+
+    /// A provider's own `max_retries` counts its attempts over all of its backends.
+    fn exclude_exhausted_provider(&mut self, position: usize, model: &Model) {
+        let provider = &model.backends[position].provider;
+        let at_provider = |position: &usize| model.backends[*position].provider.id == provider.id;
+        let made = self.tried.iter().filter(|position| at_provider(position)).count();
+        if provider.max_retries.is_some_and(|max| made > max as usize) {
+            self.repeatable.retain(|position| !at_provider(position));
+            self.tried.extend((0..model.backends.len()).filter(at_provider));
+        }
+    }
+
+    /// How long to wait before a backend is tried again, when no other is left: a back-off with full jitter, or a short
+    /// Retry-After. `None` when waiting is of no use.
+    fn pause_before_repeat(
+        &self,
+        no_route: &NoRoute,
+        limits: &Limits,
+        deadline: tokio::time::Instant,
+        rng: &mut SmallRng,
+    ) -> Option<Duration> {
+        self.first.as_ref()?;
+        if self.repeats >= limits.max_internal_retries {
+            return None;
+        }
+        let backoff = BACKOFF_BASE.saturating_mul(1 << self.repeats.min(10)).min(BACKOFF_MAX);
+        let asked = no_route.retry_after().filter(|wait| *wait <= RETRY_AFTER_WAIT_MAX);
+        let pause = match self.repeatable.is_empty() {
+            false => backoff.mul_f64(rng.random::<f64>()),
+            true => asked.filter(|_| self.only_cooling())?,
+        };
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        (pause + LEAST_TIME < left).then_some(pause)
+    }
+
+    /// Whether the last setback was a rate limit, which is over when its time is.
+    fn only_cooling(&self) -> bool {
+        let last = self.last.as_ref().or(self.first.as_ref());
+        last.is_some_and(|setback| setback.error.failure_class() == Some(FailureClass::RateLimit))
+    }
+
+    fn allow_repeat(&mut self) {
+        self.repeats += 1;
+        let cooling = self.only_cooling();
+        let repeatable = std::mem::take(&mut self.repeatable);
+        self.tried.retain(|position| !cooling && !repeatable.contains(position));
+    }
+
+    /// What the client sees when nothing helped: a last error that is its own fault, else the first error, else ours.
+    fn give_up(self, otherwise: ForwardError) -> Result<Committed, ForwardError> {
+        let last = self.last.filter(|setback| setback.error.failure_class().is_none());
+        match last.or(self.first) {
+            Some(Setback { answer: Some(answer), .. }) => Ok(answer),
+            Some(Setback { error, .. }) => Err(error),
+            None => Err(otherwise),
+        }
     }
 }

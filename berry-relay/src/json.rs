@@ -7,7 +7,10 @@
 use std::fmt;
 use std::ops::Range;
 
+use memchr::memchr2;
 use smallvec::SmallVec;
+
+use crate::body::Chunks;
 
 /// Deepest nesting that is accepted.
 pub const DEPTH_MAX: usize = 128;
@@ -215,6 +218,12 @@ impl Scanner {
         }
     }
 
+    /// Whether a whole body is JSON.
+    pub fn check(body: &Chunks) -> bool {
+        let mut scanner = Self::new(&[]);
+        body.iter().try_for_each(|chunk| scanner.push(chunk)).and_then(|()| scanner.finish()).is_ok()
+    }
+
     /// Checks the next chunk.
     ///
     /// # Errors
@@ -410,29 +419,34 @@ impl Scanner {
         Ok(at + 1)
     }
 
-    /// Inside a string that is a value, where prompts are: simple escapes are passed without leaving the loop.
-    fn value_text(&mut self, chunk: &[u8], mut at: usize) -> Result<usize, JsonError> {
-        loop {
-            at += plain_length(&chunk[at..]);
-            match chunk.get(at) {
-                None => {
-                    self.state = State::Text { key: false };
-                    return Ok(at);
-                }
-                Some(b'"') => {
-                    self.end_value(self.base + at + 1);
-                    return Ok(at + 1);
-                }
-                Some(b'\\') => match chunk.get(at + 1) {
-                    Some(b'n' | b'"' | b'\\' | b'/' | b't' | b'r' | b'b' | b'f') => at += 2,
-                    _ => {
-                        self.state = State::Escape { key: false };
-                        return Ok(at + 1);
-                    }
-                },
-                Some(_) => return Err(self.control_character(at)),
+    /// Inside a string that is a value, where prompts are: simple escapes are passed without leaving the loop, and control
+    /// characters are looked for once, over all of it, which compilers turn into a few vector instructions.
+    fn value_text(&mut self, chunk: &[u8], start: usize) -> Result<usize, JsonError> {
+        let mut at = start;
+        let (end, next) = loop {
+            let Some(length) = memchr2(b'"', b'\\', &chunk[at..]) else {
+                self.state = State::Text { key: false };
+                break (chunk.len(), chunk.len());
+            };
+            at += length;
+            if chunk[at] == b'"' {
+                self.end_value(self.base + at + 1);
+                break (at, at + 1);
             }
+            match chunk.get(at + 1) {
+                Some(b'n' | b'"' | b'\\' | b'/' | b't' | b'r' | b'b' | b'f') => at += 2,
+                _ => {
+                    self.state = State::Escape { key: false };
+                    break (at, at + 1);
+                }
+            }
+        };
+        let text = &chunk[start..end];
+        if text.iter().fold(false, |found, byte| found | (*byte < 0x20)) {
+            let place = text.iter().position(|byte| *byte < 0x20).unwrap_or(0);
+            return Err(self.control_character(start + place));
         }
+        Ok(next)
     }
 
     fn control_character(&self, at: usize) -> JsonError {

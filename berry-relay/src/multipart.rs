@@ -310,7 +310,7 @@ pub struct Form {
     is_whole: bool,
     /// Length of both together, where declared.
     length: Option<u64>,
-    model: Range<usize>,
+    model: Field,
     backend: Option<Range<usize>>,
 }
 
@@ -330,12 +330,17 @@ impl Form {
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let model = scanner.model.as_ref().ok_or(FormError::MissingModel)?.range.clone();
+        let model = scanner.model.clone().ok_or(FormError::MissingModel)?;
         let backend = scanner.backend.as_ref().map(|field| field.part.clone());
         let is_whole = rest.is_none();
         let room = limit.saturating_sub(held.len());
         let rest = rest.map(|rest| Arriving::new(Watched { rest: Box::pin(rest), scanner, room, limit }));
         Ok(Self { held, rest, is_whole, length, model, backend })
+    }
+
+    /// The model's name as the client wrote it.
+    pub(crate) fn model(&self) -> &str {
+        &self.model.value
     }
 
     /// Whether all of it is at hand, so that it can be sent again.
@@ -348,7 +353,8 @@ impl Form {
     /// # Errors
     /// When the rest was sent before.
     pub(crate) fn take(&mut self, model: &str) -> Result<UpstreamBody, ForwardError> {
-        let mut edits = vec![Edit { range: self.model.clone(), replacement: Bytes::copy_from_slice(model.as_bytes()) }];
+        let mut edits =
+            vec![Edit { range: self.model.range.clone(), replacement: Bytes::copy_from_slice(model.as_bytes()) }];
         edits.extend(self.backend.clone().map(|range| Edit { range, replacement: Bytes::new() }));
         let held = self.held.splice(&mut edits);
         if self.is_whole {

@@ -35,7 +35,7 @@ pub(crate) fn request(
     streams: bool,
     request: &mut RelayRequest,
 ) -> Result<Prepared, ForwardError> {
-    let model = backend.id.upstream.as_str();
+    let model = backend.upstream_model(request.body.model()).to_owned();
     match &mut request.body {
         RequestBody::Json { body, envelope } => {
             let usage_was_added = streams
@@ -43,11 +43,11 @@ pub(crate) fn request(
                 && !envelope.wants_usage
                 && envelope.can_add_usage()
                 && asks_for_usage(backend, upstream);
-            let mut edits = envelope.edits(model, usage_was_added);
+            let mut edits = envelope.edits(&model, usage_was_added);
             let body = if edits.is_empty() { body.clone() } else { body.splice(&mut edits) };
             Ok(Prepared { body: UpstreamBody::Held(body), usage_was_added })
         }
-        RequestBody::Form(form) => Ok(Prepared { body: form.take(model)?, usage_was_added: false }),
+        RequestBody::Form(form) => Ok(Prepared { body: form.take(&model)?, usage_was_added: false }),
     }
 }
 
@@ -71,9 +71,11 @@ fn asks_for_usage(backend: &Backend, upstream: &Upstream) -> bool {
 pub(crate) struct PublicModel(Bytes);
 
 impl PublicModel {
-    /// The name to put into answers; none where the upstream's name stays.
+    /// The name to put into answers; none where the upstream's name stays. A pattern has no name of its own to put there.
     pub(crate) fn wanted(model: Option<&Arc<Model>>) -> Option<Self> {
-        model.filter(|model| model.rewrite_response_model).map(|model| Self(Bytes::from(quote(model.name.as_str()))))
+        model
+            .filter(|model| model.rewrite_response_model && !model.name.as_str().contains('*'))
+            .map(|model| Self(Bytes::from(quote(model.name.as_str()))))
     }
 
     /// The edit of a plain answer, when it names a model.

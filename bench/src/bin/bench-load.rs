@@ -112,11 +112,7 @@ async fn main() -> Result<ExitCode, Failure> {
         None => run(&args).await?,
     };
     writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?)?;
-    Ok(if report.errors == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if report.errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn run(args: &Args) -> Result<Report, Failure> {
@@ -125,35 +121,21 @@ async fn run(args: &Args) -> Result<Report, Failure> {
     let rss_before = rss_kib(&args.pid);
     let cpu_before = cpu_ns(&args.pid);
     let started = Instant::now();
-    let schedule = args
-        .rate
-        .map_or_else(|| closed_loop(args.requests), |rate| open_loop(args.requests, rate));
+    let schedule = args.rate.map_or_else(|| closed_loop(args.requests), |rate| open_loop(args.requests, rate));
     let (connections, tally) = send_all(args, connections, schedule).await;
     let elapsed = started.elapsed();
     let cpu = difference(&cpu_before, &cpu_ns(&args.pid));
     let rss_during = rss_kib(&args.pid);
     drop(connections);
     tokio::time::sleep(Duration::from_millis(200)).await;
-    Ok(report(
-        &tally,
-        elapsed,
-        cpu,
-        [rss_before, rss_during, rss_kib(&args.pid)],
-    ))
+    Ok(report(&tally, elapsed, cpu, [rss_before, rss_during, rss_kib(&args.pid)]))
 }
 
 async fn hold(args: &Args, time: Duration) -> Result<Report, Failure> {
     let mut tally = Tally::new();
     // One full request first, so that lazily made state is not charged to the streams.
-    let mut warm = connect(&Args {
-        connections: 1,
-        ..args.clone()
-    })
-    .await?;
-    let plain = Args {
-        chunks: 0,
-        ..args.clone()
-    };
+    let mut warm = connect(&Args { connections: 1, ..args.clone() }).await?;
+    let plain = Args { chunks: 0, ..args.clone() };
     warm[0].exchange(&body(&plain), Instant::now(), &mut tally).await?;
     drop(warm);
     let (rss_before, cpu_before) = (rss_kib(&args.pid), cpu_ns(&args.pid));
@@ -163,10 +145,7 @@ async fn hold(args: &Args, time: Duration) -> Result<Report, Failure> {
     for mut connection in connect(args).await? {
         let response = connection.sender.send_request(connection.request(&body)).await?;
         let mut stream = response.into_body();
-        stream
-            .frame()
-            .await
-            .ok_or("the stream ended before its first event")??;
+        stream.frame().await.ok_or("the stream ended before its first event")??;
         open.push((connection, stream));
     }
     tokio::time::sleep(time).await;
@@ -174,12 +153,7 @@ async fn hold(args: &Args, time: Duration) -> Result<Report, Failure> {
     let rss_during = rss_kib(&args.pid);
     drop(open);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    Ok(report(
-        &tally,
-        started.elapsed(),
-        cpu,
-        [rss_before, rss_during, rss_kib(&args.pid)],
-    ))
+    Ok(report(&tally, started.elapsed(), cpu, [rss_before, rss_during, rss_kib(&args.pid)]))
 }
 
 fn report(tally: &Tally, elapsed: Duration, cpu: BTreeMap<String, u64>, [before, during, after]: [u64; 3]) -> Report {
@@ -204,11 +178,7 @@ fn report(tally: &Tally, elapsed: Duration, cpu: BTreeMap<String, u64>, [before,
 impl Percentiles {
     fn of(samples: &Histogram<u64>) -> Self {
         let at = |quantile| samples.value_at_quantile(quantile) as f64 / 1e3;
-        Self {
-            p50: at(0.5),
-            p99: at(0.99),
-            p999: at(0.999),
-        }
+        Self { p50: at(0.5), p99: at(0.99), p999: at(0.999) }
     }
 }
 
@@ -277,10 +247,7 @@ struct Connection {
     authorization: String,
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the process ends with the measurement, there is nothing to drain"
-)]
+#[expect(clippy::disallowed_methods, reason = "the process ends with the measurement, there is nothing to drain")]
 async fn connect(args: &Args) -> Result<Vec<Connection>, Failure> {
     let mut connections = Vec::new();
     for _ in 0..args.connections {
@@ -289,11 +256,7 @@ async fn connect(args: &Args) -> Result<Vec<Connection>, Failure> {
         let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(driver);
         let (host, authorization) = (args.target.to_string(), format!("Bearer {}", args.token));
-        connections.push(Connection {
-            sender,
-            host,
-            authorization,
-        });
+        connections.push(Connection { sender, host, authorization });
     }
     Ok(connections)
 }
@@ -365,12 +328,7 @@ impl Tally {
         let histogram = || {
             Histogram::new_with_bounds(1, nanoseconds(LATENCY_MAX), 3).expect("1 ns to one minute at 3 digits is valid")
         };
-        Self {
-            latency: histogram(),
-            chunk_delay: histogram(),
-            errors: 0,
-            first_error: None,
-        }
+        Self { latency: histogram(), chunk_delay: histogram(), errors: 0, first_error: None }
     }
 
     fn merge(&mut self, other: &Self) {
@@ -394,12 +352,9 @@ impl Tally {
         for at in memmem::find_iter(data, berry_bench::STAMP) {
             let digits = &data[at + berry_bench::STAMP.len()..];
             let end = memchr::memchr(b'"', digits).unwrap_or(digits.len());
-            let made = std::str::from_utf8(&digits[..end])
-                .ok()
-                .and_then(|text| text.parse().ok());
+            let made = std::str::from_utf8(&digits[..end]).ok().and_then(|text| text.parse().ok());
             if let Some(made) = made {
-                self.chunk_delay
-                    .saturating_record(nanoseconds(now).saturating_sub(made));
+                self.chunk_delay.saturating_record(nanoseconds(now).saturating_sub(made));
             }
         }
     }
@@ -413,16 +368,9 @@ fn nanoseconds(duration: Duration) -> u64 {
 fn cpu_ns(pids: &[u32]) -> BTreeMap<String, u64> {
     let mut by_thread = BTreeMap::new();
     for pid in pids {
-        for thread in fs::read_dir(format!("/proc/{pid}/task"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
             let read = |file| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
-            let ns = read("schedstat")
-                .split_whitespace()
-                .next()
-                .and_then(|field| field.parse::<u64>().ok());
+            let ns = read("schedstat").split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
             *by_thread.entry(read("comm").trim().to_owned()).or_default() += ns.unwrap_or(0);
         }
     }

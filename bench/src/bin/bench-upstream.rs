@@ -93,10 +93,7 @@ fn tail(usage: bool) -> Option<Bytes> {
 
 fn number_after(text: &[u8], key: &[u8]) -> Option<u64> {
     let digits = &text[memmem::find(text, key)? + key.len()..];
-    let end = digits
-        .iter()
-        .position(|byte| !byte.is_ascii_digit())
-        .unwrap_or(digits.len());
+    let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
     std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
 }
 
@@ -142,10 +139,7 @@ impl Body for EventStream {
 }
 
 fn content_event() -> Bytes {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_nanos();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     Bytes::from(format!(
         "data: {{\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\
          \"model\":\"upstream-model\",\"choices\":[{{\"index\":0,\"delta\":{{{stamp}{now}\"}},\"finish_reason\":null}}]}}\n\n",

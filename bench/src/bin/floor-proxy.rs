@@ -44,9 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
-    let client: Upstream = Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .build(connector);
+    let client: Upstream = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
     let listener = TcpListener::bind(args.bind).await?;
     let service = service_fn(move |request| {
         let (client, authority) = (client.clone(), args.upstream.clone());

@@ -66,7 +66,7 @@ where
         Ok(answer) => reply(answer, show_route.then_some(&*model)),
         Err(Refusal { error, exchange }) => {
             let (backend, attempts) = (exchange.backend.clone(), exchange.attempts);
-            let mut response = refuse(exchange, &ApiError::new(error.kind(), error.public_message()));
+            let mut response = refuse(exchange, &ApiError::of_relay(&error));
             if response.status().is_server_error() {
                 tracing::warn!(request_id = id.as_str(), %error, "request failed");
             }
@@ -212,7 +212,7 @@ fn unreadable_form(error: &FormError) -> ApiError {
 fn permitted(runtime: &Runtime, user: &User, name: &str) -> Result<Arc<Model>, ApiError> {
     let model = runtime.snapshot.models.find(name);
     let model = model.ok_or_else(|| ApiError::model_not_found(name))?;
-    if !user.models.allows(&model.id, &model.name, &model.aliases) {
+    if !user.models.allows(&model.id, &model.name, &model.aliases) && !user.models.allows_name(name) {
         return Err(ApiError::model_denied(name));
     }
     Ok(Arc::clone(model))

@@ -17,10 +17,7 @@ pub(super) struct Cheapest;
 
 impl Picker for Cheapest {
     fn needs(&self) -> Needs {
-        Needs {
-            cost: true,
-            ..Needs::default()
-        }
+        Needs { cost: true, ..Needs::default() }
     }
 
     fn weights(&self, _: &PickContext, candidates: &[Candidate]) -> Weights {

@@ -16,16 +16,9 @@ impl Picker for Failover {
     fn weights(&self, _: &PickContext, candidates: &[Candidate]) -> Weights {
         let any_healthy = candidates.iter().any(|candidate| candidate.healthy);
         let counts = |candidate: &&Candidate| candidate.healthy || !any_healthy;
-        let tier = candidates
-            .iter()
-            .filter(counts)
-            .map(|candidate| candidate.priority)
-            .min();
+        let tier = candidates.iter().filter(counts).map(|candidate| candidate.priority).min();
         let in_tier = |candidate: &Candidate| counts(&candidate) && Some(candidate.priority) == tier;
-        candidates
-            .iter()
-            .map(|candidate| if in_tier(candidate) { candidate.weight } else { 0.0 })
-            .collect()
+        candidates.iter().map(|candidate| if in_tier(candidate) { candidate.weight } else { 0.0 }).collect()
     }
 
     fn pick(&self, context: &PickContext, candidates: &[Candidate], chance: &mut Chance<'_>) -> Option<usize> {

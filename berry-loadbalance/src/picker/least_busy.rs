@@ -30,20 +30,14 @@ fn lighter(a: &Candidate, b: &Candidate) -> bool {
 
 impl Picker for LeastBusy {
     fn needs(&self) -> Needs {
-        Needs {
-            latency: true,
-            ..Needs::default()
-        }
+        Needs { latency: true, ..Needs::default() }
     }
 
     /// The inverse of the load; an unmeasured one is taken to be as fast as the fastest.
     fn weights(&self, _: &PickContext, candidates: &[Candidate]) -> Weights {
         let fastest = candidates.iter().filter_map(|candidate| candidate.latency_nanos).min();
         let unmeasured = fastest.unwrap_or(UNKNOWN_NANOS);
-        candidates
-            .iter()
-            .map(|candidate| 1.0 / load(candidate, unmeasured))
-            .collect()
+        candidates.iter().map(|candidate| 1.0 / load(candidate, unmeasured)).collect()
     }
 
     fn pick(&self, _: &PickContext, candidates: &[Candidate], chance: &mut Chance<'_>) -> Option<usize> {
@@ -90,14 +84,8 @@ mod tests {
 
     #[test]
     fn an_unmeasured_one_competes_by_its_load_alone() {
-        assert_eq!(
-            Shares::of(&LeastBusy, &candidates(&[(None, 1), (Some(10), 0)]), 50).counts,
-            [0, 50]
-        );
-        assert_eq!(
-            Shares::of(&LeastBusy, &candidates(&[(None, 0), (Some(10), 1)]), 50).counts,
-            [50, 0]
-        );
+        assert_eq!(Shares::of(&LeastBusy, &candidates(&[(None, 1), (Some(10), 0)]), 50).counts, [0, 50]);
+        assert_eq!(Shares::of(&LeastBusy, &candidates(&[(None, 0), (Some(10), 1)]), 50).counts, [50, 0]);
     }
 
     #[test]

@@ -26,10 +26,7 @@ fn rank(candidate: &Candidate) -> (bool, u64) {
 
 impl Picker for LeastLatency {
     fn needs(&self) -> Needs {
-        Needs {
-            latency: true,
-            ..Needs::default()
-        }
+        Needs { latency: true, ..Needs::default() }
     }
 
     /// 1 for the one that it would choose, 0 for the others.

@@ -103,12 +103,7 @@ pub struct Needs {
 
 impl Needs {
     /// Everything, for reports.
-    pub const ALL: Self = Self {
-        latency: true,
-        confidence: true,
-        cost: true,
-        affinity: true,
-    };
+    pub const ALL: Self = Self { latency: true, confidence: true, cost: true, affinity: true };
 }
 
 /// What a choice depends on beside its candidates and chance.
@@ -188,8 +183,7 @@ fn draw(weights: &[f64], chance: &mut Chance<'_>) -> Option<usize> {
         point < 0.0
     });
     // Rounding can leave a sliver behind the last weight; it belongs to the last one that has any.
-    hit.or_else(|| weights.iter().rposition(|weight| *weight > 0.0))
-        .or(Some(weights.len() - 1))
+    hit.or_else(|| weights.iter().rposition(|weight| *weight > 0.0)).or(Some(weights.len() - 1))
 }
 
 /// One of the indices at which `is_best` holds, each equally likely. Draws only when there are several.

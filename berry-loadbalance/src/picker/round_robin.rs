@@ -23,10 +23,7 @@ impl Picker for RoundRobin {
         let first = candidates.first()?.position;
         let next = |last: Option<usize>| {
             let behind = |candidate: &&Candidate| last.is_some_and(|last| candidate.position > last);
-            candidates
-                .iter()
-                .find(behind)
-                .map_or(first, |candidate| candidate.position)
+            candidates.iter().find(behind).map_or(first, |candidate| candidate.position)
         };
         let position = chance.rotate(next);
         candidates.iter().position(|candidate| candidate.position == position)
@@ -67,9 +64,7 @@ mod tests {
             let mut rng = <rand::rngs::SmallRng as rand::SeedableRng>::seed_from_u64(seed);
             let mut counts = [0_u32; 4];
             for _ in 0..1_000 {
-                counts[RoundRobin
-                    .pick(&CONTEXT, &candidates, &mut Chance::new(&mut rng, &rotation))
-                    .unwrap()] += 1;
+                counts[RoundRobin.pick(&CONTEXT, &candidates, &mut Chance::new(&mut rng, &rotation)).unwrap()] += 1;
             }
             counts
         };

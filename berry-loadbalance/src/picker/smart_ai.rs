@@ -61,9 +61,7 @@ fn effective_weight(context: &PickContext, candidate: &Candidate) -> f64 {
 fn best(candidates: &[Candidate], weights: &[f64], chance: &mut Chance<'_>) -> Option<usize> {
     let confident = |candidate: &Candidate| confidence(candidate) >= CONFIDENT;
     let any_confident = candidates.iter().any(confident);
-    let any_cheap = candidates
-        .iter()
-        .any(|candidate| confident(candidate) && !candidate.premium);
+    let any_cheap = candidates.iter().any(|candidate| confident(candidate) && !candidate.premium);
     let considered =
         |candidate: &Candidate| (confident(candidate) || !any_confident) && !(any_cheap && candidate.premium);
     let considered: Places = (0..candidates.len()).filter(|i| considered(&candidates[*i])).collect();
@@ -71,12 +69,7 @@ fn best(candidates: &[Candidate], weights: &[f64], chance: &mut Chance<'_>) -> O
     let cost = |i: usize| if costs_known { candidates[i].cost_nanos } else { None };
     let lowest = considered.iter().map(|i| cost(*i)).min()?;
     let cheap = |i: &usize| cost(*i) == lowest;
-    let heaviest = considered
-        .iter()
-        .copied()
-        .filter(cheap)
-        .map(|i| weights[i])
-        .fold(0.0, f64::max);
+    let heaviest = considered.iter().copied().filter(cheap).map(|i| weights[i]).fold(0.0, f64::max);
     let is_best = |k: usize| cheap(&considered[k]) && weights[considered[k]] >= heaviest;
     any_of(considered.len(), is_best, chance).map(|k| considered[k])
 }
@@ -86,18 +79,11 @@ type Places = SmallVec<[usize; 16]>;
 
 impl Picker for SmartAi {
     fn needs(&self) -> Needs {
-        Needs {
-            confidence: true,
-            cost: true,
-            ..Needs::default()
-        }
+        Needs { confidence: true, cost: true, ..Needs::default() }
     }
 
     fn weights(&self, context: &PickContext, candidates: &[Candidate]) -> Weights {
-        candidates
-            .iter()
-            .map(|candidate| effective_weight(context, candidate))
-            .collect()
+        candidates.iter().map(|candidate| effective_weight(context, candidate)).collect()
     }
 
     fn pick(&self, context: &PickContext, candidates: &[Candidate], chance: &mut Chance<'_>) -> Option<usize> {
@@ -164,27 +150,15 @@ mod tests {
         candidates[0].cost_nanos = Some(20);
         candidates[1].cost_nanos = Some(10);
         candidates[2].cost_nanos = Some(1);
-        let exploiting = PickContext {
-            exploration_ratio: 0.0,
-            ..CONTEXT
-        };
-        assert_eq!(
-            Shares::with(&SmartAi, &exploiting, &candidates, 100).counts,
-            [0, 100, 0]
-        );
+        let exploiting = PickContext { exploration_ratio: 0.0, ..CONTEXT };
+        assert_eq!(Shares::with(&SmartAi, &exploiting, &candidates, 100).counts, [0, 100, 0]);
         candidates[1].cost_nanos = None;
-        assert_eq!(
-            Shares::with(&SmartAi, &exploiting, &candidates, 100).counts,
-            [100, 0, 0]
-        );
+        assert_eq!(Shares::with(&SmartAi, &exploiting, &candidates, 100).counts, [100, 0, 0]);
     }
 
     #[test]
     fn exploration_goes_to_the_others_by_effective_weight() {
-        let exploring = PickContext {
-            exploration_ratio: 1.0,
-            ..CONTEXT
-        };
+        let exploring = PickContext { exploration_ratio: 1.0, ..CONTEXT };
         let candidates = fleet(&[(5.0, 0.9, false), (3.0, 0.8, false), (1.0, 0.8, false)]);
         Shares::with(&SmartAi, &exploring, &candidates, 100_000).within(0.01, &[0.0, 0.75, 0.25]);
     }

@@ -27,10 +27,7 @@ impl Picker for SmartWeightedFailover {
             true => candidate.recovery,
             false => UNHEALTHY,
         };
-        candidates
-            .iter()
-            .map(|candidate| candidate.weight * factor(candidate))
-            .collect()
+        candidates.iter().map(|candidate| candidate.weight * factor(candidate)).collect()
     }
 
     fn pick(&self, context: &PickContext, candidates: &[Candidate], chance: &mut Chance<'_>) -> Option<usize> {

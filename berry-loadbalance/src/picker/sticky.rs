@@ -34,10 +34,7 @@ fn score(candidate: &Candidate, hash: u32) -> f64 {
 
 impl Picker for Sticky {
     fn needs(&self) -> Needs {
-        Needs {
-            affinity: true,
-            ..Needs::default()
-        }
+        Needs { affinity: true, ..Needs::default() }
     }
 
     fn pick(&self, context: &PickContext, candidates: &[Candidate], chance: &mut Chance<'_>) -> Option<usize> {
@@ -71,10 +68,8 @@ mod tests {
         let mut candidates = by_weight(weights);
         for candidate in &mut candidates {
             let backend = crate::affinity::conversation_key(&[&[candidate.position as u8]]);
-            candidate.affinity = Some(draw_of(
-                crate::affinity::conversation_key(&[&conversation.to_le_bytes()]),
-                backend,
-            ));
+            candidate.affinity =
+                Some(draw_of(crate::affinity::conversation_key(&[&conversation.to_le_bytes()]), backend));
         }
         candidates
     }

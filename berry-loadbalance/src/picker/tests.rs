@@ -8,11 +8,8 @@ use rand::rngs::SmallRng;
 use super::{Candidate, Chance, PickContext, Picker, draw, for_strategy};
 use crate::chance::Rotation;
 
-pub(super) const CONTEXT: PickContext = PickContext {
-    now_nanos: 0,
-    exploration_ratio: 0.2,
-    non_premium_stability_bonus: 1.1,
-};
+pub(super) const CONTEXT: PickContext =
+    PickContext { now_nanos: 0, exploration_ratio: 0.2, non_premium_stability_bonus: 1.1 };
 
 pub(super) fn by_weight(weights: &[f64]) -> Vec<Candidate> {
     let candidate = |(position, weight): (usize, &f64)| Candidate::new(position, *weight, 1);
@@ -20,10 +17,7 @@ pub(super) fn by_weight(weights: &[f64]) -> Vec<Candidate> {
 }
 
 pub(super) fn with_chance<R>(seed: u64, f: impl FnOnce(&mut Chance<'_>) -> R) -> R {
-    f(&mut Chance::new(
-        &mut SmallRng::seed_from_u64(seed),
-        &Rotation::default(),
-    ))
+    f(&mut Chance::new(&mut SmallRng::seed_from_u64(seed), &Rotation::default()))
 }
 
 /// How often each candidate was chosen.
@@ -41,9 +35,7 @@ impl Shares {
         let (mut rng, rotation) = (SmallRng::seed_from_u64(7), Rotation::default());
         let (mut counts, mut order) = (vec![0; candidates.len()], Vec::new());
         for _ in 0..times {
-            let chosen = picker
-                .pick(context, candidates, &mut Chance::new(&mut rng, &rotation))
-                .unwrap();
+            let chosen = picker.pick(context, candidates, &mut Chance::new(&mut rng, &rotation)).unwrap();
             counts[chosen] += 1;
             if order.len() < 16 {
                 order.push(chosen);
@@ -58,11 +50,7 @@ impl Shares {
         let total: u32 = self.counts.iter().sum();
         for (count, expected) in self.counts.iter().zip(expected) {
             let share = f64::from(*count) / f64::from(total);
-            assert!(
-                (share - expected).abs() < tolerance,
-                "{:?}, expected {expected}",
-                self.counts
-            );
+            assert!((share - expected).abs() < tolerance, "{:?}, expected {expected}", self.counts);
             assert!(*expected > 0.0 || *count == 0, "{:?}", self.counts);
         }
     }
@@ -97,9 +85,7 @@ fn any_fleet() -> impl Strategy<Value = Vec<Candidate>> {
 }
 
 fn all_pickers() -> impl Iterator<Item = (&'static str, &'static dyn Picker)> {
-    snapshot::Strategy::ALL
-        .iter()
-        .map(|(name, strategy)| (*name, for_strategy(*strategy)))
+    snapshot::Strategy::ALL.iter().map(|(name, strategy)| (*name, for_strategy(*strategy)))
 }
 
 proptest! {

@@ -71,9 +71,7 @@ fn wav(samples: &[u8]) -> Vec<u8> {
 pub(super) fn transcription(call: &Call<'_>, deployment: Option<&str>) -> Result<Answer, ApiError> {
     let form = Form::read(&call.head.headers, call.body);
     let form = form.ok_or_else(|| ApiError::invalid("The body must be multipart/form-data."))?;
-    let model = deployment
-        .or(form.text("model"))
-        .ok_or_else(|| ApiError::missing("model"))?;
+    let model = deployment.or(form.text("model")).ok_or_else(|| ApiError::missing("model"))?;
     if deployment.is_none() && !call.script.serves(model) {
         return Err(ApiError::model_not_found(model));
     }
@@ -116,10 +114,7 @@ pub(super) fn transcription(call: &Call<'_>, deployment: Option<&str>) -> Result
         "json" if call.usage => Answer::json(StatusCode::OK, &json!({"text": heard, "usage": usage})),
         "json" => Answer::json(StatusCode::OK, &json!({"text": heard})),
         _ => {
-            return Err(ApiError::wrong(
-                "response_format",
-                "json, text, srt, verbose_json or vtt",
-            ));
+            return Err(ApiError::wrong("response_format", "json, text, srt, verbose_json or vtt"));
         }
     };
     Ok(call.paced(answer, tokens))
@@ -136,9 +131,6 @@ mod tests {
         assert_eq!(wav.len(), 44 + samples.len());
         assert_eq!(wav[4..8], u32::try_from(wav.len() - 8).unwrap().to_le_bytes());
         assert_eq!(wav[40..44], u32::try_from(samples.len()).unwrap().to_le_bytes());
-        assert!(
-            samples.iter().any(|byte| *byte != samples[0]),
-            "it is a tone, not silence"
-        );
+        assert!(samples.iter().any(|byte| *byte != samples[0]), "it is a tone, not silence");
     }
 }

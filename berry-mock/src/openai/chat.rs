@@ -32,11 +32,7 @@ pub(super) fn answer(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError>
         azure: vendor(call.head) == Vendor::Azure,
         usage: call.usage,
     };
-    Ok(if stream {
-        reply.stream(call, input.include_usage())
-    } else {
-        reply.plain(call)
-    })
+    Ok(if stream { reply.stream(call, input.include_usage()) } else { reply.plain(call) })
 }
 
 fn ask(call: &Call<'_>, input: &Input) -> Result<Ask, ApiError> {
@@ -83,20 +79,9 @@ fn ask(call: &Call<'_>, input: &Input) -> Result<Ask, ApiError> {
 
 /// The results at the end of the conversation, with the names of the calls they answer.
 fn results(messages: &[Value]) -> Vec<ToolResult> {
-    let first = messages
-        .iter()
-        .rposition(|message| message["role"] != "tool")
-        .map_or(0, |last| last + 1);
-    let calls = || {
-        messages[..first]
-            .iter()
-            .flat_map(|message| message["tool_calls"].as_array().into_iter().flatten())
-    };
-    let name = |id: &Value| {
-        calls()
-            .find(|call| call["id"] == *id)
-            .and_then(|call| call["function"]["name"].as_str())
-    };
+    let first = messages.iter().rposition(|message| message["role"] != "tool").map_or(0, |last| last + 1);
+    let calls = || messages[..first].iter().flat_map(|message| message["tool_calls"].as_array().into_iter().flatten());
+    let name = |id: &Value| calls().find(|call| call["id"] == *id).and_then(|call| call["function"]["name"].as_str());
     let results = messages[first..].iter().map(|message| ToolResult {
         name: name(&message["tool_call_id"]).unwrap_or("a tool").to_owned(),
         content: text_of(&message["content"]),
@@ -109,15 +94,11 @@ fn tools(input: &Input) -> Result<Vec<Tool>, ApiError> {
     let Some(tools) = input.get("tools") else {
         return Ok(Vec::new());
     };
-    let tools = tools
-        .as_array()
-        .ok_or_else(|| ApiError::wrong("tools", "an array of tools"))?;
+    let tools = tools.as_array().ok_or_else(|| ApiError::wrong("tools", "an array of tools"))?;
     let functions = tools.iter().filter(|tool| tool["type"] == "function");
     let functions = functions.map(|tool| {
         let name = tool["function"]["name"].as_str().filter(|name| !name.is_empty());
-        let name = name
-            .ok_or_else(|| ApiError::wrong("tools", "functions with a name"))?
-            .to_owned();
+        let name = name.ok_or_else(|| ApiError::wrong("tools", "functions with a name"))?.to_owned();
         let schema = match &tool["function"]["parameters"] {
             Value::Null => json!({"type": "object"}),
             schema => schema.clone(),
@@ -251,12 +232,7 @@ impl Reply<'_> {
     }
 
     fn plain(&self, call: &Call<'_>) -> Answer {
-        let choices: Vec<Value> = self
-            .choices
-            .iter()
-            .enumerate()
-            .map(|(i, choice)| self.choice(i, choice))
-            .collect();
+        let choices: Vec<Value> = self.choices.iter().enumerate().map(|(i, choice)| self.choice(i, choice)).collect();
         let mut body = json!({
             "id": self.id, "object": "chat.completion", "created": CREATED, "model": self.model, "choices": choices,
             "service_tier": "default", "system_fingerprint": "fp_berry",
@@ -290,20 +266,10 @@ impl Reply<'_> {
         let mut events = Events::new(call.pace());
         if self.azure {
             let results = json!([{"prompt_index": 0, "content_filter_results": safe()}]);
-            events.data(
-                Mark::Opening,
-                &Chunk {
-                    prompt_filter_results: Some(results),
-                    ..self.blank(&[])
-                },
-            );
+            events.data(Mark::Opening, &Chunk { prompt_filter_results: Some(results), ..self.blank(&[]) });
         }
         for index in 0..self.choices.len() {
-            let delta = Delta {
-                role: Some("assistant"),
-                content: Some(""),
-                tool_calls: None,
-            };
+            let delta = Delta { role: Some("assistant"), content: Some(""), tool_calls: None };
             self.delta(&mut events, Mark::Opening, index, delta);
         }
         self.text_deltas(&mut events);
@@ -317,13 +283,7 @@ impl Reply<'_> {
         }
         if include_usage && self.usage {
             let usage = usage(self.prompt_tokens, self.completion_tokens());
-            events.data(
-                Mark::Usage,
-                &Chunk {
-                    usage: Some(usage),
-                    ..self.blank(&[])
-                },
-            );
+            events.data(Mark::Usage, &Chunk { usage: Some(usage), ..self.blank(&[]) });
         }
         events.bytes(Mark::Terminator, "data: [DONE]\n\n");
         Answer::events(events)
@@ -337,15 +297,7 @@ impl Reply<'_> {
             for (index, tokens) in choices.iter_mut().enumerate() {
                 if let Some(token) = tokens.next() {
                     more = true;
-                    self.delta(
-                        events,
-                        Mark::Content,
-                        index,
-                        Delta {
-                            content: Some(token),
-                            ..Delta::default()
-                        },
-                    );
+                    self.delta(events, Mark::Content, index, Delta { content: Some(token), ..Delta::default() });
                 }
             }
             if !more {
@@ -360,70 +312,28 @@ impl Reply<'_> {
             index: i,
             id: Some(&id),
             kind: Some("function"),
-            function: FunctionDelta {
-                name: Some(&called.name),
-                arguments: "",
-            },
+            function: FunctionDelta { name: Some(&called.name), arguments: "" },
         };
-        self.delta(
-            events,
-            Mark::Content,
-            index,
-            Delta {
-                tool_calls: Some([head]),
-                ..Delta::default()
-            },
-        );
+        self.delta(events, Mark::Content, index, Delta { tool_calls: Some([head]), ..Delta::default() });
         for piece in text::tokens(&arguments) {
-            let function = FunctionDelta {
-                name: None,
-                arguments: piece,
-            };
-            let delta = CallDelta {
-                index: i,
-                id: None,
-                kind: None,
-                function,
-            };
-            self.delta(
-                events,
-                Mark::Content,
-                index,
-                Delta {
-                    tool_calls: Some([delta]),
-                    ..Delta::default()
-                },
-            );
+            let function = FunctionDelta { name: None, arguments: piece };
+            let delta = CallDelta { index: i, id: None, kind: None, function };
+            self.delta(events, Mark::Content, index, Delta { tool_calls: Some([delta]), ..Delta::default() });
         }
     }
 
     fn finish(&self, events: &mut Events, index: usize, choice: &Generated) {
-        let choice = ChunkChoice {
-            finish_reason: Some(finish_reason(&choice.finish)),
-            ..self.chunk_choice(index)
-        };
+        let choice = ChunkChoice { finish_reason: Some(finish_reason(&choice.finish)), ..self.chunk_choice(index) };
         events.data(Mark::Finish, &self.blank(&[choice]));
     }
 
     fn delta(&self, events: &mut Events, mark: Mark, index: usize, delta: Delta<'_>) {
-        events.data(
-            mark,
-            &self.blank(&[ChunkChoice {
-                delta,
-                ..self.chunk_choice(index)
-            }]),
-        );
+        events.data(mark, &self.blank(&[ChunkChoice { delta, ..self.chunk_choice(index) }]));
     }
 
     fn chunk_choice<'b>(&self, index: usize) -> ChunkChoice<'b> {
         let content_filter_results = self.azure.then(safe);
-        ChunkChoice {
-            index,
-            delta: Delta::default(),
-            logprobs: None,
-            finish_reason: None,
-            content_filter_results,
-        }
+        ChunkChoice { index, delta: Delta::default(), logprobs: None, finish_reason: None, content_filter_results }
     }
 
     fn blank<'b>(&'b self, choices: &'b [ChunkChoice<'b>]) -> Chunk<'b> {

@@ -28,14 +28,7 @@ pub(super) fn answer(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError>
         let mut prompt = Prompt::new(call.script.seed);
         prompt.add(&text);
         let (stop, length) = (stops.clone(), call.script.answer_tokens);
-        let ask = Ask {
-            prompt,
-            user: text,
-            max_tokens: Some(max_tokens),
-            stop,
-            length,
-            ..Ask::default()
-        };
+        let ask = Ask { prompt, user: text, max_tokens: Some(max_tokens), stop, length, ..Ask::default() };
         choices.extend((0..per_prompt).map(|i| generate(&ask, i)));
     }
     all.salt(&input.model);
@@ -45,11 +38,7 @@ pub(super) fn answer(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError>
     if !input.stream()? {
         let slowest = choices.iter().map(|choice| choice.tokens).max().unwrap_or(0);
         let texts = choices.iter().enumerate();
-        let mut body = object(
-            texts
-                .map(|(i, c)| choice(i, &c.text, Some(finish_reason(&c.finish))))
-                .collect(),
-        );
+        let mut body = object(texts.map(|(i, c)| choice(i, &c.text, Some(finish_reason(&c.finish)))).collect());
         if call.usage {
             body["usage"] = usage;
         }
@@ -60,10 +49,7 @@ pub(super) fn answer(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError>
         for token in text::tokens(&generated.text) {
             events.data(Mark::Content, &object(vec![choice(i, token, None)]));
         }
-        events.data(
-            Mark::Finish,
-            &object(vec![choice(i, "", Some(finish_reason(&generated.finish)))]),
-        );
+        events.data(Mark::Finish, &object(vec![choice(i, "", Some(finish_reason(&generated.finish)))]));
     }
     if input.include_usage() && call.usage {
         let mut chunk = object(Vec::new());

@@ -35,18 +35,11 @@ pub(super) fn answer(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError>
     for (index, item) in items(input)?.iter().enumerate() {
         let (bytes, length) = match item {
             Value::String(text) => (text.as_bytes().to_vec(), text::count(text)),
-            other => (
-                other.to_string().into_bytes(),
-                other.as_array().map_or(0, Vec::len) as u64,
-            ),
+            other => (other.to_string().into_bytes(), other.as_array().map_or(0, Vec::len) as u64),
         };
         tokens += length;
         let vector = vector(call.script.seed, &input.model, &bytes, dimensions);
-        let embedding = if base64 {
-            json!(STANDARD.encode(little_endian(&vector)))
-        } else {
-            json!(vector)
-        };
+        let embedding = if base64 { json!(STANDARD.encode(little_endian(&vector))) } else { json!(vector) };
         data.push(json!({"object": "embedding", "index": index, "embedding": embedding}));
     }
     let mut body = json!({"object": "list", "data": data, "model": input.model});
@@ -68,11 +61,7 @@ fn items(input: &Input) -> Result<Vec<Value>, ApiError> {
         Some(_) => return Err(wrong()),
     };
     let is_tokens = |item: &Value| item.as_array().is_some_and(|tokens| tokens.iter().all(Value::is_u64));
-    if items.iter().all(|item| item.is_string() || is_tokens(item)) {
-        Ok(items)
-    } else {
-        Err(wrong())
-    }
+    if items.iter().all(|item| item.is_string() || is_tokens(item)) { Ok(items) } else { Err(wrong()) }
 }
 
 /// As `encoding_format: base64` has it.

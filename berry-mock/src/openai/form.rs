@@ -43,12 +43,8 @@ impl<'a> Form<'a> {
 
 /// `name` of the part's `content-disposition`.
 fn field_name(head: &str) -> Option<&str> {
-    let line = head
-        .lines()
-        .find(|line| line.to_ascii_lowercase().starts_with("content-disposition:"))?;
-    let name = line
-        .split(';')
-        .find_map(|parameter| parameter.trim().strip_prefix("name="))?;
+    let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with("content-disposition:"))?;
+    let name = line.split(';').find_map(|parameter| parameter.trim().strip_prefix("name="))?;
     Some(name.trim_matches('"'))
 }
 
@@ -75,10 +71,7 @@ mod tests {
             ("application/json", &b"--x--"[..]),
             ("multipart/form-data", b"--x--"),
             ("multipart/form-data; boundary=", b"--x--"),
-            (
-                "multipart/form-data; boundary=x",
-                b"--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nno end",
-            ),
+            ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nno end"),
             ("multipart/form-data; boundary=x", b""),
         ] {
             assert!(Form::read(&headers(kind), body).is_none(), "{kind}");

@@ -27,23 +27,15 @@ pub(super) fn answer(call: &Call<'_>, deployment: Option<&str>) -> Result<Answer
     let (model, text, n, url) = match Form::read(&call.head.headers, call.body) {
         Some(form) => {
             let model = deployment.or(form.text("model")).unwrap_or("demo-small").to_owned();
-            form.bytes("image")
-                .or(form.bytes("image[]"))
-                .ok_or_else(|| ApiError::missing("image"))?;
-            let n = form
-                .text("n")
-                .map_or(Ok(1), str::parse)
-                .map_err(|_| ApiError::wrong("n", "a number"))?;
+            form.bytes("image").or(form.bytes("image[]")).ok_or_else(|| ApiError::missing("image"))?;
+            let n = form.text("n").map_or(Ok(1), str::parse).map_err(|_| ApiError::wrong("n", "a number"))?;
             let url = form.text("response_format") == Some("url");
             (model, form.text("prompt").unwrap_or_default().to_owned(), n, url)
         }
         None => {
             let input = Input::new(call, deployment)?;
             let text = input.get("prompt").ok_or_else(|| ApiError::missing("prompt"))?;
-            let text = text
-                .as_str()
-                .ok_or_else(|| ApiError::wrong("prompt", "a string"))?
-                .to_owned();
+            let text = text.as_str().ok_or_else(|| ApiError::wrong("prompt", "a string"))?.to_owned();
             let url = input.get("response_format").is_some_and(|format| format == "url");
             (input.model.clone(), text, input.number("n")?.unwrap_or(1), url)
         }
@@ -58,11 +50,7 @@ pub(super) fn answer(call: &Call<'_>, deployment: Option<&str>) -> Result<Answer
     prompt.add(&text);
     let images = (0..n).map(|i| {
         let encoded = STANDARD.encode(png(mix(prompt.number() ^ mix(i))));
-        if url {
-            json!({"url": format!("data:image/png;base64,{encoded}")})
-        } else {
-            json!({"b64_json": encoded})
-        }
+        if url { json!({"url": format!("data:image/png;base64,{encoded}")}) } else { json!({"b64_json": encoded}) }
     });
     let images: Vec<Value> = images.collect();
     let mut body =
@@ -86,16 +74,10 @@ fn png(colour: u64) -> Vec<u8> {
     let mut line = vec![0];
     line.extend([red, green, blue].repeat(SIDE as usize));
     let mut pixels = ZlibEncoder::new(Vec::new(), Compression::default());
-    pixels
-        .write_all(&line.repeat(SIDE as usize))
-        .expect("writing to memory does not fail");
+    pixels.write_all(&line.repeat(SIDE as usize)).expect("writing to memory does not fail");
     let mut png = Vec::from(*b"\x89PNG\r\n\x1a\n");
     chunk(&mut png, b"IHDR", &header);
-    chunk(
-        &mut png,
-        b"IDAT",
-        &pixels.finish().expect("writing to memory does not fail"),
-    );
+    chunk(&mut png, b"IDAT", &pixels.finish().expect("writing to memory does not fail"));
     chunk(&mut png, b"IEND", &[]);
     png
 }

@@ -60,11 +60,7 @@ impl<'a> Endpoint<'a> {
 
 /// Answers a request to an endpoint. Azure names the model in the path, as a deployment.
 pub(crate) fn answer(call: &Call<'_>, endpoint: Endpoint<'_>, deployment: Option<&str>) -> Result<Answer, ApiError> {
-    let wanted = if matches!(endpoint, Endpoint::Models | Endpoint::Model(_)) {
-        Method::GET
-    } else {
-        Method::POST
-    };
+    let wanted = if matches!(endpoint, Endpoint::Models | Endpoint::Model(_)) { Method::GET } else { Method::POST };
     call.expect(wanted)?;
     let answer = match endpoint {
         Endpoint::Models => models(call),

@@ -44,10 +44,7 @@ fn result(text: &str) -> Value {
     let flagged = text.to_lowercase().contains("flagged");
     let hit = |name: &str| flagged && name == "violence";
     let all = |value: &dyn Fn(&str) -> Value| -> Map<String, Value> {
-        CATEGORIES
-            .iter()
-            .map(|name| ((*name).to_owned(), value(name)))
-            .collect()
+        CATEGORIES.iter().map(|name| ((*name).to_owned(), value(name))).collect()
     };
     json!({
         "flagged": flagged,

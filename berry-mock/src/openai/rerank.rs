@@ -18,9 +18,7 @@ pub(super) fn answer(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError>
         Some(Value::Array(documents)) if !documents.is_empty() => documents,
         Some(_) => return Err(ApiError::wrong("documents", "an array of documents")),
     };
-    let wanted = input
-        .number("top_n")?
-        .map_or(documents.len(), |n| usize::try_from(n).unwrap_or(usize::MAX));
+    let wanted = input.number("top_n")?.map_or(documents.len(), |n| usize::try_from(n).unwrap_or(usize::MAX));
     let give_back = input.bool("return_documents")?.unwrap_or(false);
     let mut prompt = Prompt::new(call.script.seed);
     prompt.add(query);
@@ -53,11 +51,7 @@ pub(super) fn answer(call: &Call<'_>, input: &Input) -> Result<Answer, ApiError>
 /// The share of the query's words that the document has.
 fn relevance(query: &str, document: &str) -> f64 {
     let words = |text: &str| -> Vec<String> {
-        text.to_lowercase()
-            .split(|c: char| !c.is_alphanumeric())
-            .filter(|w| !w.is_empty())
-            .map(str::to_owned)
-            .collect()
+        text.to_lowercase().split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(str::to_owned).collect()
     };
     let (query, document) = (words(query), words(document));
     let shared = query.iter().filter(|word| document.contains(word)).count();

@@ -77,17 +77,10 @@ fn read_item(item: &Value, items: &[Value], prompt: &mut Prompt, user: &mut Stri
     match item["type"].as_str() {
         Some("function_call_output") => {
             let called = |other: &&Value| other["type"] == "function_call" && other["call_id"] == item["call_id"];
-            let name = items
-                .iter()
-                .find(called)
-                .and_then(|call| call["name"].as_str())
-                .unwrap_or("a tool");
+            let name = items.iter().find(called).and_then(|call| call["name"].as_str()).unwrap_or("a tool");
             let content = text_of(&item["output"]);
             prompt.add(&content);
-            results.push(ToolResult {
-                name: name.to_owned(),
-                content,
-            });
+            results.push(ToolResult { name: name.to_owned(), content });
         }
         Some("function_call") => {
             results.clear();
@@ -110,15 +103,11 @@ fn tools(input: &Input) -> Result<Vec<Tool>, ApiError> {
     let Some(tools) = input.get("tools") else {
         return Ok(Vec::new());
     };
-    let tools = tools
-        .as_array()
-        .ok_or_else(|| ApiError::wrong("tools", "an array of tools"))?;
+    let tools = tools.as_array().ok_or_else(|| ApiError::wrong("tools", "an array of tools"))?;
     let functions = tools.iter().filter(|tool| tool["type"] == "function");
     let functions = functions.map(|tool| {
         let name = tool["name"].as_str().filter(|name| !name.is_empty());
-        let name = name
-            .ok_or_else(|| ApiError::wrong("tools", "functions with a name"))?
-            .to_owned();
+        let name = name.ok_or_else(|| ApiError::wrong("tools", "functions with a name"))?.to_owned();
         let schema = match &tool["parameters"] {
             Value::Null => json!({"type": "object"}),
             schema => schema.clone(),
@@ -198,25 +187,15 @@ impl Response<'_> {
     }
 
     fn status(&self) -> &'static str {
-        if self.generated.finish == Finish::Length {
-            "incomplete"
-        } else {
-            "completed"
-        }
+        if self.generated.finish == Finish::Length { "incomplete" } else { "completed" }
     }
 
     fn output(&self) -> Vec<Value> {
         if self.generated.calls.is_empty() {
-            return vec![message(
-                &self.message_id(),
-                self.status(),
-                &[text_part(&self.generated.text)],
-            )];
+            return vec![message(&self.message_id(), self.status(), &[text_part(&self.generated.text)])];
         }
         let calls = self.generated.calls.iter();
-        calls
-            .map(|called| function_call(called, &called.arguments.to_string(), "completed"))
-            .collect()
+        calls.map(|called| function_call(called, &called.arguments.to_string(), "completed")).collect()
     }
 
     fn message_id(&self) -> String {
@@ -224,10 +203,7 @@ impl Response<'_> {
     }
 
     fn stream(&self, call: &Call<'_>) -> Answer {
-        let mut out = Stream {
-            events: Events::new(call.pace()),
-            sequence_number: 0,
-        };
+        let mut out = Stream { events: Events::new(call.pace()), sequence_number: 0 };
         let blank = self.object("in_progress", Vec::new(), None);
         out.send(Mark::Opening, "response.created", json!({"response": blank.clone()}));
         out.send(Mark::Opening, "response.in_progress", json!({"response": blank}));
@@ -237,57 +213,24 @@ impl Response<'_> {
         for (index, called) in self.generated.calls.iter().enumerate() {
             stream_call(&mut out, index, called);
         }
-        let last = if self.status() == "incomplete" {
-            "response.incomplete"
-        } else {
-            "response.completed"
-        };
+        let last = if self.status() == "incomplete" { "response.incomplete" } else { "response.completed" };
         out.send(Mark::Ending, last, json!({"response": self.whole()}));
         Answer::events(out.events)
     }
 
     fn stream_text(&self, out: &mut Stream) {
         let (item_id, text) = (self.message_id(), &self.generated.text);
-        let at = |extra: Value| {
-            merged(
-                json!({"item_id": item_id, "output_index": 0, "content_index": 0}),
-                extra,
-            )
-        };
+        let at = |extra: Value| merged(json!({"item_id": item_id, "output_index": 0, "content_index": 0}), extra);
         let item = message(&item_id, "in_progress", &[]);
-        out.send(
-            Mark::Opening,
-            "response.output_item.added",
-            json!({"output_index": 0, "item": item}),
-        );
-        out.send(
-            Mark::Opening,
-            "response.content_part.added",
-            at(json!({"part": text_part("")})),
-        );
+        out.send(Mark::Opening, "response.output_item.added", json!({"output_index": 0, "item": item}));
+        out.send(Mark::Opening, "response.content_part.added", at(json!({"part": text_part("")})));
         for token in text::tokens(text) {
-            out.send(
-                Mark::Content,
-                "response.output_text.delta",
-                at(json!({"delta": token, "logprobs": []})),
-            );
+            out.send(Mark::Content, "response.output_text.delta", at(json!({"delta": token, "logprobs": []})));
         }
-        out.send(
-            Mark::Finish,
-            "response.output_text.done",
-            at(json!({"text": text, "logprobs": []})),
-        );
-        out.send(
-            Mark::Finish,
-            "response.content_part.done",
-            at(json!({"part": text_part(text)})),
-        );
+        out.send(Mark::Finish, "response.output_text.done", at(json!({"text": text, "logprobs": []})));
+        out.send(Mark::Finish, "response.content_part.done", at(json!({"part": text_part(text)})));
         let item = message(&item_id, self.status(), &[text_part(text)]);
-        out.send(
-            Mark::Finish,
-            "response.output_item.done",
-            json!({"output_index": 0, "item": item}),
-        );
+        out.send(Mark::Finish, "response.output_item.done", json!({"output_index": 0, "item": item}));
     }
 }
 
@@ -296,26 +239,14 @@ fn stream_call(out: &mut Stream, index: usize, called: &ToolCall) {
     let item = function_call(called, "", "in_progress");
     let item_id = item["id"].clone();
     let at = |extra: Value| merged(json!({"item_id": item_id, "output_index": index}), extra);
-    out.send(
-        Mark::Opening,
-        "response.output_item.added",
-        json!({"output_index": index, "item": item}),
-    );
+    out.send(Mark::Opening, "response.output_item.added", json!({"output_index": index, "item": item}));
     for piece in text::tokens(&arguments) {
-        out.send(
-            Mark::Content,
-            "response.function_call_arguments.delta",
-            at(json!({"delta": piece})),
-        );
+        out.send(Mark::Content, "response.function_call_arguments.delta", at(json!({"delta": piece})));
     }
     let done = json!({"name": called.name, "arguments": arguments});
     out.send(Mark::Finish, "response.function_call_arguments.done", at(done));
     let item = function_call(called, &arguments, "completed");
-    out.send(
-        Mark::Finish,
-        "response.output_item.done",
-        json!({"output_index": index, "item": item}),
-    );
+    out.send(Mark::Finish, "response.output_item.done", json!({"output_index": index, "item": item}));
 }
 
 /// Numbers the events.

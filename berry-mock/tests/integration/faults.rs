@@ -68,17 +68,11 @@ fn every_fault_has_an_example_and_survives_writing_and_reading() {
         let fault = Fault::from_str(text).unwrap();
         assert_eq!(fault.to_string().parse(), Ok(fault.clone()), "{text}");
         let name = text.split(':').next().unwrap();
-        assert!(
-            FAULTS.iter().any(|(form, _)| form.starts_with(name)),
-            "{name} is in no list"
-        );
+        assert!(FAULTS.iter().any(|(form, _)| form.starts_with(name)), "{name} is in no list");
     }
     for (form, _) in FAULTS {
         let name = form.split([':', '[', ' ']).next().unwrap();
-        assert!(
-            EXAMPLES.iter().any(|example| example.starts_with(name)),
-            "{name} has no example"
-        );
+        assert!(EXAMPLES.iter().any(|example| example.starts_with(name)), "{name} has no example");
     }
 }
 
@@ -184,19 +178,12 @@ fn check(fault: &Fault, got: Result<Got, hyper::Error>, reference: &Reference, w
         Fault::MalformedChunk(n) => {
             let (before, after) = reference.whole.split_at(reference.after_content(*n as usize).len());
             let text = got.text();
-            let broken = text
-                .strip_prefix(before)
-                .and_then(|rest| rest.strip_suffix(after))
-                .unwrap();
+            let broken = text.strip_prefix(before).and_then(|rest| rest.strip_suffix(after)).unwrap();
             let data = broken.strip_prefix("data: ").unwrap();
             serde_json::from_str::<serde_json::Value>(data).is_err()
         }
         Fault::ErrorEvent(n) => {
-            let before = if *n == 0 {
-                ""
-            } else {
-                reference.after_content(*n as usize)
-            };
+            let before = if *n == 0 { "" } else { reference.after_content(*n as usize) };
             let text = got.text();
             text.strip_prefix(before).unwrap().starts_with("data: {\"error\":")
                 && got.events().len() == *n as usize + 1 + usize::from(*n > 0)
@@ -291,11 +278,7 @@ async fn waits_at_gate(mock: Mock, mut client: Client, fault: &str, place: Place
 }
 
 async fn comments_for_ever(mock: Mock, mut client: Client, fault: &str) {
-    let mut body = client
-        .head(spoiled(&chat_stream("Hello"), fault))
-        .await
-        .unwrap()
-        .into_body();
+    let mut body = client.head(spoiled(&chat_stream("Hello"), fault)).await.unwrap().into_body();
     let mut text = String::new();
     while text.matches("\n: ").count() < 3 {
         text += &read_exactly(&mut body, 1).await;
@@ -310,33 +293,17 @@ async fn comments_for_ever(mock: Mock, mut client: Client, fault: &str) {
 type Rule = fn(&Got, &str) -> bool;
 
 const PLAIN: &[(&str, Rule)] = &[
-    ("truncated-json", |got, whole| {
-        got.broken.is_none() && got.text() == whole[..whole.len() / 2]
-    }),
-    ("malformed-chunk", |got, whole| {
-        got.broken.is_none() && got.text() == whole[..whole.len() / 2]
-    }),
-    ("error-event", |got, _| {
-        got.status == 200 && got.json()["error"].is_object()
-    }),
-    ("empty-stream", |got, _| {
-        got.status == 200 && got.header("content-length") == "0"
-    }),
+    ("truncated-json", |got, whole| got.broken.is_none() && got.text() == whole[..whole.len() / 2]),
+    ("malformed-chunk", |got, whole| got.broken.is_none() && got.text() == whole[..whole.len() / 2]),
+    ("error-event", |got, _| got.status == 200 && got.json()["error"].is_object()),
+    ("empty-stream", |got, _| got.status == 200 && got.header("content-length") == "0"),
     ("missing-terminator", |got, whole| got.text() == whole),
-    ("oversized-body:300000", |got, _| {
-        got.json()["padding"].as_str().unwrap().len() == 300_000
-    }),
-    ("oversized-line:300000", |got, _| {
-        got.json()["padding"].as_str().unwrap().len() == 300_000
-    }),
-    ("no-usage", |got, _| {
-        got.json()["usage"].is_null() && got.json()["choices"].is_array()
-    }),
+    ("oversized-body:300000", |got, _| got.json()["padding"].as_str().unwrap().len() == 300_000),
+    ("oversized-line:300000", |got, _| got.json()["padding"].as_str().unwrap().len() == 300_000),
+    ("no-usage", |got, _| got.json()["usage"].is_null() && got.json()["choices"].is_array()),
     ("gzip", |got, whole| unpacked(&got.body()) == whole.as_bytes()),
     ("one-byte", |got, whole| got.text() == whole),
-    ("garbage", |got, _| {
-        got.header("content-type") == "application/json" && String::from_utf8(got.body()).is_err()
-    }),
+    ("garbage", |got, _| got.header("content-type") == "application/json" && String::from_utf8(got.body()).is_err()),
 ];
 
 #[tokio::test]
@@ -347,17 +314,10 @@ async fn plain_answers_are_spoiled_too() {
         let got = client.send(spoiled(&chat("Hello"), fault)).await.unwrap();
         assert!(rule(&got, &whole), "{fault}: {got:?}");
     }
-    for (fault, length) in [
-        ("reset:1", whole.len() / 2),
-        ("close:0", whole.len() / 2),
-        ("close:head", 0),
-    ] {
+    for (fault, length) in [("reset:1", whole.len() / 2), ("close:0", whole.len() / 2), ("close:head", 0)] {
         let (_mock, mut client) = mock(Script::default()).await;
         let got = client.send(spoiled(&chat("Hello"), fault)).await.unwrap();
-        assert!(
-            got.broken.is_some() && got.text() == whole[..length],
-            "{fault}: {got:?}"
-        );
+        assert!(got.broken.is_some() && got.text() == whole[..length], "{fault}: {got:?}");
         assert_eq!(got.header("content-length"), whole.len().to_string());
     }
 }
@@ -365,10 +325,7 @@ async fn plain_answers_are_spoiled_too() {
 #[tokio::test]
 async fn faults_are_applied_in_the_order_of_the_header() {
     let (_mock, mut client) = mock(Script::default()).await;
-    let got = client
-        .send(spoiled(&chat_stream("Hello"), "missing-done, crlf,one-byte"))
-        .await
-        .unwrap();
+    let got = client.send(spoiled(&chat_stream("Hello"), "missing-done, crlf,one-byte")).await.unwrap();
     assert!(got.frames.iter().all(|frame| frame.len() <= 1));
     assert!(got.text().ends_with("\r\n\r\n") && !got.text().contains("[DONE]"));
 }
@@ -399,18 +356,10 @@ async fn a_reset_is_a_reset_on_the_wire_and_a_close_is_not() {
         tcp.write_all(request.as_bytes()).await.unwrap();
         let mut bytes = Vec::new();
         let end = tcp.read_to_end(&mut bytes).await;
-        assert_eq!(
-            end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset),
-            reset,
-            "{fault}"
-        );
+        assert_eq!(end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset), reset, "{fault}");
         let half = if fault.starts_with("half") { "HTTP/1.1 200" } else { "" };
         assert_eq!(String::from_utf8(bytes).unwrap(), half, "{fault}");
-        assert_eq!(
-            mock.wait_until(|stats| stats.open_connections == 0).await.cut,
-            1,
-            "{fault}"
-        );
+        assert_eq!(mock.wait_until(|stats| stats.open_connections == 0).await.cut, 1, "{fault}");
     }
 }
 
@@ -427,51 +376,18 @@ async fn statuses(script: Script, n: usize) -> (Vec<u16>, Vec<u16>) {
 
 #[tokio::test]
 async fn listed_faults_take_turns() {
-    let faults = vec![
-        Fault::Status {
-            code: 500,
-            retry_after: None,
-        },
-        Fault::None,
-    ];
-    let (chats, lists) = statuses(
-        Script {
-            faults: faults.clone(),
-            ..Script::default()
-        },
-        4,
-    )
-    .await;
+    let faults = vec![Fault::Status { code: 500, retry_after: None }, Fault::None];
+    let (chats, lists) = statuses(Script { faults: faults.clone(), ..Script::default() }, 4).await;
     assert_eq!((chats, lists), (vec![500, 200, 500, 200], vec![200; 4]));
-    let (chats, _) = statuses(
-        Script {
-            faults: faults.clone(),
-            faults_once: true,
-            ..Script::default()
-        },
-        4,
-    )
-    .await;
+    let (chats, _) = statuses(Script { faults: faults.clone(), faults_once: true, ..Script::default() }, 4).await;
     assert_eq!(chats, [500, 200, 200, 200]);
-    let (chats, lists) = statuses(
-        Script {
-            faults,
-            fault_scope: FaultScope::Get,
-            ..Script::default()
-        },
-        2,
-    )
-    .await;
+    let (chats, lists) = statuses(Script { faults, fault_scope: FaultScope::Get, ..Script::default() }, 2).await;
     assert_eq!((chats, lists), (vec![200; 2], vec![500, 200]));
 }
 
 #[tokio::test]
 async fn the_failure_rate_holds_and_a_seed_repeats_it() {
-    let script = Script {
-        failure_rate: 0.3,
-        seed: 4,
-        ..Script::default()
-    };
+    let script = Script { failure_rate: 0.3, seed: 4, ..Script::default() };
     let (first, _) = statuses(script.clone(), 200).await;
     let failed = first.iter().filter(|status| [500, 503].contains(*status)).count();
     assert!((40..=80).contains(&failed), "{failed} of 200");
@@ -482,11 +398,7 @@ async fn the_failure_rate_holds_and_a_seed_repeats_it() {
 
 #[tokio::test]
 async fn a_script_can_be_exchanged_between_two_requests() {
-    let (mock, mut client) = mock(Script {
-        faults: vec!["status:503".parse().unwrap()],
-        ..Script::default()
-    })
-    .await;
+    let (mock, mut client) = mock(Script { faults: vec!["status:503".parse().unwrap()], ..Script::default() }).await;
     assert_eq!(client.post(CHAT, &chat("Hello")).await.status, 503);
     mock.update(Script::default());
     assert_eq!(client.post(CHAT, &chat("Hello")).await.status, 200);
@@ -504,10 +416,7 @@ fn a_script_is_read_from_a_file_and_unknown_keys_are_refused() {
     assert!(!format!("{script:?}").contains("hush"));
     assert!(serde_json::from_value::<Script>(json!({"sed": 7})).is_err());
     assert!(
-        serde_json::from_value::<Script>(json!({"faults": ["explode"]}))
-            .unwrap_err()
-            .to_string()
-            .contains("explode")
+        serde_json::from_value::<Script>(json!({"faults": ["explode"]})).unwrap_err().to_string().contains("explode")
     );
     let wrong: Script = serde_json::from_value(json!({"replies": [{"path": "/x", "status": 99}]})).unwrap();
     assert!(wrong.validate().unwrap_err().to_string().contains("/x"));
@@ -518,13 +427,7 @@ async fn connections_stay_usable_after_a_spoiled_answer() {
     for transport in TRANSPORTS {
         let mock = Mock::new(Script::default());
         let mut client = Client::new(&mock, transport).await;
-        for fault in [
-            "status:500",
-            "missing-done",
-            "garbage",
-            "truncated-json",
-            "empty-stream",
-        ] {
+        for fault in ["status:500", "missing-done", "garbage", "truncated-json", "empty-stream"] {
             client.send(spoiled(&chat_stream("Hello"), fault)).await.unwrap();
         }
         assert_eq!(client.post(CHAT, &chat("Hello")).await.status, 200, "{transport:?}");
@@ -535,19 +438,11 @@ async fn connections_stay_usable_after_a_spoiled_answer() {
 #[tokio::test]
 async fn a_response_that_fails_midway_says_so_in_its_own_dialect() {
     let (_mock, mut client) = mock(Script::default()).await;
-    let mut request = post(
-        "/v1/responses",
-        &json!({"model": "m", "input": "Hello", "stream": true}),
-    );
-    request
-        .headers_mut()
-        .insert("x-mock-fault", "error-event:2".parse().unwrap());
+    let mut request = post("/v1/responses", &json!({"model": "m", "input": "Hello", "stream": true}));
+    request.headers_mut().insert("x-mock-fault", "error-event:2".parse().unwrap());
     let got = client.send(request).await.unwrap();
     let events = got.events();
     let last = events.last().unwrap();
-    assert_eq!(
-        (&last["type"], &last["response"]["status"]),
-        (&json!("response.failed"), &json!("failed"))
-    );
+    assert_eq!((&last["type"], &last["response"]["status"]), (&json!("response.failed"), &json!("failed")));
     assert!(got.text().contains("event: response.failed\n") && got.text().contains("output_text.delta"));
 }

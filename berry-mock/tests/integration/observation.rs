@@ -13,16 +13,11 @@ const CHAT: &str = "/v1/chat/completions";
 async fn requests_are_remembered_byte_for_byte() {
     let (mock, mut client) = mock(Script::default()).await;
     let mut request = post("/v1/chat/completions?a=b", &chat("Hello"));
-    request
-        .headers_mut()
-        .insert("authorization", "Bearer secret".parse().unwrap());
+    request.headers_mut().insert("authorization", "Bearer secret".parse().unwrap());
     client.send(request).await.unwrap();
     let seen = mock.requests();
     assert_eq!(seen.len(), 1);
-    assert_eq!(
-        (&seen[0].method, seen[0].path_and_query.as_str()),
-        (&Method::POST, "/v1/chat/completions?a=b")
-    );
+    assert_eq!((&seen[0].method, seen[0].path_and_query.as_str()), (&Method::POST, "/v1/chat/completions?a=b"));
     assert_eq!(seen[0].headers["authorization"], "Bearer secret");
     assert_eq!(seen[0].body, chat("Hello").to_string());
     let shown = format!("{seen:?}");
@@ -31,22 +26,12 @@ async fn requests_are_remembered_byte_for_byte() {
 
 #[tokio::test]
 async fn only_so_many_requests_are_remembered() {
-    let (mock, mut client) = mock(Script {
-        keep_requests: Some(2),
-        ..Script::default()
-    })
-    .await;
+    let (mock, mut client) = mock(Script { keep_requests: Some(2), ..Script::default() }).await;
     for _ in 0..5 {
         client.get("/v1/models").await;
     }
-    assert_eq!(
-        mock.requests().iter().map(|request| request.number).collect::<Vec<_>>(),
-        [3, 4]
-    );
-    mock.update(Script {
-        keep_requests: Some(0),
-        ..Script::default()
-    });
+    assert_eq!(mock.requests().iter().map(|request| request.number).collect::<Vec<_>>(), [3, 4]);
+    mock.update(Script { keep_requests: Some(0), ..Script::default() });
     client.get("/v1/models").await;
     assert_eq!(mock.requests().len(), 2, "nothing new is remembered");
 }
@@ -62,12 +47,7 @@ async fn figures_return_to_nothing_when_all_is_done() {
         }
         client.leave().await;
         let stats = mock.wait_until(|stats| stats.open_connections == 0).await;
-        let expected = Stats {
-            connections: 1,
-            requests: 6,
-            completed: 6,
-            ..Stats::default()
-        };
+        let expected = Stats { connections: 1, requests: 6, completed: 6, ..Stats::default() };
         assert_eq!(stats, expected, "{transport:?}");
     }
 }
@@ -75,15 +55,10 @@ async fn figures_return_to_nothing_when_all_is_done() {
 #[tokio::test]
 async fn clients_that_leave_are_seen_in_every_phase() {
     for transport in TRANSPORTS {
-        for (fault, phase) in [
-            ("hang", Phase::BeforeHead),
-            ("stall:head", Phase::BeforeContent),
-            ("stall:1", Phase::Content),
-        ] {
-            let mock = Mock::new(Script {
-                faults: vec![fault.parse().unwrap()],
-                ..Script::default()
-            });
+        for (fault, phase) in
+            [("hang", Phase::BeforeHead), ("stall:head", Phase::BeforeContent), ("stall:1", Phase::Content)]
+        {
+            let mock = Mock::new(Script { faults: vec![fault.parse().unwrap()], ..Script::default() });
             let mut client = Client::new(&mock, transport).await;
             {
                 let answer = client.head(post(CHAT, &chat_stream("Hello")));
@@ -106,17 +81,10 @@ async fn clients_that_leave_are_seen_in_every_phase() {
             let left = Instant::now();
             client.leave().await;
             let stats = mock.wait_until(|stats| stats.cancelled == 1).await;
-            assert_eq!(
-                (stats.in_flight, stats.completed, stats.cut),
-                (0, 0, 0),
-                "{transport:?} {fault}"
-            );
+            assert_eq!((stats.in_flight, stats.completed, stats.cut), (0, 0, 0), "{transport:?} {fault}");
             let cancellation = mock.cancellations()[0];
             assert_eq!((cancellation.request, cancellation.phase), (0, phase), "{transport:?}");
-            assert!(
-                cancellation.at >= left,
-                "{transport:?} {fault}: seen before the client left"
-            );
+            assert!(cancellation.at >= left, "{transport:?} {fault}: seen before the client left");
         }
     }
 }
@@ -124,16 +92,9 @@ async fn clients_that_leave_are_seen_in_every_phase() {
 #[tokio::test]
 async fn shutdown_closes_what_is_open() {
     for transport in TRANSPORTS {
-        let mock = Mock::new(Script {
-            faults: vec!["stall:1".parse().unwrap()],
-            ..Script::default()
-        });
+        let mock = Mock::new(Script { faults: vec!["stall:1".parse().unwrap()], ..Script::default() });
         let mut client = Client::new(&mock, transport).await;
-        let mut body = client
-            .head(post(CHAT, &chat_stream("Hello")))
-            .await
-            .unwrap()
-            .into_body();
+        let mut body = client.head(post(CHAT, &chat_stream("Hello"))).await.unwrap().into_body();
         mock.shutdown();
         mock.stopped().await;
         while let Some(Ok(_)) = body.frame().await {}

@@ -29,16 +29,10 @@ async fn recorded_requests_are_understood() {
         if path.is_empty() || recorded["status"] != 200 || recorded["req"]["model"].is_null() && !path.contains(':') {
             continue;
         }
-        let azure = if path.contains("/deployments/") {
-            "?api-version=1"
-        } else {
-            ""
-        };
+        let azure = if path.contains("/deployments/") { "?api-version=1" } else { "" };
         let mut request = post(&format!("{path}{azure}"), &recorded["req"]);
         if recorded["provider"] == "anthropic" {
-            request
-                .headers_mut()
-                .insert("anthropic-version", "2023-06-01".parse().unwrap());
+            request.headers_mut().insert("anthropic-version", "2023-06-01".parse().unwrap());
         }
         let got = client.send(request).await.unwrap();
         assert_eq!(got.status, 200, "{}: {got:?}", recorded["id"]);

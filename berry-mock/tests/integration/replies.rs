@@ -9,10 +9,7 @@ use tokio::time::Instant;
 use crate::support::{Client, TRANSPORTS, chat, mock, post};
 
 fn with(replies: Vec<Reply>) -> Script {
-    Script {
-        replies,
-        ..Script::default()
-    }
+    Script { replies, ..Script::default() }
 }
 
 #[tokio::test]
@@ -20,28 +17,16 @@ async fn bytes_come_back_as_they_were_given() {
     let strange = Bytes::from_static(b"{\"n\": 1.0e+00, \"n\":1,\n \"\\u00e9\": \xc3\xa9}\0\xff");
     let reply = Reply {
         status: 418,
-        headers: vec![
-            ("x-a".into(), "1".into()),
-            ("x-a".into(), "2".into()),
-            ("content-type".into(), "a/b".into()),
-        ],
+        headers: vec![("x-a".into(), "1".into()), ("x-a".into(), "2".into()), ("content-type".into(), "a/b".into())],
         ..Reply::json("/v1/anything", strange.clone())
     };
     for transport in TRANSPORTS {
         let mock = Mock::new(with(vec![reply.clone()]));
-        let got = Client::new(&mock, transport)
-            .await
-            .post("/v1/anything?x=y", &chat("Hello"))
-            .await;
+        let got = Client::new(&mock, transport).await.post("/v1/anything?x=y", &chat("Hello")).await;
         assert_eq!((got.status.as_u16(), got.body()), (418, strange.to_vec()));
         assert_eq!(got.headers.get_all("x-a").iter().collect::<Vec<_>>(), ["1", "2"]);
         assert_eq!(got.header("content-length"), strange.len().to_string());
-        assert_eq!(
-            got.headers.len(),
-            4,
-            "nothing is added but the length: {:?}",
-            got.headers
-        );
+        assert_eq!(got.headers.len(), 4, "nothing is added but the length: {:?}", got.headers);
     }
 }
 
@@ -66,11 +51,7 @@ async fn the_first_match_wins_and_times_run_out() {
         texts.push(client.post("/v1/chat/completions", &chat("Hello")).await.text());
     }
     assert_eq!(texts, ["second", "first", "second"]);
-    assert_eq!(
-        client.get("/v1/models").await.status,
-        200,
-        "others are answered as always"
-    );
+    assert_eq!(client.get("/v1/models").await.status, 200, "others are answered as always");
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,10 +70,7 @@ async fn delays_between_chunks_are_kept() {
 #[tokio::test]
 async fn a_gate_holds_a_chunk_back() {
     let mut reply = Reply::events("/", ["a", "b"]);
-    reply.chunks[1] = ReplyChunk {
-        gate: true,
-        ..ReplyChunk::new("b")
-    };
+    reply.chunks[1] = ReplyChunk { gate: true, ..ReplyChunk::new("b") };
     let (mock, mut client) = mock(with(vec![reply])).await;
     let mut body = client.head(post("/", &chat("Hello"))).await.unwrap().into_body();
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
@@ -104,11 +82,7 @@ async fn a_gate_holds_a_chunk_back() {
 
 #[tokio::test]
 async fn an_empty_reply_is_a_head_alone() {
-    let (_mock, mut client) = mock(with(vec![Reply {
-        status: 204,
-        ..Reply::default()
-    }]))
-    .await;
+    let (_mock, mut client) = mock(with(vec![Reply { status: 204, ..Reply::default() }])).await;
     let got = client.get("/").await;
     assert_eq!((got.status.as_u16(), got.body().len(), got.headers.len()), (204, 0, 0));
 }
@@ -121,10 +95,7 @@ async fn head_and_body_of_a_small_answer_arrive_together() {
     let mut first = [0; 1024];
     let n = wire.read(&mut first).await.unwrap();
     let text = std::str::from_utf8(&first[..n]).unwrap();
-    assert!(
-        text.starts_with("HTTP/1.1 200") && text.ends_with("\r\n\r\n{}"),
-        "{text}"
-    );
+    assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("\r\n\r\n{}"), "{text}");
 }
 
 #[tokio::test]

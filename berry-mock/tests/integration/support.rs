@@ -50,20 +50,14 @@ impl Client {
         let (sender, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(connection);
-        Self {
-            sender: Sender::Http1(sender),
-            tasks,
-        }
+        Self { sender: Sender::Http1(sender), tasks }
     }
 
     async fn http2(io: TcpStream) -> Self {
         let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(connection);
-        Self {
-            sender: Sender::Http2(sender),
-            tasks,
-        }
+        Self { sender: Sender::Http2(sender), tasks }
     }
 
     /// Sends a request and returns the answer's head; its body is read by the caller.
@@ -83,12 +77,7 @@ impl Client {
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Got, hyper::Error> {
         let response = self.head(request).await?;
         let (head, mut body) = response.into_parts();
-        let mut got = Got {
-            status: head.status,
-            headers: head.headers,
-            frames: Vec::new(),
-            broken: None,
-        };
+        let mut got = Got { status: head.status, headers: head.headers, frames: Vec::new(), broken: None };
         while let Some(frame) = body.frame().await {
             match frame {
                 Ok(frame) => got.frames.extend(frame.into_data()),
@@ -102,9 +91,7 @@ impl Client {
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> Got {
-        self.send(Request::get(path).body(Full::default()).unwrap())
-            .await
-            .unwrap()
+        self.send(Request::get(path).body(Full::default()).unwrap()).await.unwrap()
     }
 
     pub(crate) async fn post(&mut self, path: &str, body: &Value) -> Got {
@@ -177,24 +164,13 @@ impl Got {
     pub(crate) fn events(&self) -> Vec<Value> {
         let text = self.text();
         let lines = text.lines().filter_map(|line| line.strip_prefix("data: "));
-        lines
-            .map(|data| {
-                if data == "[DONE]" {
-                    json!(data)
-                } else {
-                    serde_json::from_str(data).unwrap()
-                }
-            })
-            .collect()
+        lines.map(|data| if data == "[DONE]" { json!(data) } else { serde_json::from_str(data).unwrap() }).collect()
     }
 }
 
 pub(crate) fn post(path: &str, body: &Value) -> Request<Full<Bytes>> {
     let body = Full::from(body.to_string());
-    Request::post(path)
-        .header("content-type", "application/json")
-        .body(body)
-        .unwrap()
+    Request::post(path).header("content-type", "application/json").body(body).unwrap()
 }
 
 /// A mock that follows the script, and an in-memory client of it.
