@@ -233,7 +233,7 @@ impl Scanner {
         while let Some(byte) = chunk.get(at) {
             at = match self.state {
                 // What almost every token of compact JSON is, without the way through the general step.
-                State::FirstKey | State::Key if *byte == b'"' => self.begin_key(at),
+                State::FirstKey | State::Key if *byte == b'"' => self.begin_key(chunk, at),
                 State::Colon if *byte == b':' => {
                     self.state = State::Value;
                     at + 1
@@ -242,6 +242,10 @@ impl Scanner {
                     self.mark_value(self.base + at, Kind::String);
                     self.value_text(chunk, at + 1)?
                 }
+                State::Value if matches!(byte, b'n' | b't' | b'f') => match self.whole_literal(chunk, at) {
+                    Some(after) => after,
+                    None => self.step(chunk, at)?,
+                },
                 State::AfterValue if *byte == b',' && self.depth > 0 => {
                     self.state = if self.in_object() { State::Key } else { State::Value };
                     at + 1
@@ -355,11 +359,40 @@ impl Scanner {
         }
     }
 
-    fn begin_key(&mut self, at: usize) -> usize {
-        self.key.len = 0;
+    /// A key, from its opening quote. One that stands whole and unescaped in the chunk is read where it is.
+    fn begin_key(&mut self, chunk: &[u8], at: usize) -> usize {
         self.key_start = self.base + at;
-        self.state = State::Text { key: true };
-        at + 1
+        let start = at + 1;
+        let end = start + plain_length(&chunk[start..]);
+        if chunk.get(end) != Some(&b'"') {
+            self.key.len = 0;
+            self.state = State::Text { key: true };
+            return start;
+        }
+        if self.depth == 1 {
+            self.key_end = self.base + end + 1;
+            self.current = self.wanted.iter().copied().find(|name| name.as_bytes() == &chunk[start..end]);
+        }
+        if chunk.get(end + 1) == Some(&b':') {
+            self.state = State::Value;
+            return end + 2;
+        }
+        self.state = State::Colon;
+        end + 1
+    }
+
+    /// `true`, `false` or `null` that stands whole in the chunk; the offset behind it.
+    fn whole_literal(&mut self, chunk: &[u8], at: usize) -> Option<usize> {
+        let rest = &chunk[at..];
+        let (length, kind) = match rest[0] {
+            b'n' if rest.starts_with(b"null") => (4, Kind::Null),
+            b't' if rest.starts_with(b"true") => (4, Kind::Bool),
+            b'f' if rest.starts_with(b"false") => (5, Kind::Bool),
+            _ => return None,
+        };
+        self.mark_value(self.base + at, kind);
+        self.end_value(self.base + at + length);
+        Some(at + length)
     }
 
     /// Remembers where the value of a wanted member begins.

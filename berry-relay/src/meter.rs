@@ -21,6 +21,9 @@ use crate::body::Chunks;
 use crate::json::{Kind, Members, Scanner};
 use crate::sse::Event;
 
+/// The key with its closing quote, which cannot stand inside a text: there it would be escaped.
+const FINISH_REASON: &[u8] = b"finish_reason\"";
+
 /// What an event means to the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventClass {
@@ -67,6 +70,8 @@ pub struct StreamTap {
     format: StreamFormat,
     usage: Usage,
     terminal_seen: bool,
+    /// Finds the key of a finish reason.
+    finish_reason: memmem::Finder<'static>,
     /// A terminal event that says how the answer ended; `[DONE]` alone does not.
     finish_seen: bool,
     content_seen: bool,
@@ -75,7 +80,15 @@ pub struct StreamTap {
 impl StreamTap {
     /// A tap for a stream of this format.
     pub fn new(format: StreamFormat) -> Self {
-        Self { format, usage: Usage::default(), terminal_seen: false, finish_seen: false, content_seen: false }
+        let finish_reason = memmem::Finder::new(FINISH_REASON);
+        Self {
+            format,
+            finish_reason,
+            usage: Usage::default(),
+            terminal_seen: false,
+            finish_seen: false,
+            content_seen: false,
+        }
     }
 
     /// What was reported so far.
@@ -147,9 +160,10 @@ impl StreamTap {
     }
 
     fn choices(&mut self, choices: &[u8], has_usage: bool) -> EventClass {
-        // The key's own closing quote cannot stand inside a text, where it would be escaped.
-        let count = |needle: &[u8]| memmem::find_iter(choices, needle).count();
-        let may_finish = count(b"finish_reason\"") > count(b"finish_reason\":null");
+        let may_finish = self.finish_reason.find_iter(choices).any(|at| {
+            let after = &choices[at + FINISH_REASON.len()..];
+            !after.starts_with(b":null")
+        });
         if self.content_seen && !may_finish && choices.len() > 2 {
             return EventClass::Content;
         }

@@ -182,7 +182,7 @@ pub fn events(bytes: &[u8]) -> impl Iterator<Item = Event<'_>> {
 fn parse(raw: &[u8]) -> Event<'_> {
     let mut event = Event { raw, name: None, data: None };
     let text = raw.strip_prefix(b"\xef\xbb\xbf").unwrap_or(raw);
-    for line in text.split(|byte| matches!(byte, b'\n' | b'\r')) {
+    for line in lines(text) {
         if let Some(value) = field(line, b"data") {
             event.data = Some(match event.data.take() {
                 None => Cow::Borrowed(value),
@@ -193,6 +193,20 @@ fn parse(raw: &[u8]) -> Event<'_> {
         }
     }
     event
+}
+
+/// The lines of an event; an empty one more between CR and LF does no harm.
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+        let line = &rest[..end];
+        rest = rest.get(end + 1..).unwrap_or_default();
+        Some(line)
+    })
 }
 
 /// The value of a line of this field.
