@@ -185,3 +185,6 @@ impl Replay {
         picker::for_strategy(*strategy).pick(&self.context, &candidates, &mut chance)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -233,3 +233,6 @@ impl Drop for Probe {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
