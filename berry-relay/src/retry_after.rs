@@ -7,9 +7,12 @@
 use std::time::{Duration, SystemTime};
 
 use berry_loadbalance::lease::Remaining;
-use http::HeaderMap;
 use http::header::{DATE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName};
 
+// Looked for in every answer, so they are not parsed each time.
+static REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
+static REMAINING_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-tokens");
 /// The longest wait that is believed.
 const BELIEVABLE: Duration = Duration::from_secs(24 * 3600);
 
@@ -28,9 +31,9 @@ pub(crate) fn of(headers: &HeaderMap, body: &[u8]) -> Option<Duration> {
 
 /// What is left of the limits that an answer tells of.
 pub(crate) fn remaining(headers: &HeaderMap) -> Remaining {
-    let count = |name: &str| headers.get(name)?.to_str().ok()?.parse().ok();
-    let requests = count("x-ratelimit-remaining-requests");
-    let tokens = count("x-ratelimit-remaining-tokens");
+    let count = |name: &HeaderName| headers.get(name)?.to_str().ok()?.parse().ok();
+    let requests = count(&REMAINING_REQUESTS);
+    let tokens = count(&REMAINING_TOKENS);
     // The reset is only looked for where something has run out.
     let reset = if requests == Some(0) || tokens == Some(0) { reset(headers) } else { None };
     Remaining { requests, tokens, reset }
@@ -44,12 +47,11 @@ fn until_date(headers: &HeaderMap) -> Option<Duration> {
 
 /// The longer one of the resets of what has run out.
 fn reset(headers: &HeaderMap) -> Option<Duration> {
-    let of = |kind: &str| {
-        let left = headers.get(format!("x-ratelimit-remaining-{kind}"))?;
-        let reset = headers.get(format!("x-ratelimit-reset-{kind}"))?;
-        if left == "0" { duration(reset.to_str().ok()?) } else { None }
+    let of = |remaining: &HeaderName, reset: &str| {
+        let ran_out = headers.get(remaining)? == "0";
+        duration(headers.get(reset).filter(|_| ran_out)?.to_str().ok()?)
     };
-    of("requests").max(of("tokens"))
+    of(&REMAINING_REQUESTS, "x-ratelimit-reset-requests").max(of(&REMAINING_TOKENS, "x-ratelimit-reset-tokens"))
 }
 
 fn in_body(body: &[u8]) -> Option<Duration> {
@@ -87,7 +89,7 @@ fn duration(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderValue;
 
     use super::*;
 
