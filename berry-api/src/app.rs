@@ -49,6 +49,8 @@ pub struct App {
     pub clock: Clock,
     /// Wall-clock time of the clock's zero.
     pub wall: WallClock,
+    /// Random sources.
+    pub seeds: Arc<Seeds>,
     /// Names for requests.
     pub ids: RequestIds,
     /// Failed authentications.
@@ -82,15 +84,16 @@ impl App {
         let clock = Clock::start();
         let shutdown = Shutdown::default();
         let buffers = BufferBudget::new(snapshot.server.max_buffered_bytes);
-        let mut seeds = SmallRng::seed_from_u64(options.seed);
+        let mut starts = SmallRng::seed_from_u64(options.seed);
+        let seeds = Arc::new(Seeds::new(starts.next_u64()));
         let shared = Shared {
             clock,
-            seeds: Arc::new(Seeds::new(seeds.next_u64())),
+            seeds: Arc::clone(&seeds),
             buffers: buffers.clone(),
             cut: shutdown.cut_token().clone(),
             say: Arc::new(Voice),
         };
-        let ids = RequestIds::new(seeds.next_u64());
+        let ids = RequestIds::new(starts.next_u64());
         let selector = Arc::new(PoolSelector::new(&snapshot, None));
         let upstreams = Upstreams::new(snapshot.providers.values(), &options.dials, None)?;
         let limits = limits(&snapshot);
@@ -105,6 +108,7 @@ impl App {
             runtime: ArcSwap::from_pointee(runtime),
             clock,
             wall: WallClock { start: SystemTime::now() },
+            seeds,
             ids,
             failures: FailedAttempts::default(),
             shutdown,
@@ -122,7 +126,7 @@ impl App {
     /// The state now.
     pub fn status(&self) -> Status {
         let runtime = self.runtime();
-        Status::gather(&runtime.snapshot, &runtime.selector, self.wall)
+        Status::gather(&runtime.snapshot, &runtime.selector, self.wall, self.clock.now())
     }
 
     /// How long the process has been running.

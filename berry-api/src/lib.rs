@@ -10,6 +10,7 @@ pub mod error;
 pub mod gate;
 pub mod gateway;
 pub mod intake;
+pub mod prober;
 pub mod reply;
 pub mod request_id;
 pub mod routes;

@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::gateway::Gateway;
+use crate::prober;
 use crate::server::guarded_io::Deadlines;
 use crate::server::{self, ServerOptions, tls};
 use crate::shutdown::{EndSignals, Shutdown};
@@ -55,6 +56,7 @@ pub async fn until_signal(listener: TcpListener, gateway: Gateway, options: Serv
     let tasks = TaskTracker::new();
     let server = Arc::new(server::Server::new(gateway.clone(), options));
     let accepting = tasks.spawn(server::accept_all(listener, server, tasks.clone()));
+    tasks.spawn(prober::run(Arc::clone(gateway.app())));
     let signal = signals.next().await;
     let runtime = gateway.app().runtime();
     let Server { drain_delay, shutdown_grace, .. } = runtime.snapshot.server;

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use berry_core::config::snapshot::{Provider, Snapshot};
 use berry_core::id::{BackendId, ModelId, ModelName, ProviderId, UpstreamModel};
 use berry_core::time::Instant;
-use berry_loadbalance::endpoint::{Endpoint, EndpointStats};
+use berry_loadbalance::endpoint::EndpointStats;
 use berry_loadbalance::pool::Pool;
 use berry_loadbalance::selector::PoolSelector;
 use serde::Serialize;
@@ -59,7 +59,7 @@ fn share(part: usize, whole: usize) -> f64 {
 /// One upstream model of a provider, over all pools that it is in.
 #[derive(Debug, Default, Serialize)]
 pub struct ProviderModel {
-    /// Whether the last thing learnt about it was good.
+    /// Whether it may be sent to and nothing speaks against it, in one of its pools.
     pub healthy: bool,
     /// Attempts that ended with something to learn.
     pub requests: u64,
@@ -187,21 +187,23 @@ pub struct WallClock {
 }
 
 impl WallClock {
-    fn text(self, at: Instant) -> String {
+    /// The moment in RFC 3339.
+    pub fn text(self, at: Instant) -> String {
         rfc3339(self.start + at.since(Instant::START))
     }
 }
 
 impl Status {
     /// The state now.
-    pub fn gather(snapshot: &Snapshot, selector: &PoolSelector, wall: WallClock) -> Self {
+    pub fn gather(snapshot: &Snapshot, selector: &PoolSelector, wall: WallClock, now: Instant) -> Self {
         let pools: Vec<&Pool> = selector.pools().map(AsRef::as_ref).collect();
         let providers: BTreeMap<_, _> = snapshot
             .providers
             .values()
-            .map(|provider| (provider.id.clone(), provider_report(provider, &pools, wall)))
+            .map(|provider| (provider.id.clone(), provider_report(provider, &pools, wall, now)))
             .collect();
-        let models: BTreeMap<_, _> = pools.iter().map(|pool| (pool.model().id.clone(), model_report(pool))).collect();
+        let models: BTreeMap<_, _> =
+            pools.iter().map(|pool| (pool.model().id.clone(), model_report(pool, now))).collect();
         let provider_health = Ratio::of(providers.values().filter(|p| p.enabled).map(|p| p.healthy));
         let enabled_models = || models.values().filter(|model| model.enabled);
         let model_health = Ratio::of(enabled_models().map(|model| model.healthy_backends > 0));
@@ -227,11 +229,6 @@ impl Status {
     }
 }
 
-/// Works as far as is known: the last attempt did not fail.
-fn is_healthy(endpoint: &Endpoint, stats: &EndpointStats) -> bool {
-    endpoint.backend().enabled && stats.consecutive_failures == 0
-}
-
 fn mean_ms(stats: &EndpointStats) -> Option<f64> {
     (stats.successes > 0).then(|| {
         let mean_us = stats.latency_sum.as_secs_f64() * 1e6 / stats.successes as f64;
@@ -250,7 +247,7 @@ fn add(sum: &mut EndpointStats, stats: &EndpointStats) {
     }
 }
 
-fn provider_report(provider: &Provider, pools: &[&Pool], wall: WallClock) -> ProviderReport {
+fn provider_report(provider: &Provider, pools: &[&Pool], wall: WallClock, now: Instant) -> ProviderReport {
     let mut all = EndpointStats::default();
     let mut by_model: BTreeMap<UpstreamModel, (bool, EndpointStats)> = BTreeMap::new();
     let endpoints = pools.iter().flat_map(|pool| pool.endpoints());
@@ -258,7 +255,7 @@ fn provider_report(provider: &Provider, pools: &[&Pool], wall: WallClock) -> Pro
         let stats = endpoint.stats();
         add(&mut all, &stats);
         let (healthy, sum) = by_model.entry(endpoint.backend().id.upstream.clone()).or_default();
-        *healthy |= is_healthy(endpoint, &stats);
+        *healthy |= endpoint.is_healthy(now);
         add(sum, &stats);
     }
     let healthy_models = by_model.values().filter(|(healthy, _)| *healthy).count();
@@ -290,7 +287,7 @@ fn provider_report(provider: &Provider, pools: &[&Pool], wall: WallClock) -> Pro
     }
 }
 
-fn model_report(pool: &Pool) -> ModelReport {
+fn model_report(pool: &Pool, now: Instant) -> ModelReport {
     let model = pool.model();
     let backends: Vec<BackendReport> = pool
         .endpoints()
@@ -303,7 +300,7 @@ fn model_report(pool: &Pool) -> ModelReport {
                 model: upstream,
                 weight: backend.weight,
                 priority: backend.priority,
-                healthy: is_healthy(endpoint, &stats),
+                healthy: endpoint.is_healthy(now),
                 enabled: backend.enabled,
                 latency_ms: mean_ms(&stats),
                 failure_count: stats.consecutive_failures,

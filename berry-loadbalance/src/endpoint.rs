@@ -458,7 +458,7 @@ impl Endpoint {
 
     /// The last probe went well.
     pub(crate) fn probe_good(&self, pass: Pass, now: Instant) {
-        self.count_probe(false);
+        self.count_probe(false, now);
         self.state.suspicion.store(0, Ordering::Relaxed);
         // Where traffic flows, only traffic says how many failures there were in a row.
         if self.circuit().share() < 1.0 {
@@ -468,7 +468,7 @@ impl Endpoint {
 
     /// The last probe failed.
     pub(crate) fn probe_bad(&self, class: FailureClass, now: Instant) {
-        self.count_probe(true);
+        self.count_probe(true, now);
         if class != FailureClass::RateLimit {
             self.suspect(Suspicion::Probe, now);
         }
@@ -476,8 +476,9 @@ impl Endpoint {
         self.state.confidence.learn(Some(class), &self.rules.smart_ai, now);
     }
 
-    fn count_probe(&self, failed: bool) {
+    fn count_probe(&self, failed: bool, now: Instant) {
         let counters = &self.state.counters;
+        counters.last_report.store(now.as_nanos().saturating_add(1), Ordering::Relaxed);
         counters.probes.fetch_add(1, Ordering::Relaxed);
         counters.failed_probes.fetch_add(u64::from(failed), Ordering::Relaxed);
     }

@@ -175,6 +175,11 @@ impl Relay {
         &self.selector
     }
 
+    /// The upstreams, for probes and for closing what is idle.
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
+    }
+
     /// Runs a request. Dropping the future, or later the body, cancels what runs upstream.
     ///
     /// # Errors

@@ -122,6 +122,14 @@ impl Pool {
         }
     }
 
+    /// Opens a connection and keeps it for the next request.
+    pub(crate) async fn open(&self) -> Result<(), SendError> {
+        if let Connection::Own(sender) = self.connect().await? {
+            self.take_back(sender);
+        }
+        Ok(())
+    }
+
     /// Closes what has been idle for too long.
     pub(crate) fn close_idle(&self) {
         let now = Instant::now();

@@ -1,10 +1,19 @@
 //! Asks an upstream whether it is there: the models list, which costs nothing, or a one-token chat.
+//!
+//! [`ask`] asks one question and tells what came; [`check`] asks what a backend's `health_check` wants and judges it by the table
+//! that also judges the answers to clients.
+//!
+//! Not here: asking a model for what it is made for. A backend that serves only embeddings, at an upstream whose models list does
+//! not name it, cannot be proved by a chat; `health_check = "models"` or `"connect"` is for those.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use berry_core::config::snapshot::{Azure, AzureStyle, Provider, Upstream as Kind};
+use berry_core::config::snapshot::{Azure, AzureStyle, Backend, HealthCheck, Provider, Upstream as Kind};
 use berry_core::operation::{Dialect, Operation};
+use berry_loadbalance::breaker::Verdict;
+use berry_loadbalance::outcome::FailureClass;
+use berry_loadbalance::probe::Answer;
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
@@ -13,8 +22,8 @@ use http_body_util::{BodyExt as _, Limited};
 use crate::body::Chunks;
 use crate::client::Upstreams;
 use crate::pool::{Choice, SendError};
-use crate::target;
 use crate::upstream_body::UpstreamBody;
+use crate::{disposition, retry_after, target};
 
 /// Longest answer to a probe that is read.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -37,6 +46,52 @@ pub struct Finding {
     pub latency: Duration,
     /// Names in its models list, where that was asked and could be read.
     pub models: Option<Vec<String>>,
+    /// What a backend's health follows from; `None` = the question was at fault, not the upstream.
+    judged: Option<Answer>,
+}
+
+impl Finding {
+    fn new(response: http::response::Parts, body: &[u8], latency: Duration) -> Self {
+        let status = response.status;
+        let judged = match status.is_success() {
+            true if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() => Some(Answer::Good),
+            // A page of a proxy, or of something that is no API at all.
+            true => Some(Answer::Failed { class: FailureClass::Server, retry_after: None }),
+            false => failure(status, body, retry_after::of(&response.headers, body)),
+        };
+        Self { status, latency, models: model_names(body), judged }
+    }
+}
+
+/// What an error status says about the backend.
+fn failure(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Option<Answer> {
+    let judged = disposition::of(status, body, retry_after);
+    let class = match (judged.class?, judged.consequence.and_then(|consequence| consequence.circuit)) {
+        // A refusal that names no reason is one failure like any other; only a bad key opens the circuit at once.
+        (FailureClass::Auth, Some(Verdict::Strike)) => FailureClass::Server,
+        (class, _) => class,
+    };
+    Some(Answer::Failed { class, retry_after })
+}
+
+/// What a check of a backend came to.
+#[derive(Debug)]
+pub struct Checked {
+    /// For its health.
+    pub answer: Answer,
+    /// For a person: a status or the reason why there is none.
+    pub detail: String,
+}
+
+impl Checked {
+    fn new(answer: Answer, detail: impl Into<String>) -> Self {
+        Self { answer, detail: detail.into() }
+    }
+
+    fn of(finding: &Finding) -> Self {
+        // A request that the upstream finds fault with was read by something that knows the API.
+        Self::new(finding.judged.unwrap_or(Answer::Good), format!("status {}", finding.status.as_u16()))
+    }
 }
 
 /// Why an upstream said nothing.
@@ -57,6 +112,16 @@ pub enum ProbeError {
     /// Silence.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
+}
+
+impl ProbeError {
+    fn class(&self) -> FailureClass {
+        match self {
+            Self::Timeout(_) => FailureClass::Timeout,
+            Self::Connection(_) | Self::Answer(_) => FailureClass::Network,
+            Self::Disabled(_) | Self::Request(_) => FailureClass::Server,
+        }
+    }
 }
 
 /// The reason at the bottom of a failed connection.
@@ -85,13 +150,83 @@ pub async fn ask(
     request.headers_mut().extend(upstream.headers.iter().cloned());
     let started = tokio::time::Instant::now();
     let answered = async {
-        let response = upstream.pool.send(request, Choice::Any).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
+        let (response, body) = upstream.pool.send(request, Choice::Any).await?.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX);
         let body = body.collect().await.map_err(ProbeError::Answer)?.to_bytes();
-        Ok(Finding { status, latency: started.elapsed(), models: model_names(&body) })
+        Ok(Finding::new(response, &body, started.elapsed()))
     };
     tokio::time::timeout(timeout, answered).await.unwrap_or(Err(ProbeError::Timeout(timeout)))
+}
+
+/// Finds out how a backend does, by `method` and within `timeout`.
+///
+/// | method | asked | good |
+/// |---|---|---|
+/// | `models_then_chat` | the models list; a one-token chat unless it names the model or says enough | the list names the model, or the chat is answered |
+/// | `models` | the models list | there is one |
+/// | `chat` | a one-token chat | it is answered |
+/// | `connect` | nothing | TCP, TLS and the handshake of the protocol come up |
+///
+/// What a list says enough with: a refused key (401), 429, 5xx, silence. A 403 does not: many keys may chat and not list. A 400 or
+/// 422 to the chat counts as good, since only an API that knows the model finds fault with parameters.
+///
+/// A provider that is not probed by its list alone may be asked for it all the same, where no tokens are to be spent (`smart_ai`);
+/// then a missing list is no fault.
+pub async fn check(upstreams: &Upstreams, backend: &Backend, method: HealthCheck, timeout: Duration) -> Checked {
+    let asked = tokio::time::timeout(timeout, answer_to(upstreams, backend, method, timeout));
+    match asked.await.unwrap_or(Err(ProbeError::Timeout(timeout))) {
+        Ok(checked) => checked,
+        Err(error) => Checked::new(Answer::Failed { class: error.class(), retry_after: None }, error.to_string()),
+    }
+}
+
+async fn answer_to(
+    upstreams: &Upstreams,
+    backend: &Backend,
+    method: HealthCheck,
+    timeout: Duration,
+) -> Result<Checked, ProbeError> {
+    let (provider, model) = (&backend.provider, backend.id.upstream.as_str());
+    match method {
+        HealthCheck::Off => Ok(Checked::new(Answer::Good, "not probed")),
+        HealthCheck::Connect => {
+            let upstream = upstreams.get(&provider.id).ok_or_else(|| ProbeError::Disabled(provider.id.clone()))?;
+            upstream.pool.open().await?;
+            Ok(Checked::new(Answer::Good, "connected"))
+        }
+        HealthCheck::Models => {
+            let finding = ask(upstreams, provider, Probe::Models, timeout).await?;
+            let no_list = is_no_list(&finding) && provider.health_check == HealthCheck::Models;
+            Ok(match no_list {
+                true => {
+                    let failed = Answer::Failed { class: FailureClass::Server, retry_after: None };
+                    Checked::new(failed, format!("status {}, no models list", finding.status.as_u16()))
+                }
+                false if is_no_list(&finding) => Checked::new(Answer::Good, "there, without a models list"),
+                false => Checked::of(&finding),
+            })
+        }
+        HealthCheck::ModelsThenChat => {
+            let finding = ask(upstreams, provider, Probe::Models, timeout).await?;
+            let named = finding.models.as_ref().is_some_and(|models| models.iter().any(|name| name == model));
+            if !is_no_list(&finding) && (named || !finding.status.is_success()) {
+                return Ok(Checked::of(&finding));
+            }
+            Ok(Checked::of(&ask(upstreams, provider, Probe::Chat(model), timeout).await?))
+        }
+        HealthCheck::Chat => Ok(Checked::of(&ask(upstreams, provider, Probe::Chat(model), timeout).await?)),
+    }
+}
+
+/// Whether the answer to the question for the models says neither which there are nor that something is wrong.
+fn is_no_list(finding: &Finding) -> bool {
+    let status = finding.status.as_u16();
+    match status {
+        200..300 => finding.models.is_none(),
+        401 | 408 | 429 => false,
+        501 => true,
+        _ => status < 500,
+    }
 }
 
 fn build(provider: &Provider, probe: Probe<'_>) -> Result<Request<UpstreamBody>, http::Error> {
@@ -131,6 +266,9 @@ fn one_token(dialect: Dialect, model: &str) -> (Operation, Bytes) {
 fn models_url(provider: &Provider) -> Result<Uri, http::Error> {
     match &provider.upstream {
         Kind::Azure(Azure { style: AzureStyle::Deployments, .. }) => target::below(provider, "openai/models"),
+        // The defaults of these two are pages of 20 and of 50 models.
+        _ if provider.upstream.dialect() == Dialect::Anthropic => target::below(provider, "models?limit=1000"),
+        _ if provider.upstream.dialect() == Dialect::Gemini => target::below(provider, "models?pageSize=1000"),
         _ => target::below(provider, "models"),
     }
 }

@@ -1,0 +1,155 @@
+//! Asks backends whether they are well, in the background. When to ask and what an answer means is decided by
+//! [`berry_loadbalance::probe`]; how to ask by [`berry_relay::probe`].
+//!
+//! Everything runs on one task, beside the traffic and never before it: a request that comes before the first answer is served
+//! as if all were well. At most [`AT_A_PROVIDER_MAX`] probes are under way at a provider, and each provider has its own line, so
+//! a silent one delays nobody else's. A probe that waited in its line for longer than it may take is dropped; it comes again.
+//!
+//! Not here: one models list for all backends of a provider; each asks for itself, on connections that are open anyway.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use berry_core::id::{BackendId, ProviderId};
+use berry_core::time::Instant;
+use berry_loadbalance::probe::{Answer, Probe};
+use berry_relay::forward::Relay;
+use berry_relay::probe::{self, Checked};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::MissedTickBehavior;
+
+use crate::app::App;
+
+/// Probes under way at one provider.
+const AT_A_PROVIDER_MAX: usize = 4;
+/// Longest time without a look at what is due, since requests change it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Shortest time between two looks, so that nothing that stays due makes the task spin.
+const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(10);
+/// See [`tick`].
+const TICK: Duration = Duration::from_millis(200);
+/// Ticks between two closings of idle connections.
+const TICKS_TO_CLOSE_IDLE: u32 = 25;
+
+/// Probes until the drain begins.
+pub async fn run(app: Arc<App>) {
+    tokio::select! {
+        () = app.shutdown.drained() => {}
+        () = probe_for_ever(&app) => {}
+        () = tick(&app) => {}
+    }
+}
+
+/// Closes idle upstream connections every few seconds, and keeps the runtime's timer short.
+///
+/// Tokio wakes its driver with a write to an eventfd whenever a timer is set that is due before all others: on an otherwise idle
+/// runtime that is one system call for each request, for its deadline. With one timer that is always due within 200 ms, the
+/// deadlines of requests are never the earliest.
+async fn tick(app: &App) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        for _ in 0..TICKS_TO_CLOSE_IDLE {
+            interval.tick().await;
+        }
+        app.runtime().relay.upstreams().close_idle();
+    }
+}
+
+async fn probe_for_ever(app: &App) {
+    let mut rng = app.seeds.next_rng();
+    let mut lines = Lines::default();
+    let mut verdicts = Verdicts::default();
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        let runtime = app.runtime();
+        let now = app.clock.now();
+        lines.enter(runtime.selector.due_probes(now), now);
+        while let Some(probe) = lines.next(now) {
+            under_way.push(ask(Arc::clone(&runtime.relay), probe));
+        }
+        let due = runtime.selector.next_probe(now).unwrap_or(now + LOOK_EVERY);
+        let look = due.clamp(now + LOOK_AT_MOST_EVERY, now + LOOK_EVERY);
+        // Not held while waiting: a configuration that was replaced is to go.
+        drop(runtime);
+        tokio::select! {
+            Some((probe, checked)) = under_way.next() => {
+                lines.leave(&probe.backend().provider.id);
+                verdicts.tell(&probe, &checked);
+                probe.report(checked.answer, app.clock.now(), &mut rng);
+            }
+            () = tokio::time::sleep_until(app.clock.at(look)) => {}
+        }
+    }
+}
+
+async fn ask(relay: Arc<Relay>, probe: Probe) -> (Probe, Checked) {
+    let checked = probe::check(relay.upstreams(), probe.backend(), probe.method(), probe.timeout()).await;
+    (probe, checked)
+}
+
+/// The probes that wait, by provider.
+#[derive(Default)]
+struct Lines(HashMap<ProviderId, Line>);
+
+#[derive(Default)]
+struct Line {
+    waiting: VecDeque<(Probe, Instant)>,
+    under_way: usize,
+}
+
+impl Lines {
+    fn enter(&mut self, due: Vec<Probe>, now: Instant) {
+        for probe in due {
+            let line = self.0.entry(probe.backend().provider.id.clone()).or_default();
+            line.waiting.push_back((probe, now));
+        }
+    }
+
+    /// One that may be sent now.
+    fn next(&mut self, now: Instant) -> Option<Probe> {
+        self.0.values_mut().find_map(|line| line.next(now))
+    }
+
+    /// One is over.
+    fn leave(&mut self, provider: &ProviderId) {
+        if let Some(line) = self.0.get_mut(provider) {
+            line.under_way -= 1;
+            if line.under_way == 0 && line.waiting.is_empty() {
+                self.0.remove(provider);
+            }
+        }
+    }
+}
+
+impl Line {
+    fn next(&mut self, now: Instant) -> Option<Probe> {
+        self.waiting.retain(|(probe, since)| now.since(*since) < probe.timeout());
+        if self.under_way >= AT_A_PROVIDER_MAX {
+            return None;
+        }
+        let (probe, _) = self.waiting.pop_front()?;
+        self.under_way += 1;
+        Some(probe)
+    }
+}
+
+/// What the last probe of each backend said, so that the log tells changes from repetitions.
+#[derive(Default)]
+struct Verdicts(HashMap<BackendId, bool>);
+
+impl Verdicts {
+    fn tell(&mut self, probe: &Probe, checked: &Checked) {
+        let backend = &probe.backend().id;
+        let healthy = checked.answer == Answer::Good;
+        let before = self.0.insert(backend.clone(), healthy);
+        let (kind, detail) = (probe.kind().as_str(), checked.detail.as_str());
+        match (before, healthy) {
+            (_, false) => tracing::warn!(%backend, kind, healthy, detail, "health_check"),
+            (Some(false), true) => tracing::info!(%backend, kind, healthy, detail, "health_check"),
+            (_, true) => tracing::debug!(%backend, kind, healthy, detail, "health_check"),
+        }
+    }
+}
