@@ -22,6 +22,8 @@ mod health;
 mod layers;
 #[path = "integration/models.rs"]
 mod models;
+#[path = "integration/prober.rs"]
+mod prober;
 #[path = "integration/relay.rs"]
 mod relay;
 #[path = "integration/sockets.rs"]
