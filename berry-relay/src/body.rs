@@ -6,13 +6,21 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
-/// Bodies up to this size are sent as one piece; copying so little is cheaper than another write.
+/// Bodies up to this size are sent as one piece; copying so little is cheaper than another write. Longer bodies are joined as far
+/// when they arrive in crumbs.
 const JOIN_BYTES_MAX: usize = 16 * 1024;
+/// Chunks that are kept as they come, however small.
+const CHUNKS_INLINE: usize = 4;
 
 /// A body as a list of chunks. Cloning it copies no bytes.
+///
+/// A chunk that comes by itself stays as it is. Where a client sends crumbs, they are joined, so that the list stays short: any
+/// two neighbours behind the first few hold more than 16 KiB together, whatever the cuts.
 #[derive(Clone, Debug, Default)]
 pub struct Chunks {
-    chunks: SmallVec<[Bytes; 4]>,
+    chunks: SmallVec<[Bytes; CHUNKS_INLINE]>,
+    /// Chunks at the front that were taken.
+    taken: usize,
     len: usize,
 }
 
@@ -28,9 +36,16 @@ pub struct Edit {
 impl Chunks {
     /// Adds a chunk at the end.
     pub fn push(&mut self, chunk: Bytes) {
+        if chunk.is_empty() {
+            return;
+        }
         self.len += chunk.len();
-        if !chunk.is_empty() {
-            self.chunks.push(chunk);
+        let crowded = self.chunks.len() >= CHUNKS_INLINE;
+        match self.chunks.last_mut() {
+            Some(last) if crowded && last.len() + chunk.len() <= JOIN_BYTES_MAX => {
+                *last = join(std::mem::take(last), &chunk);
+            }
+            _ => self.chunks.push(chunk),
         }
     }
 
@@ -46,42 +61,31 @@ impl Chunks {
 
     /// Takes the first chunk.
     pub fn pop_front(&mut self) -> Option<Bytes> {
-        if self.chunks.is_empty() {
-            return None;
-        }
-        let first = self.chunks.remove(0);
+        let first = std::mem::take(self.chunks.get_mut(self.taken)?);
+        self.taken += 1;
         self.len -= first.len();
         Some(first)
     }
 
     /// The chunks in order.
     pub fn iter(&self) -> impl Iterator<Item = &Bytes> {
-        self.chunks.iter()
+        self.chunks[self.taken..].iter()
     }
 
-    /// The byte at an offset.
-    pub fn get(&self, offset: usize) -> Option<u8> {
-        let mut start = 0;
-        for chunk in &self.chunks {
-            if let Some(byte) = chunk.get(offset - start) {
-                return Some(*byte);
-            }
-            start += chunk.len();
-        }
-        None
+    /// The bytes of a range in the pieces in which they are held. What lies behind the end is left out.
+    pub fn pieces(&self, range: Range<usize>) -> impl Iterator<Item = &[u8]> {
+        self.parts(range).map(|(chunk, within)| &chunk[within])
     }
 
     /// The bytes of a range, copied only where the range crosses chunks. What lies behind the end is left out.
     pub fn slice(&self, range: Range<usize>) -> Cow<'_, [u8]> {
-        let mut parts = self.parts(range);
-        let first = parts.next().map_or(&[][..], |(chunk, within)| &chunk[within]);
-        match parts.next() {
+        let mut pieces = self.pieces(range);
+        let first = pieces.next().unwrap_or_default();
+        match pieces.next() {
             None => Cow::Borrowed(first),
-            Some((chunk, within)) => {
-                let mut joined = [first, &chunk[within]].concat();
-                for (chunk, within) in parts {
-                    joined.extend_from_slice(&chunk[within]);
-                }
+            Some(second) => {
+                let mut joined = [first, second].concat();
+                pieces.for_each(|piece| joined.extend_from_slice(piece));
                 Cow::Owned(joined)
             }
         }
@@ -90,7 +94,7 @@ impl Chunks {
     /// Each chunk that a range touches, with the range inside it.
     fn parts(&self, range: Range<usize>) -> impl Iterator<Item = (&Bytes, Range<usize>)> {
         let mut start = 0;
-        self.chunks.iter().filter_map(move |chunk| {
+        self.iter().filter_map(move |chunk| {
             let own = start..start + chunk.len();
             start = own.end;
             let from = range.start.max(own.start);
@@ -125,15 +129,25 @@ impl Chunks {
 
     /// All bytes in one piece; copied where there is more than one chunk.
     pub fn into_bytes(mut self) -> Bytes {
-        if self.chunks.len() == 1 {
-            return self.chunks.remove(0);
+        if self.chunks.len() == self.taken + 1 {
+            return self.pop_front().expect("one is left");
         }
         let mut joined = BytesMut::with_capacity(self.len);
-        for chunk in &self.chunks {
-            joined.extend_from_slice(chunk);
-        }
+        self.iter().for_each(|chunk| joined.extend_from_slice(chunk));
         joined.freeze()
     }
+}
+
+/// Two chunks in one. The first one's own memory is used where nobody else holds it, so that crumb after crumb costs no more than
+/// its bytes.
+fn join(first: Bytes, second: &[u8]) -> Bytes {
+    let mut joined = first.try_into_mut().unwrap_or_else(|first| {
+        let mut joined = BytesMut::with_capacity(JOIN_BYTES_MAX);
+        joined.extend_from_slice(&first);
+        joined
+    });
+    joined.extend_from_slice(second);
+    joined.freeze()
 }
 
 impl From<Bytes> for Chunks {
@@ -141,28 +155,6 @@ impl From<Bytes> for Chunks {
         let mut chunks = Self::default();
         chunks.push(bytes);
         chunks
-    }
-}
-
-/// The range that removes a member from an object: the member and exactly one comma, so that what is left is valid and
-/// otherwise the same. `member` runs from the key's quote to the end of the value.
-pub fn removal(body: &Chunks, member: Range<usize>) -> Range<usize> {
-    let is_space = |offset: usize| body.get(offset).is_some_and(|byte| byte.is_ascii_whitespace());
-    let mut end = member.end;
-    while is_space(end) {
-        end += 1;
-    }
-    if body.get(end) == Some(b',') {
-        return member.start..end + 1;
-    }
-    // The last member: the comma before it goes instead.
-    let mut start = member.start;
-    while start > 0 && is_space(start - 1) {
-        start -= 1;
-    }
-    match start.checked_sub(1) {
-        Some(before) if body.get(before) == Some(b',') => before..member.end,
-        _ => member,
     }
 }
 
@@ -182,7 +174,6 @@ mod tests {
         assert!(matches!(body.slice(3..6), Cow::Borrowed(b"def")));
         assert_eq!(&*body.slice(1..8), b"bcdefgh");
         assert_eq!(&*body.slice(8..20), b"i");
-        assert_eq!((body.get(0), body.get(5), body.get(9)), (Some(b'a'), Some(b'f'), None));
     }
 
     #[test]
@@ -196,21 +187,40 @@ mod tests {
     }
 
     #[test]
-    fn removing_a_member_takes_exactly_one_comma() {
-        for (body, expected) in [
-            (r#"{"x":1}"#, "{}"),
-            (r#"{ "x" : 1 }"#, "{  }"),
-            (r#"{"x":1,"b":2}"#, r#"{"b":2}"#),
-            (r#"{"a":0 , "x":1 , "b":2}"#, r#"{"a":0 ,  "b":2}"#),
-            (r#"{"a":0 , "x":1 }"#, r#"{"a":0  }"#),
-        ] {
-            let body = chunks(&[body]);
-            let text = String::from_utf8(body.clone().into_bytes().to_vec()).unwrap();
-            let start = text.find(r#""x""#).unwrap();
-            let end = start + text[start..].find('1').unwrap() + 1;
-            let range = removal(&body, start..end);
-            let spliced = body.splice(&mut [Edit { range, replacement: Bytes::new() }]);
-            assert_eq!(spliced.into_bytes(), expected.as_bytes());
+    fn chunks_are_taken_in_order_and_the_rest_stays_readable() {
+        let mut body = chunks(&["abc", "def", "ghi"]);
+        assert_eq!(body.pop_front().as_deref(), Some(&b"abc"[..]));
+        assert_eq!((body.len(), &*body.slice(0..4)), (6, &b"defg"[..]));
+        assert_eq!(body.clone().into_bytes(), "defghi");
+        assert_eq!(body.pop_front().as_deref(), Some(&b"def"[..]));
+        assert_eq!(body.clone().into_bytes(), "ghi");
+        assert_eq!(body.pop_front().as_deref(), Some(&b"ghi"[..]));
+        assert_eq!((body.pop_front(), body.is_empty()), (None, true));
+        assert_eq!(body.into_bytes(), "");
+    }
+
+    #[test]
+    fn crumbs_are_joined_so_that_a_list_is_never_much_longer_than_its_bytes_need() {
+        let mut body = Chunks::default();
+        let text: Vec<u8> = (0..100_000_u32).map(|i| i as u8).collect();
+        // Held by somebody else too, so that none can be extended where it lies.
+        let shared = Bytes::from(text.clone());
+        for start in 0..shared.len() {
+            body.push(shared.slice(start..=start));
         }
+        assert!(body.iter().count() <= 4 + 2 * text.len() / JOIN_BYTES_MAX);
+        assert_eq!(body.into_bytes(), text);
+    }
+
+    #[test]
+    fn large_chunks_are_kept_without_a_copy() {
+        let chunk = Bytes::from(vec![b'x'; 64 * 1024]);
+        let mut body = Chunks::default();
+        (0..8).for_each(|_| body.push(chunk.clone()));
+        assert!(body.iter().all(|held| held.as_ptr() == chunk.as_ptr()));
+        let edit = Edit { range: 70_000..70_001, replacement: Bytes::from_static(b"y") };
+        let spliced = body.splice(&mut [edit]);
+        let in_place = spliced.iter().filter(|held| chunk.as_ptr_range().contains(&held.as_ptr()));
+        assert_eq!((spliced.len(), in_place.count()), (body.len(), 9));
     }
 }

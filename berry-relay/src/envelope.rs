@@ -4,11 +4,14 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::body::{Chunks, Edit, removal};
+use crate::body::{Chunks, Edit};
 use crate::json::{JsonError, Kind, Member, Members, Scanner, quote, unquote};
 
 /// The members that are looked at.
 pub const MEMBERS: &[&str] = &["model", "stream", "backend", "stream_options"];
+
+/// Longest string that is read, as it is written. Names are short; what is not need not be copied to be refused.
+const TEXT_BYTES_MAX: usize = 4096;
 
 /// What a request says about itself.
 #[derive(Clone, Debug)]
@@ -130,7 +133,7 @@ impl Envelope {
             backend: backend.map(|member| text(body, member)).transpose()?,
             wants_usage,
             model_value: model_member.value.clone(),
-            backend_member: members.get("backend").map(|member| removal(body, member.key.start..member.value.end)),
+            backend_member: members.get("backend").map(|member| member.removal.clone()),
             stream_options,
             close,
         })
@@ -183,21 +186,30 @@ fn scan(body: &Chunks, wanted: &'static [&'static str]) -> Result<Members, Envel
 }
 
 fn syntax_error(body: &Chunks, error: JsonError) -> EnvelopeError {
-    let before = body.slice(0..error.offset);
-    let line_start = memchr::memrchr(b'\n', &before).map_or(0, |newline| newline + 1);
-    EnvelopeError::Syntax {
-        expected: error.expected,
-        line: memchr::memchr_iter(b'\n', &before).count() + 1,
-        column: before.len() - line_start + 1,
+    let (mut line, mut column) = (1, 1);
+    for piece in body.pieces(0..error.offset) {
+        line += memchr::memchr_iter(b'\n', piece).count();
+        column = match memchr::memrchr(b'\n', piece) {
+            Some(newline) => piece.len() - newline,
+            None => column + piece.len(),
+        };
     }
+    EnvelopeError::Syntax { expected: error.expected, line, column }
 }
 
 fn text(body: &Chunks, member: &Member) -> Result<String, EnvelopeError> {
     if member.kind != Kind::String {
         return Err(EnvelopeError::WrongType { field: member.name, expected: "a string", found: member.kind });
     }
-    unquote(&body.slice(member.value.clone()))
-        .map_err(|error| EnvelopeError::BadText { field: member.name, why: error.to_string() })
+    let bad = |why| EnvelopeError::BadText { field: member.name, why };
+    if member.value.len() > TEXT_BYTES_MAX {
+        return Err(bad(format!("it is longer than {TEXT_BYTES_MAX} bytes")));
+    }
+    unquote(&body.slice(member.value.clone())).map_err(|error| bad(error.to_string()))
+}
+
+fn is_true(body: &Chunks, value: &Range<usize>) -> bool {
+    body.slice(value.clone()).starts_with(b"t")
 }
 
 fn stream(body: &Chunks, members: &Members) -> Result<bool, EnvelopeError> {
@@ -205,7 +217,7 @@ fn stream(body: &Chunks, members: &Members) -> Result<bool, EnvelopeError> {
         None => Ok(false),
         Some(member) => match member.kind {
             Kind::Null => Ok(false),
-            Kind::Bool => Ok(body.get(member.value.start) == Some(b't')),
+            Kind::Bool => Ok(is_true(body, &member.value)),
             found => Err(EnvelopeError::WrongType { field: "stream", expected: "a boolean", found }),
         },
     }
@@ -224,19 +236,19 @@ fn stream_options(body: &Chunks, members: &Members) -> (StreamOptions, bool) {
         Kind::Null => (StreamOptions::Null(member.value.clone()), false),
         Kind::Object => {
             let mut inner = Scanner::new(&["include_usage"]);
-            let found = inner.push(&body.slice(member.value.clone())).and_then(|()| inner.finish());
-            let found = found.expect("it was valid as part of the whole");
+            let scanned = body.pieces(member.value.clone()).try_for_each(|piece| inner.push(piece));
+            let found = scanned.and_then(|()| inner.finish()).expect("it was valid as part of the whole");
             match found.get("include_usage") {
                 None => {
                     let close = start + found.close().expect("it is an object");
                     (StreamOptions::Object { close, empty: found.is_empty() }, false)
                 }
-                Some(_) if found.is_repeated("include_usage") => (StreamOptions::Odd, false),
-                Some(usage) => {
+                Some(usage) if matches!(usage.kind, Kind::Bool | Kind::Null) && !found.is_repeated("include_usage") => {
                     let value = start + usage.value.start..start + usage.value.end;
-                    let asks = body.get(value.start) == Some(b't');
+                    let asks = is_true(body, &value);
                     (StreamOptions::Value(value), asks)
                 }
+                Some(_) => (StreamOptions::Odd, false),
             }
         }
         _ => (StreamOptions::Odd, false),

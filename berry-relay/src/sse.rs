@@ -90,6 +90,11 @@ impl Splitter {
     }
 
     fn last_end(&mut self, chunk: &[u8]) -> Option<usize> {
+        // The usual chunk ends with the empty line of its last event, whatever stands before that.
+        if chunk.ends_with(b"\n\n") || chunk.ends_with(b"\n\r\n") {
+            self.boundary = Boundary::default();
+            return Some(chunk.len());
+        }
         let mut last = None;
         let mut from = 0;
         while let Some(end) = self.boundary.next_end(&chunk[from..]) {
@@ -167,56 +172,67 @@ pub struct Event<'a> {
 /// The events of a run of whole events.
 pub fn events(bytes: &[u8]) -> impl Iterator<Item = Event<'_>> {
     let mut rest = bytes;
-    let mut boundary = Boundary::default();
     std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let end = boundary.next_end(rest).unwrap_or(rest.len());
-        let (raw, after) = rest.split_at(end);
+        let (event, after) = split_event(rest)?;
         rest = after;
-        Some(parse(raw))
+        Some(event)
     })
 }
 
-fn parse(raw: &[u8]) -> Event<'_> {
-    let mut event = Event { raw, name: None, data: None };
-    let text = raw.strip_prefix(b"\xef\xbb\xbf").unwrap_or(raw);
-    for line in lines(text) {
+/// The first event and what comes after it.
+fn split_event(bytes: &[u8]) -> Option<(Event<'_>, &[u8])> {
+    if bytes.is_empty() {
+        return None;
+    }
+    let (mut name, mut data) = (None, None);
+    let mut at = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+    while at < bytes.len() {
+        let rest = &bytes[at..];
+        let length = match rest[0] {
+            b'\n' | b'\r' => 0,
+            _ => memchr2(b'\n', b'\r', rest).unwrap_or(rest.len()),
+        };
+        let line = &rest[..length];
+        at += length + line_end(&rest[length..]);
+        if line.is_empty() {
+            break;
+        }
         if let Some(value) = field(line, b"data") {
-            event.data = Some(match event.data.take() {
+            data = Some(match data {
                 None => Cow::Borrowed(value),
-                Some(before) => Cow::Owned([&before, &b"\n"[..], value].concat()),
+                Some(before) => append_line(before, value),
             });
         } else if let Some(value) = field(line, b"event") {
-            event.name = Some(value);
+            name = Some(value);
         }
     }
-    event
+    let (raw, after) = bytes.split_at(at);
+    Some((Event { raw, name, data }, after))
 }
 
-/// The lines of an event; an empty one more between CR and LF does no harm.
-fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let end = memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
-        let line = &rest[..end];
-        rest = rest.get(end + 1..).unwrap_or_default();
-        Some(line)
-    })
+/// Length of the line end that stands here: CRLF is one.
+fn line_end(bytes: &[u8]) -> usize {
+    match bytes {
+        [b'\r', b'\n', ..] => 2,
+        [] => 0,
+        _ => 1,
+    }
+}
+
+fn append_line<'a>(before: Cow<'a, [u8]>, line: &[u8]) -> Cow<'a, [u8]> {
+    let mut joined = before.into_owned();
+    joined.push(b'\n');
+    joined.extend_from_slice(line);
+    Cow::Owned(joined)
 }
 
 /// The value of a line of this field.
 fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let rest = line.strip_prefix(name)?;
-    if rest.is_empty() {
-        return Some(rest);
+    match line.strip_prefix(name)? {
+        [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
+        [] => Some(&[]),
+        _ => None,
     }
-    let value = rest.strip_prefix(b":")?;
-    Some(value.strip_prefix(b" ").unwrap_or(value))
 }
 
 #[cfg(test)]

@@ -1,0 +1,256 @@
+//! The tokens of JSON where they lie in one piece. All lengths count from the start of the bytes that are given.
+//!
+//! `None` means that the token is wrong or that the bytes end inside it; which of both, and where, is the [`super::Scanner`]'s to say.
+
+/// White space between tokens.
+#[inline]
+pub(super) const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
+}
+
+/// Length of a string behind its opening quote, the closing quote included.
+#[inline]
+pub(super) fn text_length(text: &[u8]) -> Option<usize> {
+    // Most strings are short and plain.
+    if let Some(block) = text.first_chunk() {
+        let stops = stops(block);
+        let place = stops.trailing_zeros() as usize;
+        if stops != 0 && text[place] == b'"' {
+            return Some(place + 1);
+        }
+    }
+    long_text_length(text)
+}
+
+fn long_text_length(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += plain_length::<true>(&text[at..]);
+        match text.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => at += escape_length(&text[at..])?,
+            _ => return None,
+        }
+    }
+}
+
+/// Length of an escape, its backslash included.
+pub(super) fn escape_length(text: &[u8]) -> Option<usize> {
+    match text.get(1)? {
+        b'u' => text.get(2..6)?.iter().all(u8::is_ascii_hexdigit).then_some(6),
+        letter => is_short_escape(*letter).then_some(2),
+    }
+}
+
+/// Length of a number. What follows it is not looked at, so a number at the end of the bytes may have been cut.
+#[inline]
+pub(super) fn number_length(text: &[u8]) -> Option<usize> {
+    let mut at = usize::from(text.first()? == &b'-');
+    at += match text.get(at)? {
+        b'0' => 1,
+        _ => digits_length(&text[at..])?,
+    };
+    if text.get(at) == Some(&b'.') {
+        at += 1;
+        at += digits_length(&text[at..])?;
+    }
+    if let Some(b'e' | b'E') = text.get(at) {
+        at += 1;
+        at += usize::from(matches!(text.get(at)?, b'+' | b'-'));
+        at += digits_length(&text[at..])?;
+    }
+    Some(at)
+}
+
+/// Length of one digit or more.
+#[inline]
+fn digits_length(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while let Some(eight) = text[at..].first_chunk()
+        && are_digits(*eight)
+    {
+        at += 8;
+    }
+    while text.get(at).is_some_and(u8::is_ascii_digit) {
+        at += 1;
+    }
+    (at > 0).then_some(at)
+}
+
+/// Whether eight bytes are digits: `0x30..=0x39` is what has a high half of 3, and keeps it when 6 is added.
+fn are_digits(bytes: [u8; 8]) -> bool {
+    const HIGH_HALVES: u64 = 0xf0f0_f0f0_f0f0_f0f0;
+    const THREES: u64 = 0x3030_3030_3030_3030;
+    let word = u64::from_le_bytes(bytes);
+    word & HIGH_HALVES == THREES && word.wrapping_add(0x0606_0606_0606_0606) & HIGH_HALVES == THREES
+}
+
+/// Number of bytes before what ends a run of plain text inside a string: a quote, a backslash or a control character. With
+/// `OVER_ESCAPES` escapes of two bytes count as plain where they lie here whole; at the end of the bytes they may be left.
+#[inline]
+pub(super) fn plain_length<const OVER_ESCAPES: bool>(text: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(block) = text.get(at..).and_then(<[u8]>::first_chunk) {
+        let mut stops = stops(block);
+        // The byte that the lowest bit of `stops` stands for.
+        let mut place = at;
+        while stops != 0 {
+            let skipped = stops.trailing_zeros();
+            place += skipped as usize;
+            match text.get(place..) {
+                Some([b'\\', letter, ..]) if OVER_ESCAPES && is_short_escape(*letter) => {}
+                _ => return place,
+            }
+            stops = (stops >> skipped) >> 2;
+            place += 2;
+        }
+        // An escape may reach into the next block.
+        at = place.max(at + block.len());
+    }
+    while text.get(at).is_some_and(|byte| !is_stop(*byte)) {
+        at += 1;
+    }
+    at
+}
+
+/// Whether a byte may stand behind a backslash alone. Looked up: in prose and code every few words ask for it.
+fn is_short_escape(byte: u8) -> bool {
+    const TABLE: [bool; 256] = {
+        let mut table = [false; 256];
+        let letters = b"\"\\/bfnrt";
+        let mut i = 0;
+        while i < letters.len() {
+            table[letters[i] as usize] = true;
+            i += 1;
+        }
+        table
+    };
+    TABLE[usize::from(byte)]
+}
+
+const fn is_stop(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\\' | 0..=0x1f)
+}
+
+/// One bit for each byte of a block that ends a plain run, the lowest for the first.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn stops(block: &[u8; 16]) -> u32 {
+    use std::arch::x86_64::{
+        _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8,
+    };
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn with_sse2(low: u64, high: u64) -> u32 {
+        let bytes = _mm_set_epi64x(high.cast_signed(), low.cast_signed());
+        let quote = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'"'.cast_signed()));
+        let backslash = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'\\'.cast_signed()));
+        let control = _mm_cmpeq_epi8(_mm_min_epu8(bytes, _mm_set1_epi8(0x1f)), bytes);
+        let stops = _mm_or_si128(_mm_or_si128(quote, backslash), control);
+        _mm_movemask_epi8(stops).cast_unsigned()
+    }
+
+    let (low, high) = halves(block);
+    #[expect(
+        unsafe_code,
+        reason = "SSE2 belongs to every x86-64, but the compiler wants to be told. It halves the scan of a prompt against words \
+                  of eight bytes; a_plain_run_ends_where_a_slow_search_says compares both with a plain search"
+    )]
+    // SAFETY: the function needs SSE2 and nothing else, and this is compiled for x86-64 only, of which SSE2 is a part.
+    unsafe {
+        with_sse2(low, high)
+    }
+}
+
+/// One bit for each byte of a block that ends a plain run, the lowest for the first. Only the lowest set bit is exact.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+fn stops(block: &[u8; 16]) -> u32 {
+    stops_in_words(block)
+}
+
+/// [`stops`] without vectors.
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn stops_in_words(block: &[u8; 16]) -> u32 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const TOPS: u64 = 0x8080_8080_8080_8080;
+    let marks = |word: u64| {
+        // Flipping 2 puts the quote (0x22) right behind the control characters (0x00..=0x1f), so one subtraction finds both.
+        // A borrow may mark bytes above a true mark, never the lowest.
+        let quote_or_control = (word ^ (ONES * 2)).wrapping_sub(ONES * 0x21);
+        let backslash = (word ^ (ONES * u64::from(b'\\'))).wrapping_sub(ONES);
+        (quote_or_control | backslash) & !word & TOPS
+    };
+    let first = |marks: u64| if marks == 0 { 0 } else { 1 << (marks.trailing_zeros() / 8) };
+    let (low, high) = halves(block);
+    first(marks(low)) | first(marks(high)) << 8
+}
+
+#[inline]
+fn halves(block: &[u8; 16]) -> (u64, u64) {
+    let both = u128::from_le_bytes(*block);
+    (both as u64, (both >> 64) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Mostly plain bytes and escapes, and some of everything.
+    fn text_bytes() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            30 => Just(vec![b'a']),
+            10 => proptest::sample::select(vec![br"\n".to_vec(), br#"\""#.to_vec(), br"\\".to_vec(), br"\u0041".to_vec(), br"\x".to_vec()]),
+            1 => any::<u8>().prop_map(|byte| vec![byte]),
+            1 => (0x1e_u8..0x24).prop_map(|byte| vec![byte]),
+        ];
+        proptest::collection::vec(piece, 0..70).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn a_plain_run_ends_where_a_slow_search_says(bytes in text_bytes()) {
+            let slow = bytes.iter().position(|byte| is_stop(*byte)).unwrap_or(bytes.len());
+            prop_assert_eq!(plain_length::<false>(&bytes), slow);
+        }
+
+        #[test]
+        fn a_string_ends_where_a_slow_reader_says(bytes in text_bytes()) {
+            let mut slow = 0;
+            let expected = loop {
+                match bytes.get(slow) {
+                    Some(b'"') => break Some(slow + 1),
+                    Some(b'\\') => match escape_length(&bytes[slow..]) {
+                        Some(length) => slow += length,
+                        None => break None,
+                    },
+                    None | Some(0..=0x1f) => break None,
+                    Some(_) => slow += 1,
+                }
+            };
+            prop_assert_eq!(text_length(&bytes), expected);
+        }
+
+        #[test]
+        fn words_and_vectors_find_the_same_first_stop(block in any::<[u8; 16]>()) {
+            prop_assert_eq!(stops(&block).trailing_zeros(), stops_in_words(&block).trailing_zeros());
+        }
+
+        #[test]
+        fn eight_digits_are_told_from_anything_else(bytes in proptest::array::uniform8(0x2e_u8..0x3c)) {
+            prop_assert_eq!(are_digits(bytes), bytes.iter().all(u8::is_ascii_digit));
+        }
+    }
+
+    #[test]
+    fn every_single_byte_is_judged_alike_by_words_and_vectors() {
+        for byte in 0..=u8::MAX {
+            let block = [byte; 16];
+            assert_eq!(stops(&block) & 1 == 1, is_stop(byte), "{byte:#x}");
+            assert_eq!(stops_in_words(&block) & 1 == 1, is_stop(byte), "{byte:#x}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! JSON without trees: is it valid, and where does the little that matters stand?
+//!
+//! RFC 8259 syntax in full, nesting bounded by [`DEPTH_MAX`]; a byte order mark is refused, as the RFC allows. UTF-8 inside
+//! strings is not checked: it passes as it came. [`Scanner`] takes a body in chunks of any cut and finds members of the top-level
+//! object; [`Cursor`] reads what lies in one piece, at any depth. Neither allocates, so a prompt of any size is read once and
+//! stays where it is.
+
+mod cursor;
+mod lex;
+mod scanner;
+
+use std::fmt;
+
+pub use cursor::{Cursor, Raw};
+pub use scanner::{Member, Members, Scanner};
+
+/// Deepest nesting that is accepted.
+pub const DEPTH_MAX: usize = 128;
+
+/// What a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `{…}`
+    Object,
+    /// `[…]`
+    Array,
+    /// `"…"`
+    String,
+    /// A number.
+    Number,
+    /// `true` or `false`
+    Bool,
+    /// `null`
+    Null,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Object => "an object",
+            Self::Array => "an array",
+            Self::String => "a string",
+            Self::Number => "a number",
+            Self::Bool => "a boolean",
+            Self::Null => "null",
+        })
+    }
+}
+
+/// Why bytes are not JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{expected} expected at byte {offset}")]
+pub struct JsonError {
+    /// Where, from the start of the body.
+    pub offset: usize,
+    /// What should have stood there.
+    pub expected: &'static str,
+}
+
+/// The text of a JSON string, given with its quotes.
+///
+/// # Errors
+/// When it is no string, or holds half a surrogate pair or bytes that are not UTF-8.
+pub fn unquote(raw: &[u8]) -> Result<String, serde_json::Error> {
+    serde_json::from_slice(raw)
+}
+
+/// A JSON string for a text, with its quotes.
+pub fn quote(text: &str) -> Vec<u8> {
+    serde_json::to_vec(text).expect("a string can always be written as JSON")
+}
+
+#[cfg(test)]
+mod tests;

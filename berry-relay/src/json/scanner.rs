@@ -1,0 +1,534 @@
+//! The check of a body that arrives in chunks.
+
+use std::ops::Range;
+
+use smallvec::SmallVec;
+
+use super::{DEPTH_MAX, JsonError, Kind, lex};
+use crate::body::Chunks;
+
+/// What is expected where the bytes end inside a value.
+const MORE: &str = "the rest of the JSON value";
+/// Longest key that can be a wanted one.
+const KEY_BYTES_MAX: usize = 32;
+
+/// One wanted member of the top-level object. Offsets count from the start of the body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Which of the wanted names.
+    pub name: &'static str,
+    /// The key with its quotes.
+    pub key: Range<usize>,
+    /// The value.
+    pub value: Range<usize>,
+    /// What the value is.
+    pub kind: Kind,
+    /// What to cut out so that the member and exactly one comma go: the comma behind it, or before it when it is the last one.
+    pub removal: Range<usize>,
+}
+
+/// What was found in a valid body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    found: SmallVec<[Member; 6]>,
+    /// Offset of the brace that closes the top-level object; `None` when the top level is something else.
+    close: Option<usize>,
+    empty: bool,
+}
+
+impl Members {
+    /// The first member of that name.
+    pub fn get(&self, name: &str) -> Option<&Member> {
+        self.found.iter().find(|member| member.name == name)
+    }
+
+    /// Whether a member of that name stands there more than once.
+    pub fn is_repeated(&self, name: &str) -> bool {
+        self.found.iter().filter(|member| member.name == name).count() > 1
+    }
+
+    /// Offset of the closing brace of the top-level object; `None` when the top level is something else.
+    pub fn close(&self) -> Option<usize> {
+        self.close
+    }
+
+    /// Whether the top-level object has no member at all.
+    pub fn is_empty(&self) -> bool {
+        self.empty
+    }
+}
+
+/// Checks a body that arrives in chunks, and remembers where the wanted members of the top-level object stand.
+///
+/// Keys are compared after unescaping, so `"mod\u0065l"` is `model`. What lies inside one chunk is read by the token, the way
+/// [`super::Cursor`] does; only what a chunk cuts through is read by the byte.
+#[derive(Debug)]
+pub struct Scanner {
+    wanted: &'static [&'static str],
+    state: State,
+    depth: usize,
+    /// One bit a level, the lowest for the innermost: set for an object.
+    objects: u128,
+    /// Bytes of earlier chunks.
+    base: usize,
+    key: KeyText,
+    key_start: usize,
+    key_end: usize,
+    /// The wanted member whose value is being read.
+    current: Option<&'static str>,
+    value_start: usize,
+    value_kind: Kind,
+    /// Offset of the last comma between members of the top level.
+    comma: Option<usize>,
+    /// Whether the last of `members` ends where we are, so that a comma now is the one behind it.
+    fresh: bool,
+    members: Members,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Value,
+    FirstElement,
+    FirstKey,
+    Key,
+    Colon,
+    AfterValue,
+    /// More of a string.
+    Text {
+        key: bool,
+    },
+    /// What stands behind a backslash.
+    Escape {
+        key: bool,
+    },
+    Unicode {
+        key: bool,
+        left: u8,
+        code: u16,
+    },
+    /// More of a number.
+    Number(Digits),
+    /// The rest of a word.
+    Literal(&'static [u8]),
+    End,
+}
+
+/// How far a number has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Digits {
+    Minus,
+    Zero,
+    Whole,
+    Point,
+    Fraction,
+    Exponent,
+    Sign,
+    Power,
+}
+
+impl Digits {
+    fn first(byte: u8) -> Self {
+        match byte {
+            b'-' => Self::Minus,
+            b'0' => Self::Zero,
+            _ => Self::Whole,
+        }
+    }
+
+    /// The state after one more byte; `None` when the byte does not belong to the number.
+    fn next(self, byte: u8) -> Option<Self> {
+        use Digits::{Exponent, Fraction, Minus, Point, Power, Sign, Whole, Zero};
+        Some(match (self, byte) {
+            (Minus, b'0') => Zero,
+            (Minus, b'1'..=b'9') | (Whole, b'0'..=b'9') => Whole,
+            (Zero | Whole, b'.') => Point,
+            (Point | Fraction, b'0'..=b'9') => Fraction,
+            (Zero | Whole | Fraction, b'e' | b'E') => Exponent,
+            (Exponent, b'+' | b'-') => Sign,
+            (Exponent | Sign | Power, b'0'..=b'9') => Power,
+            _ => return None,
+        })
+    }
+
+    fn is_complete(self) -> bool {
+        matches!(self, Self::Zero | Self::Whole | Self::Fraction | Self::Power)
+    }
+}
+
+/// The beginning of a key, unescaped; enough to compare with the wanted names.
+#[derive(Debug)]
+struct KeyText {
+    bytes: [u8; KEY_BYTES_MAX],
+    len: usize,
+}
+
+impl KeyText {
+    fn push(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if let Some(place) = self.bytes.get_mut(self.len) {
+                *place = *byte;
+            }
+            self.len += 1;
+        }
+    }
+
+    fn push_char(&mut self, code: u16) {
+        // Half of a surrogate pair is no name that anybody wants.
+        let character = char::from_u32(u32::from(code)).unwrap_or(char::REPLACEMENT_CHARACTER);
+        self.push(character.encode_utf8(&mut [0; 4]).as_bytes());
+    }
+
+    /// The key, unless it was too long to be kept.
+    fn text(&self) -> Option<&[u8]> {
+        self.bytes.get(..self.len)
+    }
+}
+
+impl Scanner {
+    /// A scanner that remembers where the wanted members of the top-level object stand.
+    pub fn new(wanted: &'static [&'static str]) -> Self {
+        Self {
+            wanted,
+            state: State::Value,
+            depth: 0,
+            objects: 0,
+            base: 0,
+            key: KeyText { bytes: [0; KEY_BYTES_MAX], len: 0 },
+            key_start: 0,
+            key_end: 0,
+            current: None,
+            value_start: 0,
+            value_kind: Kind::Null,
+            comma: None,
+            fresh: false,
+            members: Members::default(),
+        }
+    }
+
+    /// Whether a whole body is JSON.
+    pub fn check(body: &Chunks) -> bool {
+        let mut scanner = Self::new(&[]);
+        body.iter().try_for_each(|chunk| scanner.push(chunk)).and_then(|()| scanner.finish()).is_ok()
+    }
+
+    /// Checks the next chunk.
+    ///
+    /// # Errors
+    /// The first byte that cannot be; the scanner is of no more use then.
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), JsonError> {
+        let mut at = 0;
+        // Every step takes a byte or changes the state, and says where to go on.
+        while let Some(&byte) = chunk.get(at) {
+            at = match self.state {
+                State::Value | State::FirstElement => self.value(chunk, at, byte)?,
+                State::FirstKey | State::Key => self.key(chunk, at, byte)?,
+                State::Colon => self.colon(at, byte)?,
+                State::AfterValue => self.after_value(chunk, at, byte)?,
+                State::Text { key } => self.text(chunk, at, key)?,
+                State::Escape { key } => self.escape(at, byte, key)?,
+                State::Unicode { key, left, code } => self.unicode(at, byte, key, left, code)?,
+                State::Number(digits) => self.number(chunk, at, digits)?,
+                State::Literal(rest) => self.literal(chunk, at, byte, rest)?,
+                State::End if lex::is_space(byte) => at + 1,
+                State::End => return Err(self.wrong(at, "the end of the body")),
+            };
+        }
+        self.base += chunk.len();
+        Ok(())
+    }
+
+    /// What was found.
+    ///
+    /// # Errors
+    /// When the body ends too early.
+    pub fn finish(mut self) -> Result<Members, JsonError> {
+        if let State::Number(digits) = self.state
+            && digits.is_complete()
+            && self.depth == 0
+        {
+            self.state = State::End;
+        }
+        match self.state {
+            State::End => Ok(self.members),
+            _ => Err(self.wrong(0, MORE)),
+        }
+    }
+
+    fn wrong(&self, at: usize, expected: &'static str) -> JsonError {
+        JsonError { offset: self.base + at, expected }
+    }
+
+    #[inline]
+    fn value(&mut self, chunk: &[u8], at: usize, byte: u8) -> Result<usize, JsonError> {
+        let kind = match byte {
+            b'"' => Kind::String,
+            b'{' => Kind::Object,
+            b'[' => Kind::Array,
+            b't' | b'f' => Kind::Bool,
+            b'n' => Kind::Null,
+            b'-' | b'0'..=b'9' => Kind::Number,
+            b']' if self.state == State::FirstElement => return Ok(self.close(chunk, at)),
+            _ if lex::is_space(byte) => return Ok(at + 1),
+            _ => return Err(self.wrong(at, "a value")),
+        };
+        if self.depth == 1 {
+            self.value_start = self.base + at;
+            self.value_kind = kind;
+        }
+        match kind {
+            Kind::String => self.text(chunk, at + 1, false),
+            Kind::Object | Kind::Array => self.open(at, kind == Kind::Object),
+            Kind::Number => Ok(self.whole_number(chunk, at, byte)),
+            Kind::Bool | Kind::Null => {
+                let word: &'static [u8] = match byte {
+                    b't' => b"true",
+                    b'f' => b"false",
+                    _ => b"null",
+                };
+                if chunk[at..].starts_with(word) {
+                    return Ok(self.end_value(chunk, at + word.len()));
+                }
+                self.state = State::Literal(&word[1..]);
+                Ok(at + 1)
+            }
+        }
+    }
+
+    fn open(&mut self, at: usize, object: bool) -> Result<usize, JsonError> {
+        if self.depth == DEPTH_MAX {
+            return Err(self.wrong(at, "nesting of at most 128 levels"));
+        }
+        self.objects = (self.objects << 1) | u128::from(object);
+        self.depth += 1;
+        self.state = if object { State::FirstKey } else { State::FirstElement };
+        Ok(at + 1)
+    }
+
+    fn close(&mut self, chunk: &[u8], at: usize) -> usize {
+        if self.depth == 1 && self.in_object() {
+            self.members.close = Some(self.base + at);
+        }
+        self.objects >>= 1;
+        self.depth -= 1;
+        self.end_value(chunk, at + 1)
+    }
+
+    fn in_object(&self) -> bool {
+        self.objects & 1 == 1
+    }
+
+    #[inline]
+    fn key(&mut self, chunk: &[u8], at: usize, byte: u8) -> Result<usize, JsonError> {
+        match byte {
+            b'"' => {}
+            b'}' if self.state == State::FirstKey => {
+                self.members.empty |= self.depth == 1;
+                return Ok(self.close(chunk, at));
+            }
+            _ if lex::is_space(byte) => return Ok(at + 1),
+            _ if self.state == State::FirstKey => return Err(self.wrong(at, "a key or `}`")),
+            _ => return Err(self.wrong(at, "a key")),
+        }
+        self.key_start = self.base + at;
+        self.key.len = 0;
+        // A key that lies here as it is needs no copy.
+        let start = at + 1;
+        let end = start + lex::plain_length::<false>(&chunk[start..]);
+        if chunk.get(end) == Some(&b'"') {
+            return Ok(self.end_key(chunk, end, Some(&chunk[start..end])));
+        }
+        self.text(chunk, start, true)
+    }
+
+    /// Ends a key whose closing quote stands at `quote`; `name` is its text where it is known already.
+    #[inline]
+    fn end_key(&mut self, chunk: &[u8], quote: usize, name: Option<&[u8]>) -> usize {
+        if self.depth == 1 {
+            self.key_end = self.base + quote + 1;
+            let name = name.or(self.key.text());
+            self.current = name.and_then(|name| self.wanted.iter().copied().find(|wanted| wanted.as_bytes() == name));
+        }
+        // The colon nearly always follows at once.
+        if chunk.get(quote + 1) == Some(&b':') {
+            self.state = State::Value;
+            return quote + 2;
+        }
+        self.state = State::Colon;
+        quote + 1
+    }
+
+    fn colon(&mut self, at: usize, byte: u8) -> Result<usize, JsonError> {
+        match byte {
+            b':' => self.state = State::Value,
+            _ if lex::is_space(byte) => {}
+            _ => return Err(self.wrong(at, "`:`")),
+        }
+        Ok(at + 1)
+    }
+
+    /// Ends a value whose last byte stands before `end`.
+    #[inline]
+    fn end_value(&mut self, chunk: &[u8], end: usize) -> usize {
+        if self.depth == 1 {
+            self.note_member(self.base + end);
+        } else if self.depth == 0 {
+            self.state = State::End;
+            return end;
+        }
+        // The comma nearly always follows at once.
+        if chunk.get(end) == Some(&b',') {
+            return self.comma(end);
+        }
+        self.state = State::AfterValue;
+        end
+    }
+
+    fn note_member(&mut self, end: usize) {
+        let Some(name) = self.current.take() else {
+            self.fresh = false;
+            return;
+        };
+        // Two of a name are enough to know that it is repeated.
+        self.fresh = !self.members.is_repeated(name);
+        if self.fresh {
+            self.members.found.push(Member {
+                name,
+                key: self.key_start..self.key_end,
+                value: self.value_start..end,
+                kind: self.value_kind,
+                removal: self.comma.unwrap_or(self.key_start)..end,
+            });
+        }
+    }
+
+    #[inline]
+    fn comma(&mut self, at: usize) -> usize {
+        if self.depth == 1 {
+            let offset = self.base + at;
+            self.comma = Some(offset);
+            if self.fresh
+                && let Some(last) = self.members.found.last_mut()
+            {
+                last.removal = last.key.start..offset + 1;
+            }
+        }
+        self.state = if self.in_object() { State::Key } else { State::Value };
+        at + 1
+    }
+
+    fn after_value(&mut self, chunk: &[u8], at: usize, byte: u8) -> Result<usize, JsonError> {
+        match (byte, self.in_object()) {
+            (b',', _) => Ok(self.comma(at)),
+            (b'}', true) | (b']', false) => Ok(self.close(chunk, at)),
+            _ if lex::is_space(byte) => Ok(at + 1),
+            (_, true) => Err(self.wrong(at, "`,` or `}`")),
+            (_, false) => Err(self.wrong(at, "`,` or `]`")),
+        }
+    }
+
+    /// Inside a string: goes on to its end, or to the end of the chunk.
+    #[inline]
+    fn text(&mut self, chunk: &[u8], mut at: usize, key: bool) -> Result<usize, JsonError> {
+        let kept = key && self.depth == 1;
+        loop {
+            if kept {
+                let plain = lex::plain_length::<false>(&chunk[at..]);
+                self.key.push(&chunk[at..at + plain]);
+                at += plain;
+            } else {
+                at += lex::plain_length::<true>(&chunk[at..]);
+            }
+            match chunk.get(at) {
+                Some(b'"') if key => return Ok(self.end_key(chunk, at, None)),
+                Some(b'"') => return Ok(self.end_value(chunk, at + 1)),
+                // An escape that lies here whole, and whose meaning does not matter.
+                Some(b'\\') if !kept && let Some(length) = lex::escape_length(&chunk[at..]) => at += length,
+                Some(b'\\') => {
+                    self.state = State::Escape { key };
+                    return Ok(at + 1);
+                }
+                Some(_) => return Err(self.wrong(at, "no control character inside a string")),
+                None => {
+                    self.state = State::Text { key };
+                    return Ok(at);
+                }
+            }
+        }
+    }
+
+    fn escape(&mut self, at: usize, byte: u8, key: bool) -> Result<usize, JsonError> {
+        let meant = match byte {
+            b'"' | b'\\' | b'/' => byte,
+            b'b' => 8,
+            b'f' => 12,
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'u' => {
+                self.state = State::Unicode { key, left: 4, code: 0 };
+                return Ok(at + 1);
+            }
+            _ => return Err(self.wrong(at, "an escape that JSON knows")),
+        };
+        if key && self.depth == 1 {
+            self.key.push(&[meant]);
+        }
+        self.state = State::Text { key };
+        Ok(at + 1)
+    }
+
+    fn unicode(&mut self, at: usize, byte: u8, key: bool, left: u8, code: u16) -> Result<usize, JsonError> {
+        let Some(digit) = char::from(byte).to_digit(16) else {
+            return Err(self.wrong(at, "four hexadecimal digits"));
+        };
+        let code = (code << 4) | digit as u16;
+        if left > 1 {
+            let left = left - 1;
+            self.state = State::Unicode { key, left, code };
+            return Ok(at + 1);
+        }
+        if key && self.depth == 1 {
+            self.key.push_char(code);
+        }
+        self.state = State::Text { key };
+        Ok(at + 1)
+    }
+
+    /// A number that ends inside the chunk, in one go; any other by the byte.
+    #[inline]
+    fn whole_number(&mut self, chunk: &[u8], at: usize, byte: u8) -> usize {
+        match lex::number_length(&chunk[at..]) {
+            Some(length) if at + length < chunk.len() => self.end_value(chunk, at + length),
+            _ => {
+                self.state = State::Number(Digits::first(byte));
+                at + 1
+            }
+        }
+    }
+
+    /// Inside a number. A byte that does not belong to it is left for the next state.
+    fn number(&mut self, chunk: &[u8], mut at: usize, mut digits: Digits) -> Result<usize, JsonError> {
+        while let Some(byte) = chunk.get(at) {
+            match digits.next(*byte) {
+                Some(next) => digits = next,
+                None if digits.is_complete() => return Ok(self.end_value(chunk, at)),
+                None => return Err(self.wrong(at, "a digit")),
+            }
+            at += 1;
+        }
+        self.state = State::Number(digits);
+        Ok(at)
+    }
+
+    fn literal(&mut self, chunk: &[u8], at: usize, byte: u8, rest: &'static [u8]) -> Result<usize, JsonError> {
+        match rest.split_first() {
+            Some((expected, [])) if *expected == byte => Ok(self.end_value(chunk, at + 1)),
+            Some((expected, rest)) if *expected == byte => {
+                self.state = State::Literal(rest);
+                Ok(at + 1)
+            }
+            _ => Err(self.wrong(at, "`true`, `false` or `null`")),
+        }
+    }
+}
