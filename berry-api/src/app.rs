@@ -45,6 +45,7 @@ pub struct Runtime {
 /// Everything that requests share.
 pub struct App {
     runtime: ArcSwap<Runtime>,
+    shared: Shared,
     /// The time.
     pub clock: Clock,
     /// Wall-clock time of the clock's zero.
@@ -94,18 +95,10 @@ impl App {
             say: Arc::new(Voice),
         };
         let ids = RequestIds::new(starts.next_u64());
-        let selector = Arc::new(PoolSelector::new(&snapshot, None));
-        let upstreams = Upstreams::new(snapshot.providers.values(), &options.dials, None)?;
-        let limits = limits(&snapshot);
-        let relay = Relay::new(Arc::clone(&selector) as Arc<dyn RouteSelector>, Arc::new(upstreams), limits, shared);
-        let runtime = Runtime {
-            cors: Cors::new(&snapshot.server.cors_allowed_origins),
-            snapshot,
-            selector,
-            relay: Arc::new(relay),
-        };
+        let runtime = Runtime::new(snapshot, &options.dials, None, shared.clone())?;
         Ok(Self {
             runtime: ArcSwap::from_pointee(runtime),
+            shared,
             clock,
             wall: WallClock { start: SystemTime::now() },
             seeds,
@@ -116,6 +109,21 @@ impl App {
             buffers,
             sink: Arc::new(Settled { access: options.access }),
         })
+    }
+
+    /// Puts another configuration in force, in one swap. Requests in flight finish under the one that they started with; live
+    /// state and connections of what is in both are kept.
+    ///
+    /// What belongs to the listener (address, TLS, number of connections, deadlines of heads) is that of the start.
+    ///
+    /// # Errors
+    /// When a provider's TLS files or proxy cannot be used; nothing has changed then.
+    pub fn replace(&self, snapshot: Arc<Snapshot>, dials: &HashMap<ProviderId, Dial>) -> Result<(), ClientError> {
+        let old = self.runtime();
+        let runtime = Runtime::new(snapshot, dials, Some(&old), self.shared.clone())?;
+        self.buffers.set_limit(runtime.snapshot.server.max_buffered_bytes);
+        self.runtime.store(Arc::new(runtime));
+        Ok(())
     }
 
     /// What holds now. Taken once for a request and kept to its end.
@@ -132,6 +140,21 @@ impl App {
     /// How long the process has been running.
     pub fn uptime(&self) -> Duration {
         self.clock.now().since(Instant::START)
+    }
+}
+
+impl Runtime {
+    fn new(
+        snapshot: Arc<Snapshot>,
+        dials: &HashMap<ProviderId, Dial>,
+        old: Option<&Self>,
+        shared: Shared,
+    ) -> Result<Self, ClientError> {
+        let selector = Arc::new(PoolSelector::new(&snapshot, old.map(|old| &*old.selector)));
+        let upstreams = Upstreams::new(snapshot.providers.values(), dials, old.map(|old| old.relay.upstreams()))?;
+        let limits = limits(&snapshot);
+        let relay = Relay::new(Arc::clone(&selector) as Arc<dyn RouteSelector>, Arc::new(upstreams), limits, shared);
+        Ok(Self { cors: Cors::new(&snapshot.server.cors_allowed_origins), snapshot, selector, relay: Arc::new(relay) })
     }
 }
 

@@ -11,6 +11,7 @@ pub mod gate;
 pub mod gateway;
 pub mod intake;
 pub mod prober;
+pub mod reload;
 pub mod reply;
 pub mod request_id;
 pub mod routes;

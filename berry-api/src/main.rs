@@ -198,5 +198,7 @@ async fn listen_and_serve(
     )
     .map_err(|error| error.to_string())?;
     let gateway = Gateway::new(Arc::new(app));
-    run::until_signal(listener, gateway, options).await.map_err(|error| format!("cannot listen to signals: {error}"))
+    run::until_signal(listener, gateway, options, found.path.clone())
+        .await
+        .map_err(|error| format!("cannot listen to signals: {error}"))
 }

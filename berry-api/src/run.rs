@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +14,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::gateway::Gateway;
-use crate::prober;
 use crate::server::guarded_io::Deadlines;
 use crate::server::{self, ServerOptions, tls};
 use crate::shutdown::{EndSignals, Shutdown};
+use crate::{prober, reload};
 
 /// After the grace period: time for the error events of streams that are cut.
 const CUT_WAIT: Duration = Duration::from_secs(2);
@@ -46,17 +47,26 @@ pub fn server_options(server: &Server) -> Result<ServerOptions, tls::TlsError> {
     })
 }
 
-/// Serves until a signal comes, then drains: not ready, no new connections, no new requests, cut.
+/// Serves until a signal comes, then drains; SIGHUP reads `config` again. The drain: not ready, no new connections, no new requests, cut.
 ///
 /// # Errors
 /// When signals cannot be listened to.
-pub async fn until_signal(listener: TcpListener, gateway: Gateway, options: ServerOptions) -> io::Result<Ended> {
+pub async fn until_signal(
+    listener: TcpListener,
+    gateway: Gateway,
+    options: ServerOptions,
+    config: PathBuf,
+) -> io::Result<Ended> {
     let mut signals = EndSignals::listen()?;
     let shutdown = gateway.app().shutdown.clone();
     let tasks = TaskTracker::new();
     let server = Arc::new(server::Server::new(gateway.clone(), options));
     let accepting = tasks.spawn(server::accept_all(listener, server, tasks.clone()));
     tasks.spawn(prober::run(Arc::clone(gateway.app())));
+    #[cfg(unix)]
+    tasks.spawn(reload::on_hangup(Arc::clone(gateway.app()), config)?);
+    #[cfg(not(unix))]
+    drop(config);
     let signal = signals.next().await;
     let runtime = gateway.app().runtime();
     let Server { drain_delay, shutdown_grace, .. } = runtime.snapshot.server;

@@ -26,5 +26,7 @@ mod models;
 mod prober;
 #[path = "integration/relay.rs"]
 mod relay;
+#[path = "integration/reload.rs"]
+mod reload;
 #[path = "integration/sockets.rs"]
 mod sockets;

@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use berry_core::config::snapshot::{Provider, Transport};
+use berry_core::config::snapshot::{self, Demo, Provider, Transport};
 use berry_core::id::{ProviderId, UpstreamModel};
 use berry_core::operation::Operation;
 use http::header::PROXY_AUTHORIZATION;
@@ -86,12 +86,36 @@ pub(crate) struct Upstream {
     pub(crate) pool: Arc<Pool>,
     /// Headers that go with every call, the key last.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
-    made_for: (Transport, Uri, Duration),
+    made_for: MadeFor,
     /// Addresses by operation, for the styles where the model is not part of them.
     urls: Vec<Option<Uri>>,
     /// Backends that refused `stream_options`, which we had added.
     refuses_stream_options: Mutex<HashSet<UpstreamModel>>,
     any_refuses_stream_options: AtomicBool,
+}
+
+/// What connections depend on; while it stays the same, a reload keeps them.
+#[derive(PartialEq)]
+struct MadeFor {
+    transport: Transport,
+    origin: Uri,
+    connect_timeout: Duration,
+    demo: Option<Demo>,
+}
+
+impl MadeFor {
+    fn of(provider: &Provider) -> Self {
+        let demo = match &provider.upstream {
+            snapshot::Upstream::Demo(demo) => Some(demo.clone()),
+            _ => None,
+        };
+        Self {
+            transport: provider.transport.clone(),
+            origin: target::origin(provider),
+            connect_timeout: provider.timeouts.connect,
+            demo,
+        }
+    }
 }
 
 impl Upstream {
@@ -132,17 +156,17 @@ impl Upstreams {
     ) -> Result<Self, ClientError> {
         let mut by_provider = HashMap::new();
         for provider in providers.filter(|provider| provider.enabled) {
-            let made_for = (provider.transport.clone(), target::origin(provider), provider.timeouts.connect);
+            let made_for = MadeFor::of(provider);
             let kept = old.and_then(|old| old.by_provider.get(&provider.id)).filter(|kept| kept.made_for == made_for);
             let pool = match kept {
                 Some(kept) => Arc::clone(&kept.pool),
                 None => {
                     let route = match dials.get(&provider.id) {
                         Some(dial) => Route::Memory(Arc::clone(dial)),
-                        None => Route::for_provider(provider, &made_for.1)?,
+                        None => Route::for_provider(provider, &made_for.origin)?,
                     };
                     let connector = Connector { route, timeout: provider.timeouts.connect };
-                    Arc::new(Pool::new(connector, made_for.1.clone()))
+                    Arc::new(Pool::new(connector, made_for.origin.clone()))
                 }
             };
             by_provider.insert(provider.id.clone(), prepare(provider, pool, made_for));
@@ -161,12 +185,12 @@ impl Upstreams {
     }
 }
 
-fn prepare(provider: &Provider, pool: Arc<Pool>, made_for: (Transport, Uri, Duration)) -> Upstream {
+fn prepare(provider: &Provider, pool: Arc<Pool>, made_for: MadeFor) -> Upstream {
     let mut headers = provider.headers.clone();
     headers.extend(target::key_header(provider));
     // A forward proxy sees the request itself; a tunnel or a SOCKS proxy has its credentials in the connector.
-    if made_for.1.scheme_str() == Some("http")
-        && let Some(auth) = intercept(provider, &made_for.1).as_ref().and_then(Intercept::basic_auth)
+    if made_for.origin.scheme_str() == Some("http")
+        && let Some(auth) = intercept(provider, &made_for.origin).as_ref().and_then(Intercept::basic_auth)
     {
         headers.push((PROXY_AUTHORIZATION, auth.clone()));
     }
