@@ -6,6 +6,8 @@ mod support;
 
 #[path = "integration/access_log.rs"]
 mod access_log;
+#[path = "integration/admin.rs"]
+mod admin;
 #[path = "integration/auth.rs"]
 mod auth;
 #[path = "integration/bodies.rs"]

@@ -2,11 +2,13 @@
 //!
 //! A route is closed unless it is listed as open: there is no way to add one without saying [`Access`].
 
+mod admin;
 mod health;
 mod landing;
 mod metrics;
 mod models;
 pub mod relay;
+mod smart_ai;
 mod unsupported;
 
 use std::sync::Arc;
@@ -37,8 +39,7 @@ enum Access {
     Monitoring,
     /// Every user with a token.
     User,
-    /// Administrators. The first such routes come with the admin API.
-    #[expect(dead_code, reason = "the admin routes are the next to be added here")]
+    /// Administrators.
     Admin,
 }
 
@@ -56,7 +57,7 @@ type AppState = State<Arc<App>>;
 
 /// The table.
 pub fn router(app: Arc<App>) -> Router {
-    use Access::{Monitoring, Open, User};
+    use Access::{Admin, Monitoring, Open, User};
     let mut table = Table { router: Router::new(), app };
     table.add(Open, "/", get(landing::page));
     table.add(Open, "/health", get(health::full));
@@ -64,6 +65,11 @@ pub fn router(app: Arc<App>) -> Router {
     table.add(Open, "/livez", get(health::live));
     table.add(Open, "/readyz", get(health::ready));
     table.add(Monitoring, "/metrics", get(metrics::json));
+    table.add(Monitoring, "/smart-ai/weights", get(smart_ai::all));
+    table.add(Monitoring, "/smart-ai/models/{model}/weights", get(smart_ai::one));
+    table.add(Admin, "/admin/model-weights", get(admin::model_weights));
+    table.add(Admin, "/admin/backend-health", get(admin::backend_health));
+    table.add(Admin, "/admin/system-stats", get(admin::system_stats));
     table.add(User, "/models", get(models::list));
     table.add(User, "/v1/models", get(models::list));
     table.add(User, "/v1/models/{*id}", get(models::one));

@@ -1,0 +1,32 @@
+//! What administrators may ask: what the selector knows and what it would do, in its own numbers.
+//!
+//! Everything here is read at the moment of the question from [`berry_loadbalance::report`], which takes its numbers from the
+//! functions that make the choices.
+
+mod backend_health;
+mod model_weights;
+mod system_stats;
+
+use berry_core::config::snapshot::BillingMode;
+use berry_loadbalance::pool::Pool;
+
+pub(super) use backend_health::backend_health;
+pub(super) use model_weights::model_weights;
+pub(super) use system_stats::system_stats;
+
+use crate::app::Runtime;
+
+/// The pool of the model that has this table key or name, switched off or not.
+pub(super) fn pool_named<'a>(runtime: &'a Runtime, name: &str) -> Option<&'a Pool> {
+    let by_key = runtime.selector.pools().find(|pool| pool.model().id.as_str() == name);
+    let by_name = || runtime.snapshot.models.find(name).and_then(|model| runtime.selector.pool(&model.id));
+    by_key.or_else(by_name).map(AsRef::as_ref)
+}
+
+/// As in the configuration.
+pub(super) fn billing_mode(mode: BillingMode) -> &'static str {
+    match mode {
+        BillingMode::PerToken => "per_token",
+        BillingMode::PerRequest => "per_request",
+    }
+}

@@ -1,0 +1,202 @@
+//! What administrators and `/smart-ai` are told: exactly these names, and the selector's own numbers.
+
+use std::collections::BTreeSet;
+
+use berry_loadbalance::eligibility::{Demand, Hints};
+use berry_loadbalance::outcome::{FailureClass, Outcome};
+use berry_loadbalance::selector::RouteSelector as _;
+use http::Method;
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
+use serde_json::Value;
+
+use crate::support::{ADMIN, CONFIG, NARROW, TestGateway};
+
+/// Three backends of a `smart_ai` model, one of them premium, one switched off.
+const SMART: &str = r#"
+[models.smart]
+name = "org/smart"
+strategy = "smart_ai"
+[[models.smart.backends]]
+provider = "nowhere"
+model = "cheap"
+weight = 2.0
+[[models.smart.backends]]
+provider = "nowhere"
+model = "dear"
+tags = ["premium"]
+billing_mode = "per_request"
+[[models.smart.backends]]
+provider = "nowhere"
+model = "idle"
+enabled = false
+"#;
+
+fn gateway() -> TestGateway {
+    TestGateway::new(&format!("{CONFIG}{SMART}"))
+}
+
+/// The names of an object, exactly.
+#[track_caller]
+fn keys(value: &Value, expected: &str) {
+    let found: BTreeSet<&str> = value.as_object().expect("an object").keys().map(String::as_str).collect();
+    assert_eq!(found, expected.split_whitespace().collect(), "{value}");
+}
+
+/// Lets the first backend of `smart` fail until its circuit opens.
+fn break_cheap(gateway: &TestGateway) {
+    let app = gateway.gateway.app();
+    let (runtime, now) = (app.runtime(), app.clock.now());
+    let mut rng = SmallRng::seed_from_u64(1);
+    for _ in 0..5 {
+        let demand = Demand {
+            now,
+            tags: &[],
+            dialect: berry_core::operation::Dialect::OpenAi,
+            provider: None,
+            tried: &[1],
+            hints: Hints::default(),
+        };
+        let lease = runtime.selector.select_route(&"smart".into(), &demand, &mut rng).expect("a route");
+        let failed = Outcome::Failure { class: FailureClass::Server, retry_after: None };
+        runtime.selector.report_result(lease, failed, now);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_administrators_see_the_admin_paths() {
+    let gateway = gateway();
+    for path in ["/admin/model-weights", "/admin/backend-health", "/admin/system-stats"] {
+        assert_eq!(gateway.send(Method::GET, path, &[], "").await.error_code(), "invalid_token");
+        assert_eq!(gateway.get(path, NARROW).await.error_code(), "admin_required");
+        let answer = gateway.get(path, ADMIN).await;
+        assert_eq!(answer.status.as_u16(), 200);
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        for secret in ["127.0.0.1", "provider-key-canary", "token-of"] {
+            assert!(!text.contains(secret), "{path} shows {secret}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn model_weights_keep_their_names_and_take_one_model() {
+    let gateway = gateway();
+    let body = gateway.get("/admin/model-weights", ADMIN).await.json();
+    keys(&body, "models timestamp total_models");
+    assert_eq!(body["total_models"], 5);
+    let smart = &body["models"]["smart"];
+    keys(smart, "model_name display_name strategy enabled total_effective_weight backends");
+    keys(
+        &smart["backends"][1],
+        "provider model original_weight effective_weight is_healthy is_enabled priority tags billing_mode failure_count",
+    );
+    assert_eq!(smart["backends"][1]["billing_mode"], "per_request");
+    for name in ["smart", "org/smart"] {
+        let one = gateway.get(&format!("/admin/model-weights?model={name}"), ADMIN).await.json();
+        assert_eq!((one["total_models"].as_u64(), one["models"]["smart"].is_object()), (Some(1), true));
+    }
+    assert_eq!(gateway.get("/admin/model-weights?model=none", ADMIN).await.error_code(), "model_not_found");
+}
+
+#[tokio::test(start_paused = true)]
+async fn backend_health_says_what_keeps_traffic_away_and_until_when() {
+    let gateway = gateway();
+    break_cheap(&gateway);
+    let body = gateway.get("/admin/backend-health", ADMIN).await.json();
+    keys(&body, "backend_health timestamp");
+    let smart = &body["backend_health"]["smart"];
+    keys(smart, "model_name enabled backends");
+    let cheap = &smart["backends"][0];
+    keys(
+        cheap,
+        "provider model enabled is_healthy failure_count circuit cooldown_until blocked_until reason tags priority in_flight \
+         probes failed_probes last_check",
+    );
+    assert_eq!((cheap["circuit"].as_str(), cheap["is_healthy"].as_bool()), (Some("open"), Some(false)));
+    assert_eq!((cheap["failure_count"].as_u64(), &cheap["cooldown_until"]), (Some(5), &Value::Null));
+    assert_eq!(cheap["reason"], "circuit open: requests failed");
+    assert!(cheap["blocked_until"].as_str().unwrap() > body["timestamp"].as_str().unwrap(), "{cheap}");
+    assert_eq!((&smart["backends"][1]["reason"], &smart["backends"][2]["reason"]), (&Value::Null, &"disabled".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn system_stats_keep_their_names() {
+    let gateway = gateway();
+    let body = gateway.get("/admin/system-stats", ADMIN).await.json();
+    keys(&body, "system health_summary model_stats timestamp");
+    keys(&body["system"], "is_running version uptime_seconds http_requests_in_flight total_models available_models");
+    assert_eq!(body["system"]["available_models"], serde_json::json!(["narrow", "org/smart", "org/wide", "premium"]));
+    keys(&body["health_summary"], "status provider_health model_health backend_health");
+    keys(
+        &body["model_stats"]["smart"],
+        "name strategy enabled total_backends healthy_backends selections panic_selections total_requests \
+         successful_requests failed_requests",
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn smart_ai_weights_keep_their_names_in_both_forms() {
+    let gateway = gateway();
+    let all = gateway.send(Method::GET, "/smart-ai/weights", &[], "").await.json();
+    keys(&all, "models timestamp total_models");
+    let one = gateway.send(Method::GET, "/smart-ai/models/smart/weights", &[], "").await.json();
+    keys(&one, "name strategy enabled backends stats timestamp");
+    let smart = &all["models"]["smart"];
+    keys(smart, "name strategy enabled backends stats");
+    keys(
+        &smart["backends"][0],
+        "provider model original_weight effective_weight confidence is_premium enabled tags billing_mode health_details",
+    );
+    keys(
+        &smart["stats"],
+        "total_backends enabled_backends healthy_backends premium_backends average_confidence weight_distribution",
+    );
+    assert_eq!((&smart["backends"], &smart["stats"]), (&one["backends"], &one["stats"]));
+    let stats = &smart["stats"];
+    assert_eq!((stats["total_backends"].as_u64(), stats["enabled_backends"].as_u64()), (Some(3), Some(2)));
+    assert_eq!((stats["healthy_backends"].as_u64(), stats["premium_backends"].as_u64()), (Some(2), Some(1)));
+    let shares = stats["weight_distribution"].as_object().unwrap();
+    let sum: f64 = shares.values().filter_map(Value::as_f64).sum();
+    assert!((sum - 1.0).abs() < 1e-9 && shares["nowhere:cheap"].as_f64() > shares["nowhere:dear"].as_f64(), "{stats}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn smart_ai_weights_can_be_shortened() {
+    let gateway = gateway();
+    let body = gateway.send(Method::GET, "/smart-ai/weights?detailed=false&enabled_only=true", &[], "").await.json();
+    assert!(body["models"].get("off").is_none() && body["total_models"] == 4, "{body}");
+    let backends = body["models"]["smart"]["backends"].as_array().unwrap();
+    assert_eq!(backends.len(), 2, "the one that is switched off is left out");
+    assert!(backends.iter().all(|backend| backend.get("health_details").is_none()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn smart_ai_weights_of_one_model_go_by_key_or_name_and_know_what_they_do_not_know() {
+    let gateway = gateway();
+    for (name, status) in [("smart", 200), ("org%2Fsmart", 200), ("off", 200), ("none", 404)] {
+        let answer = gateway.send(Method::GET, &format!("/smart-ai/models/{name}/weights"), &[], "").await;
+        assert_eq!(answer.status.as_u16(), status, "{name}");
+    }
+    let answer = gateway.send(Method::GET, "/smart-ai/models/none/weights", &[], "").await;
+    assert_eq!(answer.error_code(), "model_not_found");
+    let gateway = TestGateway::new(&format!("[server]\nprotect_monitoring = true\n{CONFIG}"));
+    assert_eq!(gateway.send(Method::GET, "/smart-ai/weights", &[], "").await.error_code(), "invalid_token");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_weights_shown_are_those_that_the_selector_uses() {
+    let gateway = gateway();
+    let weight_of_cheap = async || {
+        let body = gateway.get("/admin/model-weights", ADMIN).await.json();
+        let smart_ai = gateway.send(Method::GET, "/smart-ai/models/smart/weights", &[], "").await.json();
+        let weight = body["models"]["smart"]["backends"][0]["effective_weight"].as_f64().unwrap();
+        assert_eq!(smart_ai["backends"][0]["effective_weight"].as_f64(), Some(weight));
+        (weight, smart_ai["backends"][0]["confidence"].as_f64().unwrap())
+    };
+    let (fresh, confidence) = weight_of_cheap().await;
+    // Weight 2 and the documented g(c) of SmartAI.
+    assert!((fresh - 2.0 * (0.3 + 0.7 * confidence.sqrt())).abs() < 1e-9, "{fresh} {confidence}");
+    break_cheap(&gateway);
+    let (broken, lower) = weight_of_cheap().await;
+    assert!(broken == 0.0 && lower < confidence, "no traffic, no weight: {broken} {lower}");
+}
