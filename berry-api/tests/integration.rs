@@ -18,6 +18,12 @@ mod connections;
 mod cors;
 #[path = "integration/errors.rs"]
 mod errors;
+#[path = "integration/failover.rs"]
+mod failover;
+#[path = "integration/faults.rs"]
+mod faults;
+#[path = "integration/fleet.rs"]
+mod fleet;
 #[path = "integration/health.rs"]
 mod health;
 #[path = "integration/layers.rs"]

@@ -11,7 +11,7 @@ use berry_core::config::snapshot::Backend;
 use berry_core::operation::Operation;
 use berry_core::time::Instant;
 use berry_loadbalance::lease::Lease;
-use berry_loadbalance::outcome::Outcome;
+use berry_loadbalance::outcome::{FailureClass, Outcome};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -25,7 +25,7 @@ use crate::decode::Decoder;
 use crate::disposition::{self, Disposition, Retry};
 use crate::error::ForwardError;
 use crate::exchange::Exchange;
-use crate::forward::{Relay, RelayRequest};
+use crate::forward::{Deadline, Relay, RelayRequest};
 use crate::json::{Kind, Members, Scanner};
 use crate::pool::{Choice, PooledBody, SendError};
 use crate::prepare::{self, Prepared, PublicModel};
@@ -81,6 +81,8 @@ impl Committed {
 
 /// A try that brought nothing for the client, or something that another backend may better.
 pub(crate) struct Setback {
+    /// Where.
+    pub(crate) backend: Arc<Backend>,
     /// What went wrong.
     pub(crate) error: ForwardError,
     /// The upstream's own error answer, which the client gets when nothing better comes.
@@ -89,18 +91,43 @@ pub(crate) struct Setback {
     pub(crate) retry: Retry,
 }
 
+impl Setback {
+    /// How long the backend is to be left alone before it is tried again in the same request; `None` where that is not known:
+    /// a rate limit that does not say when it is over.
+    pub(crate) fn wait_before_repeat(&self) -> Option<Duration> {
+        let unknown = (!self.is_rate_limit()).then_some(Duration::ZERO);
+        self.error.retry_after().or(unknown)
+    }
+
+    /// Whether the request itself was refused, which is the last word on it.
+    pub(crate) fn is_callers_fault(&self) -> bool {
+        matches!(self.error, ForwardError::Rejected { class: None, .. })
+    }
+
+    /// Whether both are rate limits, and this one is known to be over before the other.
+    pub(crate) fn is_sooner_than(&self, other: &Self) -> bool {
+        let limits = self.is_rate_limit() && other.is_rate_limit();
+        let until = |setback: &Self| setback.error.retry_after().unwrap_or(Duration::MAX);
+        limits && until(self) < until(other)
+    }
+
+    fn is_rate_limit(&self) -> bool {
+        self.error.failure_class() == Some(FailureClass::RateLimit)
+    }
+}
+
 /// Runs one attempt. The lease is told how it went; for a stream, when the stream ends.
 pub(crate) async fn run(
     relay: &Relay,
     lease: Lease,
     request: &mut RelayRequest,
-    deadline: tokio::time::Instant,
+    deadline: Deadline,
     exchange: &mut Exchange,
 ) -> Result<Committed, Box<Setback>> {
     let backend = Arc::clone(lease.backend());
     let Some(upstream) = relay.upstreams.get(&backend.provider.id) else {
         let error = ForwardError::Internal(format!("{}: no client for its provider", backend.id));
-        return Err(Box::new(Setback { error, answer: None, retry: Retry::No }));
+        return Err(Box::new(Setback { backend, error, answer: None, retry: Retry::No }));
     };
     let sent_at = exchange.now();
     let (operation, streams) = (exchange.operation, exchange.stream);
@@ -115,7 +142,7 @@ pub(crate) async fn run(
             if let Some(class) = error.failure_class() {
                 lease.report(Outcome::Failure { class, retry_after: None }, exchange.now());
             }
-            Err(Box::new(Setback { error, answer: None, retry }))
+            Err(Box::new(Setback { backend: attempt.backend, error, answer: None, retry }))
         }
     }
 }
@@ -129,7 +156,7 @@ struct Attempt<'a> {
     streams: bool,
     sent_at: Instant,
     /// End of the time for the whole request.
-    deadline: tokio::time::Instant,
+    deadline: Deadline,
 }
 
 /// Status and headers of an upstream's answer.
@@ -211,7 +238,7 @@ impl Attempt<'_> {
         let answer = (is_json && !disposition.refuses_key()).then(|| head.committed(Content::Held(chunks, permit)));
         match (disposition.retry, answer) {
             (Retry::No, Some(answer)) => Ok(answer),
-            (retry, answer) => Err(Box::new(Setback { error, answer, retry })),
+            (retry, answer) => Err(Box::new(Setback { backend: Arc::clone(&self.backend), error, answer, retry })),
         }
     }
 
@@ -451,10 +478,10 @@ impl Attempt<'_> {
         what: &'static str,
         future: impl Future<Output = T>,
     ) -> Result<T, ForwardError> {
-        let until = (tokio::time::Instant::now() + patience).min(self.deadline);
+        let until = (tokio::time::Instant::now() + patience).min(self.deadline.at);
         match tokio::time::timeout_at(until, future).await {
             Ok(done) => Ok(done),
-            Err(_) if until == self.deadline => Err(ForwardError::TotalTimeout(self.relay.limits.total_timeout)),
+            Err(_) if until == self.deadline.at => Err(ForwardError::TotalTimeout(self.deadline.limit)),
             Err(_) => Err(ForwardError::Timeout { backend: self.backend.id.clone(), what, waited: patience }),
         }
     }

@@ -65,7 +65,7 @@ pub(crate) fn of(status: StatusCode, body: &[u8], retry_after: Option<Duration>)
         404 => failure(FailureClass::Model, Retry::Elsewhere),
         408 => failure(FailureClass::Timeout, Retry::Anywhere),
         429 if told.codes.contains("insufficient_quota") || told.codes.contains("billing") => quota,
-        429 => failure(FailureClass::RateLimit, Retry::Elsewhere),
+        429 => failure(FailureClass::RateLimit, Retry::Anywhere),
         500.. => failure(FailureClass::Server, Retry::Anywhere),
         _ => caller,
     }
@@ -186,7 +186,7 @@ mod tests {
             (408, "", Some(Timeout), Anywhere),
             (413, "", None, No),
             (422, "{}", None, No),
-            (429, "{}", Some(RateLimit), Elsewhere),
+            (429, "{}", Some(RateLimit), Anywhere),
             (429, r#"{"error":{"type":"insufficient_quota"}}"#, Some(RateLimit), Elsewhere),
             (500, "", Some(Server), Anywhere),
             (503, "", Some(Server), Anywhere),

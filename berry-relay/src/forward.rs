@@ -11,7 +11,6 @@ use std::time::Duration;
 use berry_core::config::snapshot::{Model, User};
 use berry_loadbalance::eligibility::{Demand, Hints};
 use berry_loadbalance::lease::Lease;
-use berry_loadbalance::outcome::FailureClass;
 use berry_loadbalance::selector::{NoRoute, RouteSelector};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -200,7 +199,7 @@ impl Relay {
 
     async fn run(self: Arc<Self>, mut request: RelayRequest, mut exchange: Exchange) -> Result<Answer, Refusal> {
         let limit = request.timeout.map_or(self.limits.total_timeout, |own| own.min(self.limits.total_timeout));
-        let deadline = tokio::time::Instant::now() + limit;
+        let deadline = Deadline { at: tokio::time::Instant::now() + limit, limit };
         match self.attempts(&mut request, deadline, &mut exchange).await {
             Ok(committed) => Ok(committed.into_answer(exchange, &self)),
             Err(error) => {
@@ -215,7 +214,7 @@ impl Relay {
     async fn attempts(
         &self,
         request: &mut RelayRequest,
-        deadline: tokio::time::Instant,
+        deadline: Deadline,
         exchange: &mut Exchange,
     ) -> Result<Committed, ForwardError> {
         let mut rng = self.shared.seeds.next_rng();
@@ -223,13 +222,13 @@ impl Relay {
         loop {
             let lease = match self.choose(request, &course, exchange, &mut rng) {
                 Ok(lease) => lease,
-                Err(no_route) => match course.pause_before_repeat(&no_route, &self.limits, deadline, &mut rng) {
+                Err(no_route) => match course.pause_before_repeat(&self.limits, deadline, &mut rng) {
                     Some(pause) => {
                         tokio::time::sleep(pause).await;
-                        course.allow_repeat();
+                        course.allow_repeats();
                         continue;
                     }
-                    None => return course.give_up(no_route.into()),
+                    None => return course.give_up(no_route.into(), exchange),
                 },
             };
             let (position, last_chance) = (lease.position(), lease.is_last_chance());
@@ -243,12 +242,12 @@ impl Relay {
                 && !last_chance
                 && exchange.attempts <= self.limits.max_retries
                 && request.body.can_be_sent_again()
-                && deadline.saturating_duration_since(tokio::time::Instant::now()) >= LEAST_TIME
+                && deadline.left() >= LEAST_TIME
                 && self.selector.may_retry(&request.model.id, exchange.now());
             tracing::debug!(request_id = exchange.request_id.as_str(), error = %setback.error, may_go_on, "attempt failed");
-            course.note(*setback, position, &request.model);
+            course.note(*setback, position, &request.model, &self.limits);
             if !may_go_on {
-                return course.give_up(ForwardError::Internal("no attempt was made".to_owned()));
+                return course.give_up(ForwardError::Internal("no attempt was made".to_owned()), exchange);
             }
         }
     }
@@ -265,7 +264,7 @@ impl Relay {
             tags: &request.user.tags,
             dialect: exchange.operation.dialect(),
             provider: request.provider.as_deref(),
-            tried: &course.tried,
+            tried: &course.barred,
             hints: Hints { window_above: course.window_above, ..Hints::default() },
         };
         let lease = self.selector.select_route(&request.model.id, &demand, rng)?;
@@ -280,14 +279,31 @@ impl Relay {
     }
 }
 
+/// The end of the time that a request has.
+#[derive(Clone, Copy)]
+pub(crate) struct Deadline {
+    /// The moment.
+    pub(crate) at: tokio::time::Instant,
+    /// The time that there was at the start.
+    pub(crate) limit: Duration,
+}
+
+impl Deadline {
+    fn left(self) -> Duration {
+        self.at.saturating_duration_since(tokio::time::Instant::now())
+    }
+}
+
 /// What the attempts of one request have come to so far.
 #[derive(Default)]
 struct Course {
-    /// Positions that are not to be chosen again.
-    tried: SmallVec<[usize; 4]>,
-    /// Of these, the ones that may be tried again after a pause.
-    repeatable: SmallVec<[usize; 4]>,
-    /// Repeats at a backend that was tried before.
+    /// Positions of the attempts made, in order.
+    made: SmallVec<[usize; 4]>,
+    /// Positions that are not to be chosen now.
+    barred: SmallVec<[usize; 4]>,
+    /// Of these, the ones that may be tried again, and when at the earliest.
+    repeatable: SmallVec<[(usize, tokio::time::Instant); 4]>,
+    /// Attempts at a backend that was tried before.
     repeats: u32,
     /// The window that was too small.
     window_above: Option<u64>,
@@ -296,76 +312,81 @@ struct Course {
 }
 
 impl Course {
-    fn note(&mut self, setback: Setback, position: usize, model: &Model) {
-        self.tried.push(position);
-        if setback.retry == Retry::Anywhere {
-            self.repeatable.push(position);
+    fn note(&mut self, setback: Setback, position: usize, model: &Model, limits: &Limits) {
+        self.repeats += u32::from(self.made.contains(&position));
+        self.made.push(position);
+        self.barred.push(position);
+        match setback.retry {
+            Retry::Anywhere => {
+                let wait = setback.wait_before_repeat().filter(|wait| *wait <= RETRY_AFTER_WAIT_MAX);
+                self.repeatable.extend(wait.map(|wait| (position, tokio::time::Instant::now() + wait)));
+            }
+            Retry::LargerWindow => self.bar_windows_up_to(model.backends[position].limits.context_window, model),
+            Retry::Elsewhere | Retry::No => {}
         }
-        if setback.retry == Retry::LargerWindow {
-            self.window_above = Some(model.backends[position].limits.context_window.unwrap_or(0));
+        self.bar_exhausted_provider(position, model);
+        if self.repeats >= limits.max_internal_retries {
+            self.repeatable.clear();
+            self.barred.extend_from_slice(&self.made);
         }
-        self.exclude_exhausted_provider(position, model);
-        if self.first.is_none() {
-            self.first = Some(setback);
-        } else {
-            self.last = Some(setback);
+        match &self.first {
+            None => self.first = Some(setback),
+            // When everybody is at a limit, the client is told of the one that is over first.
+            Some(first) if setback.is_sooner_than(first) => self.first = Some(setback),
+            Some(_) => self.last = Some(setback),
         }
+    }
+
+    /// Leaves the backends whose window is known to be larger; where it is not known, asking would be guessing.
+    fn bar_windows_up_to(&mut self, too_small: Option<u64>, model: &Model) {
+        let is_larger = |window: Option<u64>| too_small.zip(window).is_some_and(|(small, window)| window > small);
+        let windows = model.backends.iter().map(|backend| backend.limits.context_window).enumerate();
+        self.barred.extend(windows.filter(|(_, window)| !is_larger(*window)).map(|(position, _)| position));
+        self.window_above = too_small;
     }
 
     /// A provider's own `max_retries` counts its attempts over all of its backends.
-    fn exclude_exhausted_provider(&mut self, position: usize, model: &Model) {
+    fn bar_exhausted_provider(&mut self, position: usize, model: &Model) {
         let provider = &model.backends[position].provider;
         let at_provider = |position: &usize| model.backends[*position].provider.id == provider.id;
-        let made = self.tried.iter().filter(|position| at_provider(position)).count();
+        let made = self.made.iter().filter(|position| at_provider(position)).count();
         if provider.max_retries.is_some_and(|max| made > max as usize) {
-            self.repeatable.retain(|position| !at_provider(position));
-            self.tried.extend((0..model.backends.len()).filter(at_provider));
+            self.repeatable.retain(|(position, _)| !at_provider(position));
+            self.barred.extend((0..model.backends.len()).filter(at_provider));
         }
     }
 
-    /// How long to wait before a backend is tried again, when no other is left: a back-off with full jitter, or a short
-    /// Retry-After. `None` when waiting is of no use.
-    fn pause_before_repeat(
-        &self,
-        no_route: &NoRoute,
-        limits: &Limits,
-        deadline: tokio::time::Instant,
-        rng: &mut SmallRng,
-    ) -> Option<Duration> {
-        self.first.as_ref()?;
+    /// How long to wait before a backend is tried again, when no other is left: a short Retry-After, or a back-off with full
+    /// jitter. `None` when nothing may be repeated, or not in time.
+    fn pause_before_repeat(&self, limits: &Limits, deadline: Deadline, rng: &mut SmallRng) -> Option<Duration> {
         if self.repeats >= limits.max_internal_retries {
             return None;
         }
+        let soonest = self.repeatable.iter().map(|(_, at)| *at).min()?;
+        let asked = soonest.saturating_duration_since(tokio::time::Instant::now());
         let backoff = BACKOFF_BASE.saturating_mul(1 << self.repeats.min(10)).min(BACKOFF_MAX);
-        let asked = no_route.retry_after().filter(|wait| *wait <= RETRY_AFTER_WAIT_MAX);
-        let pause = match self.repeatable.is_empty() {
-            false => backoff.mul_f64(rng.random::<f64>()),
-            true => asked.filter(|_| self.only_cooling())?,
+        let pause = if asked.is_zero() { backoff.mul_f64(rng.random::<f64>()) } else { asked };
+        (pause + LEAST_TIME < deadline.left()).then_some(pause)
+    }
+
+    /// Opens what may be repeated by now.
+    fn allow_repeats(&mut self) {
+        let now = tokio::time::Instant::now();
+        let (due, later): (SmallVec<[_; 4]>, _) = self.repeatable.iter().copied().partition(|(_, at)| *at <= now);
+        self.repeatable = later;
+        self.barred.retain(|position| due.iter().all(|(due, _)| due != position));
+    }
+
+    /// What the client sees when nothing helped: a last error that is its own fault, else the first error, else ours. The record
+    /// names the backend whose error it is.
+    fn give_up(self, otherwise: ForwardError, exchange: &mut Exchange) -> Result<Committed, ForwardError> {
+        let Some(shown) = self.last.filter(Setback::is_callers_fault).or(self.first) else {
+            return Err(otherwise);
         };
-        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-        (pause + LEAST_TIME < left).then_some(pause)
-    }
-
-    /// Whether the last setback was a rate limit, which is over when its time is.
-    fn only_cooling(&self) -> bool {
-        let last = self.last.as_ref().or(self.first.as_ref());
-        last.is_some_and(|setback| setback.error.failure_class() == Some(FailureClass::RateLimit))
-    }
-
-    fn allow_repeat(&mut self) {
-        self.repeats += 1;
-        let cooling = self.only_cooling();
-        let repeatable = std::mem::take(&mut self.repeatable);
-        self.tried.retain(|position| !cooling && !repeatable.contains(position));
-    }
-
-    /// What the client sees when nothing helped: a last error that is its own fault, else the first error, else ours.
-    fn give_up(self, otherwise: ForwardError) -> Result<Committed, ForwardError> {
-        let last = self.last.filter(|setback| setback.error.failure_class().is_none());
-        match last.or(self.first) {
-            Some(Setback { answer: Some(answer), .. }) => Ok(answer),
-            Some(Setback { error, .. }) => Err(error),
-            None => Err(otherwise),
+        exchange.backend = Some(shown.backend);
+        match shown.answer {
+            Some(answer) => Ok(answer),
+            None => Err(shown.error),
         }
     }
 }

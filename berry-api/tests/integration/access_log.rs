@@ -14,7 +14,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use crate::support::{ADMIN, CONFIG, NARROW, TestGateway};
 
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -28,7 +28,7 @@ impl Write for Lines {
 }
 
 impl Lines {
-    fn writer(&self, format: LogFormat) -> LogWriter {
+    pub(crate) fn writer(&self, format: LogFormat) -> LogWriter {
         let out = Box::new(self.clone());
         LogWriter::start(vec![Sink { format, out }]).expect("a thread")
     }
@@ -37,7 +37,7 @@ impl Lines {
         String::from_utf8(self.0.lock().clone()).expect("text")
     }
 
-    fn json(&self) -> Vec<Value> {
+    pub(crate) fn json(&self) -> Vec<Value> {
         self.text().lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect()
     }
 }

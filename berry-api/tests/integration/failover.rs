@@ -1,0 +1,1 @@
+//! Failover up to the commit point, and the bounds on it.
