@@ -57,6 +57,15 @@ pub struct JsonError {
     pub expected: &'static str,
 }
 
+/// Length of the string or number that begins here, quotes included; `None` for anything else and for what is wrong or cut.
+#[inline]
+pub(crate) fn scalar_length(text: &[u8]) -> Option<usize> {
+    match text.first()? {
+        b'"' => Some(1 + lex::text_length(&text[1..])?),
+        _ => lex::number_length(text),
+    }
+}
+
 /// The text of a JSON string, given with its quotes.
 ///
 /// # Errors

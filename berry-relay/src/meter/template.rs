@@ -1,0 +1,150 @@
+//! Recognises an event that differs from an earlier one only where the difference does not matter.
+//!
+//! The events of a stream are alike but for a few words, so most of them need not be read again. An event is remembered with the
+//! places of its *free* values: strings of which only matters that they are not empty, and numbers that do not matter at all. An
+//! event that is the same outside of these, and has a string that is not empty or a number in each of them, is valid as the first
+//! one was and means the same. Nothing is guessed: what does not match is read in full.
+
+use std::ops::Range;
+
+use smallvec::SmallVec;
+
+use crate::json::{Kind, Raw, scalar_length};
+
+/// Longest event that is remembered.
+const EVENT_BYTES_MAX: usize = 4096;
+/// Most free values; those beyond are compared like the rest.
+const FREE_MAX: usize = 4;
+
+/// Length of a string with nothing in it.
+const EMPTY_TEXT: usize = 2;
+
+/// The free values that were met in an event, in their order.
+#[derive(Debug, Default)]
+pub(super) struct Free<'a>(SmallVec<[Raw<'a>; FREE_MAX]>);
+
+impl<'a> Free<'a> {
+    /// Notes a value that may differ. Only strings with something in them and numbers can be free.
+    #[inline]
+    pub(super) fn note(&mut self, value: Raw<'a>) {
+        let can_be = match value.kind() {
+            Kind::String => !value.is_nothing(),
+            Kind::Number => true,
+            _ => false,
+        };
+        if can_be && self.0.len() < FREE_MAX {
+            self.0.push(value);
+        }
+    }
+}
+
+/// The event that others are compared with.
+#[derive(Debug, Default)]
+pub(super) struct Template {
+    event: Vec<u8>,
+    free: SmallVec<[Range<usize>; FREE_MAX]>,
+}
+
+impl Template {
+    /// Takes an event for comparison. `free` are values inside `event`.
+    pub(super) fn learn(&mut self, event: &[u8], free: &Free<'_>) {
+        self.event.clear();
+        self.free.clear();
+        if event.len() > EVENT_BYTES_MAX {
+            return;
+        }
+        self.event.extend_from_slice(event);
+        self.free.extend(free.0.iter().map(|value| {
+            let start = value.0.as_ptr().addr() - event.as_ptr().addr();
+            start..start + value.0.len()
+        }));
+    }
+
+    /// Whether an event means the same as the learnt one.
+    pub(super) fn matches(&self, event: &[u8]) -> bool {
+        // Nothing learnt.
+        if self.event.is_empty() {
+            return false;
+        }
+        self.fixed_and_free(event).is_some()
+    }
+
+    fn fixed_and_free(&self, event: &[u8]) -> Option<()> {
+        let (mut rest, mut at) = (event, 0);
+        for free in &self.free {
+            rest = rest.strip_prefix(&self.event[at..free.start])?;
+            let length = scalar_length(rest)?;
+            let is_text = rest[0] == b'"';
+            if is_text != (self.event[free.start] == b'"') || is_text && length == EMPTY_TEXT {
+                return None;
+            }
+            rest = &rest[length..];
+            at = free.end;
+        }
+        (rest == &self.event[at..]).then_some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::json::Cursor;
+
+    /// A template of an object whose members named `x` are free.
+    fn learnt(event: &str) -> Template {
+        let (mut template, mut free) = (Template::default(), Free::default());
+        let members = Cursor::new(event.as_bytes()).members(|key, value| {
+            let value = value.value()?;
+            if key == b"x" {
+                free.note(value);
+            }
+            Some(())
+        });
+        assert!(members.is_some());
+        template.learn(event.as_bytes(), &free);
+        template
+    }
+
+    #[test]
+    fn only_free_values_may_differ_and_only_for_their_like() {
+        let template = learnt(r#"{"a":1,"x":"one","b":"two","x":3}"#);
+        for (event, same) in [
+            (r#"{"a":1,"x":"one","b":"two","x":3}"#, true),
+            (r#"{"a":1,"x":"another \" \u0041","b":"two","x":-45.6e7}"#, true),
+            (r#"{"a":2,"x":"one","b":"two","x":3}"#, false),
+            (r#"{"a":1,"x":"one","b":"twO","x":3}"#, false),
+            (r#"{"a":1,"x":"","b":"two","x":3}"#, false),
+            (r#"{"a":1,"x":null,"b":"two","x":3}"#, false),
+            (r#"{"a":1,"x":"one","b":"two","x":"3"}"#, false),
+            (r#"{"a":1,"x":7,"b":"two","x":3}"#, false),
+            (r#"{"a":1,"x":"on\e","b":"two","x":3}"#, false),
+            (r#"{"a":1,"x":"one","b":"two","x":3.}"#, false),
+            (r#"{"a":1,"x":"one","b":"two","x":03}"#, false),
+            (r#"{"a":1,"x":"one","b":"two","x":3} "#, false),
+            (r#"{"a":1,"x":"one","b":"two","x":3"#, false),
+            ("", false),
+        ] {
+            assert_eq!(template.matches(event.as_bytes()), same, "{event}");
+        }
+    }
+
+    #[test]
+    fn nothing_matches_before_anything_was_learnt_or_after_a_long_event() {
+        assert!(!Template::default().matches(b""));
+        let long = format!(r#"{{"a":"{}"}}"#, "b".repeat(EVENT_BYTES_MAX));
+        assert!(!learnt(&long).matches(long.as_bytes()));
+    }
+
+    proptest! {
+        #[test]
+        fn what_matches_is_json(text in "[a-z\"\\\\n\u{1}{}:,]{0,12}", number in "[0-9.eE+-]{0,5}") {
+            let event = format!(r#"{{"x":"{text}","b":[1],"x":{number}}}"#);
+            let template = learnt(r#"{"x":"a","b":[1],"x":1}"#);
+            if template.matches(event.as_bytes()) {
+                prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(&event).is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The usage object of an answer, whatever its vendor, in the one meaning of [`Usage`].
+//!
+//! Conventions (vendors' API references, 2025 and 2026): OpenAI's `prompt_tokens` and `input_tokens` include cached tokens;
+//! Anthropic's `input_tokens` leaves out both cache counts, and its compaction stands beside the rest, in `iterations`; Gemini's
+//! `promptTokenCount` includes cached tokens and leaves out those of tool results, and its thoughts stand beside
+//! `candidatesTokenCount`. Mistral and DeepSeek have names of their own for cached tokens; xAI counts reasoning beside
+//! `completion_tokens`. Left out: what a second model used (Anthropic's adviser), because it has another price.
+
+use berry_core::usage::Usage;
+
+use crate::json::{Cursor, Raw};
+
+/// A count beyond this is no count: no vendor's context comes near it, and sums stay far from overflow.
+const TOKENS_MAX: u64 = 1 << 40;
+
+/// A usage object of any dialect. Numbers that are no counts are taken as not reported.
+pub(super) fn read(json: &[u8]) -> Usage {
+    let mut figures = Figures::default();
+    let mut compactions = Usage::default();
+    // It was valid as part of the whole, and what is not as expected is left out.
+    let _ = Cursor::new(json).members(|key, value| match key {
+        b"iterations" => value.elements(|iteration| {
+            let mut own = Figures::default();
+            iteration.members(|key, value| own.read(key, value))?;
+            if own.is_compaction {
+                compactions = sum(compactions, own.into_usage());
+            }
+            Some(())
+        }),
+        _ => figures.read(key, value),
+    });
+    sum(figures.into_usage(), compactions)
+}
+
+/// Figures under the names that vendors give them.
+#[derive(Default)]
+struct Figures {
+    prompt: Option<u64>,
+    completion: Option<u64>,
+    input: Option<u64>,
+    output: Option<u64>,
+    total: Option<u64>,
+    cached: Option<u64>,
+    cache_write: Option<u64>,
+    reasoning: Option<u64>,
+    /// Anthropic's, beside `input`, unless details of `input` stand there too.
+    cache_read_input: Option<u64>,
+    cache_creation_input: Option<u64>,
+    has_input_details: bool,
+    gemini_tool_prompt: Option<u64>,
+    gemini_thoughts: Option<u64>,
+    /// Anthropic's, of what was used to shorten the conversation before answering.
+    is_compaction: bool,
+}
+
+impl Figures {
+    /// Reads one member of a usage object.
+    fn read(&mut self, key: &[u8], value: &mut Cursor<'_>) -> Option<()> {
+        match key {
+            b"prompt_tokens_details" | b"input_tokens_details" | b"input_token_details" => {
+                self.has_input_details = true;
+                return self.details(value);
+            }
+            b"completion_tokens_details" | b"output_tokens_details" => return self.details(value),
+            _ => {}
+        }
+        let value = value.value()?;
+        let place = match key {
+            b"prompt_tokens" | b"promptTokenCount" => &mut self.prompt,
+            b"completion_tokens" | b"candidatesTokenCount" => &mut self.completion,
+            b"input_tokens" => &mut self.input,
+            b"output_tokens" => &mut self.output,
+            b"total_tokens" => &mut self.total,
+            b"cached_tokens" | b"num_cached_tokens" | b"prompt_cache_hit_tokens" | b"cachedContentTokenCount" => {
+                &mut self.cached
+            }
+            b"cache_read_input_tokens" => &mut self.cache_read_input,
+            b"cache_creation_input_tokens" => &mut self.cache_creation_input,
+            b"toolUsePromptTokenCount" => &mut self.gemini_tool_prompt,
+            b"thoughtsTokenCount" => &mut self.gemini_thoughts,
+            b"type" => {
+                self.is_compaction = value.text() == Some(b"compaction");
+                return Some(());
+            }
+            _ => return Some(()),
+        };
+        // Some vendors say the same twice; what is no count does not hide one.
+        *place = count(value).or(*place);
+        Some(())
+    }
+
+    fn details(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
+        cursor.members(|key, value| {
+            let figure = count(value.value()?);
+            match key {
+                b"cached_tokens" => self.cached = figure.or(self.cached),
+                b"cache_write_tokens" | b"cache_creation_tokens" => self.cache_write = figure,
+                b"reasoning_tokens" | b"thinking_tokens" => self.reasoning = figure,
+                _ => {}
+            }
+            Some(())
+        })
+    }
+
+    fn into_usage(self) -> Usage {
+        let beside = |figure: Option<u64>| figure.unwrap_or(0);
+        let input = match (self.prompt, self.input) {
+            (Some(prompt), _) => Some(prompt + beside(self.gemini_tool_prompt)),
+            (None, Some(input)) if self.has_input_details => Some(input),
+            (None, Some(input)) => Some(input + beside(self.cache_read_input) + beside(self.cache_creation_input)),
+            // Embeddings and rankings of some vendors give one figure for all, and all of it is input.
+            (None, None) if self.completion.is_none() && self.output.is_none() => self.total,
+            (None, None) => None,
+        };
+        let output = match (self.completion, self.output) {
+            (Some(completion), _) => Some(completion + beside(self.gemini_thoughts) + beside(self.outside_reasoning())),
+            (None, output) => output.or(self.gemini_thoughts),
+        };
+        Usage {
+            input_tokens: input,
+            cached_tokens: self.cached.or(self.cache_read_input),
+            cache_write_tokens: self.cache_write.or(self.cache_creation_input),
+            output_tokens: output,
+            reasoning_tokens: self.reasoning.or(self.gemini_thoughts),
+            estimated: false,
+        }
+    }
+
+    /// Reasoning that is not part of the completion, which only the total shows.
+    fn outside_reasoning(&self) -> Option<u64> {
+        let reasoning = self.reasoning?;
+        (self.total? == self.prompt? + self.completion? + reasoning).then_some(reasoning)
+    }
+}
+
+/// Both together; a figure that only one has is that one's.
+fn sum(one: Usage, other: Usage) -> Usage {
+    let add = |one: Option<u64>, other: Option<u64>| match (one, other) {
+        (Some(one), Some(other)) => Some(one.saturating_add(other)),
+        (one, other) => one.or(other),
+    };
+    Usage {
+        input_tokens: add(one.input_tokens, other.input_tokens),
+        cached_tokens: add(one.cached_tokens, other.cached_tokens),
+        cache_write_tokens: add(one.cache_write_tokens, other.cache_write_tokens),
+        output_tokens: add(one.output_tokens, other.output_tokens),
+        reasoning_tokens: add(one.reasoning_tokens, other.reasoning_tokens),
+        estimated: one.estimated || other.estimated,
+    }
+}
+
+/// A count, tolerant of what upstreams send in its place: whole numbers may be written as fractions, anything else is none.
+pub(super) fn count(value: Raw<'_>) -> Option<u64> {
+    let text = std::str::from_utf8(value.0).ok()?;
+    let whole = || text.parse::<f64>().ok().filter(|number| *number >= 0.0 && number.fract() == 0.0);
+    let figure = text.parse::<u64>().ok().or_else(|| Some(whole()? as u64))?;
+    (figure <= TOKENS_MAX).then_some(figure)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn usage_of_every_dialect_means_the_same() {
+        let read = |json: &str| super::read(json.as_bytes());
+        let usage = |input, cached, write, output, reasoning| Usage {
+            input_tokens: input,
+            cached_tokens: cached,
+            cache_write_tokens: write,
+            output_tokens: output,
+            reasoning_tokens: reasoning,
+            estimated: false,
+        };
+        for (json, expected) in [
+            (
+                r#"{"prompt_tokens":10,"completion_tokens":7,"total_tokens":17,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":2}}"#,
+                usage(Some(10), Some(4), None, Some(7), Some(2)),
+            ),
+            (
+                r#"{"input_tokens":10,"input_tokens_details":{"cached_tokens":0},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":0}}"#,
+                usage(Some(10), Some(0), None, Some(7), Some(0)),
+            ),
+            (
+                r#"{"input_tokens":10,"cache_read_input_tokens":20,"cache_creation_input_tokens":5,"output_tokens":7}"#,
+                usage(Some(35), Some(20), Some(5), Some(7), None),
+            ),
+            (
+                r#"{"promptTokenCount":10,"candidatesTokenCount":5,"thoughtsTokenCount":3,"cachedContentTokenCount":2}"#,
+                usage(Some(10), Some(2), None, Some(8), Some(3)),
+            ),
+            (
+                r#"{"prompt_tokens":10,"prompt_cache_hit_tokens":8,"completion_tokens":1}"#,
+                usage(Some(10), Some(8), None, Some(1), None),
+            ),
+            (r#"{"prompt_tokens":-3,"completion_tokens":1.5,"x":{}}"#, usage(None, None, None, None, None)),
+            (r#"{"prompt_tokens":3.0,"completion_tokens":null}"#, usage(Some(3), None, None, None, None)),
+        ] {
+            assert_eq!(read(json), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn usage_quirks_of_vendors_end_in_the_same_meaning() {
+        let read = |json: &str| {
+            let usage = super::read(json.as_bytes());
+            [
+                usage.input_tokens,
+                usage.cached_tokens,
+                usage.cache_write_tokens,
+                usage.output_tokens,
+                usage.reasoning_tokens,
+            ]
+        };
+        for (what, json, expected) in [
+            (
+                "cached tokens that are told in both conventions are counted once",
+                r#"{"prompt_tokens":100,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":80},"cache_read_input_tokens":80,"cache_creation_input_tokens":10}"#,
+                [Some(100), Some(80), Some(10), Some(5), None],
+            ),
+            (
+                "reasoning beside the completion is output",
+                r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":35,"completion_tokens_details":{"reasoning_tokens":20}}"#,
+                [Some(10), None, None, Some(25), Some(20)],
+            ),
+            (
+                "reasoning inside the completion is not counted twice",
+                r#"{"prompt_tokens":10,"completion_tokens":25,"total_tokens":35,"completion_tokens_details":{"reasoning_tokens":20}}"#,
+                [Some(10), None, None, Some(25), Some(20)],
+            ),
+            (
+                "what tools brought is input",
+                r#"{"promptTokenCount":10,"toolUsePromptTokenCount":90,"candidatesTokenCount":5,"totalTokenCount":105}"#,
+                [Some(100), None, None, Some(5), None],
+            ),
+            (
+                "thoughts alone are output",
+                r#"{"promptTokenCount":10,"thoughtsTokenCount":7}"#,
+                [Some(10), None, None, Some(7), Some(7)],
+            ),
+            (
+                "a compaction is paid for beside the rest, an adviser is another model's",
+                r#"{"input_tokens":181,"cache_read_input_tokens":0,"output_tokens":8,"iterations":[{"type":"compaction","input_tokens":100,"output_tokens":83,"cache_read_input_tokens":55096},{"input_tokens":181,"output_tokens":8,"type":"message"},{"type":"advisor_message","input_tokens":2543,"output_tokens":18}]}"#,
+                [Some(181 + 100 + 55096), Some(55096), None, Some(91), None],
+            ),
+            ("one figure for all is input", r#"{"total_tokens":15}"#, [Some(15), None, None, None, None]),
+            (
+                "details of a wrong type do not hide the rest",
+                r#"{"prompt_tokens":3,"prompt_tokens_details":[1],"completion_tokens_details":"x","completion_tokens":4}"#,
+                [Some(3), None, None, Some(4), None],
+            ),
+            (
+                "absurd figures are none",
+                r#"{"prompt_tokens":18446744073709551615,"completion_tokens":1e300,"cache_read_input_tokens":99999999999999}"#,
+                [None, None, None, None, None],
+            ),
+            (
+                "Mistral's name",
+                r#"{"prompt_tokens":100,"completion_tokens":29,"num_cached_tokens":99}"#,
+                [Some(100), Some(99), None, Some(29), None],
+            ),
+        ] {
+            assert_eq!(read(json), expected, "{what}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(json in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = super::read(&json);
+        }
+    }
+}
