@@ -2,7 +2,7 @@
 //! [`berry_loadbalance::probe`]; how to ask by [`berry_relay::probe`].
 //!
 //! Everything runs on one task, beside the traffic and never before it: a request that comes before the first answer is served
-//! as if all were well. At most [`AT_A_PROVIDER_MAX`] probes are under way at a provider, and each provider has its own line, so
+//! as if all were well. At most `AT_A_PROVIDER_MAX` probes are under way at a provider, and each provider has its own line, so
 //! a silent one delays nobody else's. A probe that waited in its line for longer than it may take is dropped; it comes again.
 //!
 //! Not here: one models list for all backends of a provider; each asks for itself, on connections that are open anyway.

@@ -1,6 +1,6 @@
 //! Sends requests upstream and brings answers back. The only crate that reads vendors' JSON.
 //!
-//! [`forward::Relay`] is the way in; [`answer::Answer`] the way out. Between them stand one attempt ([`mod@attempt`]), the edits
+//! [`forward::Relay`] is the way in; [`answer::Answer`] the way out. Between them stand one attempt (`attempt`), the edits
 //! of bodies ([`body`], [`envelope`]), the framing of streams ([`sse`]) and what is learnt on the way ([`meter`], [`exchange`]).
 
 pub mod answer;

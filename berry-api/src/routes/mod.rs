@@ -1,6 +1,6 @@
 //! Every path that is not an API call to a backend, with who may use it.
 //!
-//! A route is closed unless it is listed as open: there is no way to add one without saying [`Access`].
+//! A route is closed unless it is listed as open: there is no way to add one without saying `Access`.
 
 mod admin;
 mod health;

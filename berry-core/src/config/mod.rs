@@ -3,7 +3,7 @@
 //!
 //! The way of a file: `source` gets text and tree; `decode` fills the `raw` tables, with [`Environment`] for what strings refer
 //! to; `compile` makes the [`Snapshot`]; a [`Report`] shows what was found on the way. `schema` keeps the words of every key,
-//! from which [`reference`] writes the documentation.
+//! from which [`reference()`] writes the documentation.
 
 mod compile;
 mod decode;
