@@ -1,0 +1,199 @@
+//! The commands as a user types them: exit code, what is printed where, what to do next.
+#![expect(clippy::unwrap_used, reason = "a test panics where it must")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const DEMO: &str = r#"
+[users.admin]
+name = "Admin"
+token = "a-long-enough-token-for-this-test"
+[providers.demo]
+name = "Demo"
+backend_type = "demo"
+[providers.demo.demo]
+first_token_latency_ms = 0
+token_latency_ms = 0
+[providers.gone]
+name = "Gone"
+base_url = "http://127.0.0.1:9/v1"
+[providers.off]
+name = "Off"
+base_url = "http://127.0.0.1:9/v1"
+enabled = false
+[models.m]
+name = "m"
+[[models.m.backends]]
+provider = "demo"
+model = "demo-model"
+"#;
+
+struct Run {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+/// A scratch folder with the test's configuration in it.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        place.write("demo.toml", DEMO);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    fn run(&self, arguments: &[&str]) -> Run {
+        run_in(self.0.path(), arguments)
+    }
+}
+
+fn run_in(folder: &Path, arguments: &[&str]) -> Run {
+    let output = Command::new(env!("CARGO_BIN_EXE_berry-cli"))
+        .args(arguments)
+        .current_dir(folder)
+        .env_remove("CONFIG_PATH")
+        .env_remove("BERRY_URL")
+        .env_remove("BERRY_TOKEN")
+        .output()
+        .unwrap();
+    Run {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn without_arguments_the_help_is_shown_and_nothing_was_asked() {
+    let run = Place::new().run(&[]);
+    assert_eq!(run.code, Some(2));
+    assert!(run.err.contains("validate-config") && run.err.contains("test-backend"), "{}", run.err);
+}
+
+#[test]
+fn a_wrong_flag_is_named() {
+    let run = Place::new().run(&["validate-config", "--confg", "x"]);
+    assert_eq!(run.code, Some(2));
+    assert!(run.err.contains("--confg") && run.err.contains("--config"), "{}", run.err);
+}
+
+#[test]
+fn a_valid_configuration_is_counted() {
+    let run = Place::new().run(&["validate-config", "-c", "demo.toml"]);
+    assert_eq!(run.code, Some(0), "{}", run.err);
+    assert!(
+        run.out.starts_with(
+            "✅ Configuration is valid\n  - 3 providers configured\n  - 1 models configured\n  - 1 users configured"
+        ),
+        "{}",
+        run.out
+    );
+    let counted = json(&Place::new().run(&["--json", "validate-config", "-c", "demo.toml"]).out);
+    assert_eq!((&counted["ok"], &counted["providers"]), (&true.into(), &3.into()));
+}
+
+#[test]
+fn a_bad_configuration_shows_every_problem_with_its_place() {
+    let place = Place::new();
+    place.write(
+        "bad.toml",
+        &DEMO.replace("name = \"Admin\"", "nam = \"Admin\"").replace("provider = \"demo\"", "provider = \"dmo\""),
+    );
+    let run = place.run(&["validate-config", "-c", "bad.toml"]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.err.contains("bad.toml:3:1") && run.err.contains("did you mean"), "{}", run.err);
+    let problems = json(&place.run(&["--json", "validate-config", "-c", "bad.toml"]).out);
+    let errors = problems["problems"].as_array().unwrap().iter().filter(|problem| problem["severity"] == "error");
+    assert_eq!(errors.count(), 2, "{problems}");
+}
+
+#[test]
+fn a_missing_file_and_no_file_at_all_say_what_to_do() {
+    let place = Place::new();
+    let run = place.run(&["validate-config", "-c", "nowhere.toml"]);
+    assert_eq!(run.code, Some(2));
+    assert!(run.err.contains("nowhere.toml") && run.err.contains("no such file"), "{}", run.err);
+    let run = place.run(&["validate-config"]);
+    assert_eq!(run.code, Some(2));
+    assert!(run.err.contains("berry-cli generate-config -o config.toml"), "{}", run.err);
+}
+
+#[test]
+fn generated_configurations_are_valid_and_never_replace_a_file_unasked() {
+    for advanced in [None, Some("--advanced")] {
+        let place = Place::new();
+        let generate = |more: &[&'static str]| {
+            let mut arguments = vec!["generate-config", "-o", "new.toml"];
+            arguments.extend(advanced);
+            arguments.extend(more);
+            place.run(&arguments)
+        };
+        assert_eq!(generate(&[]).code, Some(0));
+        assert_eq!(place.run(&["validate-config", "-c", "new.toml"]).code, Some(0));
+        let again = generate(&[]);
+        assert_eq!(again.code, Some(2));
+        assert!(again.err.contains("--force"), "{}", again.err);
+        assert_eq!(generate(&["--force"]).code, Some(0));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            assert_eq!(std::fs::metadata(place.path("new.toml")).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+}
+
+#[test]
+fn health_of_one_provider_and_of_all() {
+    let place = Place::new();
+    let run = place.run(&["health-check", "-c", "demo.toml", "-p", "demo"]);
+    assert_eq!(run.code, Some(0), "{}", run.err);
+    assert!(run.out.starts_with("✅ Provider demo is healthy"), "{}", run.out);
+    let run = place.run(&["health-check", "-c", "demo.toml"]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.err.contains("✅ demo") && run.err.contains("❌ gone"), "{}", run.err);
+    place.write("well.toml", &DEMO.replace("[providers.gone]", "[providers.gone]\nenabled = false"));
+    let run = place.run(&["health-check", "-c", "well.toml"]);
+    assert_eq!(run.code, Some(0), "{}", run.err);
+    assert!(run.out.starts_with("✅ Health check completed"), "{}", run.out);
+}
+
+#[test]
+fn an_unknown_and_a_disabled_provider_cannot_be_asked() {
+    let place = Place::new();
+    for (provider, hint) in [("opnai", "Known: demo, gone, off"), ("off", "providers.off.enabled")] {
+        let run = place.run(&["health-check", "-c", "demo.toml", "-p", provider]);
+        assert_eq!(run.code, Some(2));
+        assert!(run.err.contains(hint), "{}", run.err);
+    }
+}
+
+#[test]
+fn one_token_of_a_backend_proves_it() {
+    let place = Place::new();
+    let run = place.run(&["test-backend", "-c", "demo.toml", "-p", "demo", "-m", "gpt-4"]);
+    assert_eq!(run.code, Some(0), "{}", run.err);
+    assert!(run.out.starts_with("✅ Backend demo:gpt-4 connectivity test passed"), "{}", run.out);
+    let run = place.run(&["--json", "test-backend", "-c", "demo.toml", "-p", "gone", "-m", "gpt-4"]);
+    assert_eq!((run.code, &json(&run.out)["ok"]), (Some(1), &false.into()));
+}
+
+#[test]
+fn figures_without_a_server_name_the_next_step() {
+    let run = Place::new().run(&["metrics", "--url", "http://127.0.0.1:9"]);
+    assert_eq!(run.code, Some(2));
+    assert!(run.err.contains("Is the server running?") && run.err.contains("--url"), "{}", run.err);
+}
