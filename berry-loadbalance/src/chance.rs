@@ -19,6 +19,11 @@ pub struct Rotation(AtomicU64);
 impl Rotation {
     const NONE: u64 = u64::MAX;
 
+    /// One that stands where this one does, and goes its own way from there.
+    pub(crate) fn copy(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+    }
+
     /// The last position; `None` before the first turn.
     fn last(word: u64) -> Option<usize> {
         (word != Self::NONE).then_some(word as usize)

@@ -166,6 +166,23 @@ impl Pool {
         (result.map(|(lease, _)| lease), decision)
     }
 
+    /// What [`Pool::choose_explained`] would choose now. Nothing is claimed, counted or moved on by it.
+    pub fn rehearse(&self, demand: &Demand<'_>, rng: &mut SmallRng) -> (Result<BackendId, NoRoute>, Decision) {
+        let rotation = self.state.rotation.copy();
+        let mut chance = Chance::new(rng, &rotation);
+        let mut field = Field::default();
+        self.gather(demand, &mut field, &mut chance);
+        while field.candidates.is_empty() && field.rescue(self, demand) {}
+        let context = self.context(demand.now);
+        chance.start_over();
+        let chosen = self.picker.pick(&context, &field.candidates, &mut chance);
+        let result = match chosen {
+            Some(index) => Ok(self.endpoints[field.candidates[index].position].backend().id.clone()),
+            None => Err(self.refusal(demand, &field)),
+        };
+        (result, Decision::new(self, context, field, chosen, &chance))
+    }
+
     fn decide(
         &self,
         demand: &Demand<'_>,

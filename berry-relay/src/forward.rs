@@ -174,6 +174,12 @@ impl Relay {
         &self.selector
     }
 
+    /// The same relay with another selector: one that watches the choices of a single request.
+    pub fn with_selector(&self, selector: Arc<dyn RouteSelector>) -> Self {
+        let (upstreams, shared) = (Arc::clone(&self.upstreams), self.shared.clone());
+        Self { selector, upstreams, limits: self.limits, shared }
+    }
+
     /// The upstreams, for probes and for closing what is idle.
     pub fn upstreams(&self) -> &Upstreams {
         &self.upstreams
