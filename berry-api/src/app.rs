@@ -24,6 +24,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::auth::failures::FailedAttempts;
 use crate::cors::Cors;
+use crate::decisions::Decisions;
 use crate::error::Voice;
 use crate::request_id::RequestIds;
 use crate::shutdown::Shutdown;
@@ -62,6 +63,8 @@ pub struct App {
     pub in_flight: AtomicU64,
     /// Bytes held.
     pub buffers: BufferBudget,
+    /// The choices of explained requests.
+    pub decisions: Arc<Decisions>,
     /// Takes the records of finished requests.
     pub sink: Arc<dyn ExchangeSink>,
 }
@@ -107,6 +110,7 @@ impl App {
             shutdown,
             in_flight: AtomicU64::new(0),
             buffers,
+            decisions: Arc::default(),
             sink: Arc::new(Settled { access: options.access }),
         })
     }

@@ -5,6 +5,7 @@
 pub mod app;
 pub mod auth;
 pub mod cors;
+pub mod decisions;
 pub mod demo;
 pub mod error;
 pub mod gate;

@@ -19,7 +19,7 @@ use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{MethodRouter, any, get};
+use axum::routing::{MethodRouter, any, get, post};
 use berry_core::config::snapshot::User;
 use berry_core::error::ErrorKind;
 use berry_core::id::RequestId;
@@ -70,6 +70,8 @@ pub fn router(app: Arc<App>) -> Router {
     table.add(Admin, "/admin/model-weights", get(admin::model_weights));
     table.add(Admin, "/admin/backend-health", get(admin::backend_health));
     table.add(Admin, "/admin/system-stats", get(admin::system_stats));
+    table.add_post(Admin, "/admin/explain", post(admin::dry_run));
+    table.add(Admin, "/admin/explain/{request_id}", get(admin::recorded));
     table.add(User, "/models", get(models::list));
     table.add(User, "/v1/models", get(models::list));
     table.add(User, "/v1/models/{*id}", get(models::one));
@@ -85,10 +87,19 @@ struct Table {
 }
 
 impl Table {
-    /// A path with its methods. Another method is answered 405 before anybody asks for a token.
+    /// A path that is read. Another method is answered 405 before anybody asks for a token.
     fn add(&mut self, access: Access, path: &str, methods: MethodRouter<Arc<App>>) {
+        self.add_methods(access, path, methods, "GET, HEAD");
+    }
+
+    /// A path that something is posted to.
+    fn add_post(&mut self, access: Access, path: &str, methods: MethodRouter<Arc<App>>) {
+        self.add_methods(access, path, methods, "POST");
+    }
+
+    fn add_methods(&mut self, access: Access, path: &str, methods: MethodRouter<Arc<App>>, allow: &'static str) {
         let gate = from_fn_with_state((Arc::clone(&self.app), access), check);
-        let methods = methods.route_layer(gate).fallback(method_not_allowed);
+        let methods = methods.route_layer(gate).fallback(move |request| method_not_allowed(request, allow));
         self.router = std::mem::take(&mut self.router).route(path, methods);
     }
 
@@ -156,11 +167,14 @@ async fn not_found(request: Request) -> Response {
     refusal(&parts, &error)
 }
 
-async fn method_not_allowed(request: Request) -> Response {
+async fn method_not_allowed(request: Request, allow: &'static str) -> Response {
     let (parts, _) = request.into_parts();
     let error = ApiError {
-        allow: Some("GET, HEAD"),
-        ..ApiError::new(ErrorKind::MethodNotAllowed, format!("This path does not know {}. Use GET.", parts.method))
+        allow: Some(allow),
+        ..ApiError::new(
+            ErrorKind::MethodNotAllowed,
+            format!("This path does not know {}. Use {}.", parts.method, if allow == "POST" { "POST" } else { "GET" }),
+        )
     };
     refusal(&parts, &error)
 }

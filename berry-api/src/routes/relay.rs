@@ -14,7 +14,7 @@ use berry_relay::answer::Answer;
 use berry_relay::body::Chunks;
 use berry_relay::envelope::{Envelope, EnvelopeError};
 use berry_relay::exchange::{End, Exchange};
-use berry_relay::forward::{Refusal, RelayRequest, RequestBody};
+use berry_relay::forward::{Refusal, Relay, RelayRequest, RequestBody};
 use berry_relay::multipart::{self, Form, FormError, FormScanner};
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
@@ -23,6 +23,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use http_body::Body;
 
 use crate::app::{App, Runtime};
+use crate::decisions::Recorder;
 use crate::error::ApiError;
 use crate::intake::{Reader, Timed};
 use crate::reply::{BoxError, Content};
@@ -30,6 +31,7 @@ use crate::server::connection::Connection;
 use crate::{gate, intake};
 
 const BACKEND: HeaderName = HeaderName::from_static("x-berry-backend");
+const EXPLAIN: HeaderName = HeaderName::from_static("x-berry-explain");
 const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
 const PROVIDER: HeaderName = HeaderName::from_static("x-berry-provider");
 const MODEL: HeaderName = HeaderName::from_static("x-berry-model");
@@ -62,7 +64,11 @@ where
     };
     let show_route = runtime.snapshot.server.berry_headers;
     let model = Arc::clone(&request.model);
-    match Arc::clone(&runtime.relay).forward(request, exchange).await {
+    let relay = match request.user.admin && asks_to_explain(&request.headers) {
+        true => recording(app, &runtime, &request.user, &exchange),
+        false => Arc::clone(&runtime.relay),
+    };
+    match relay.forward(request, exchange).await {
         Ok(answer) => reply(answer, show_route.then_some(&*model)),
         Err(Refusal { error, exchange }) => {
             let (backend, attempts) = (exchange.backend.clone(), exchange.attempts);
@@ -76,6 +82,24 @@ where
             response
         }
     }
+}
+
+/// `x-berry-explain: 1`, which only administrators may say; of others it is ignored.
+fn asks_to_explain(headers: &HeaderMap) -> bool {
+    headers.get(EXPLAIN).is_some_and(|value| value.as_bytes() == b"1")
+}
+
+/// A relay that keeps the choices of one request for `/admin/explain`.
+#[cold]
+fn recording(app: &App, runtime: &Runtime, user: &User, exchange: &Exchange) -> Arc<Relay> {
+    let recorder = Recorder {
+        selector: Arc::clone(&runtime.selector),
+        decisions: Arc::clone(&app.decisions),
+        request_id: exchange.request_id,
+        started: exchange.started,
+        user: user.id.clone(),
+    };
+    Arc::new(runtime.relay.with_selector(Arc::new(recorder)))
 }
 
 /// Every check before the relay. The body stays where it is, unless what is left of it streams on.

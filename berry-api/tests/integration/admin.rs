@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use berry_loadbalance::eligibility::{Demand, Hints};
+use berry_loadbalance::explain::Replay;
 use berry_loadbalance::outcome::{FailureClass, Outcome};
 use berry_loadbalance::selector::RouteSelector as _;
 use http::Method;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{ADMIN, CONFIG, NARROW, TestGateway};
 
@@ -125,7 +126,7 @@ async fn system_stats_keep_their_names() {
     let body = gateway.get("/admin/system-stats", ADMIN).await.json();
     keys(&body, "system health_summary model_stats timestamp");
     keys(&body["system"], "is_running version uptime_seconds http_requests_in_flight total_models available_models");
-    assert_eq!(body["system"]["available_models"], serde_json::json!(["narrow", "org/smart", "org/wide", "premium"]));
+    assert_eq!(body["system"]["available_models"], json!(["narrow", "org/smart", "org/wide", "premium"]));
     keys(&body["health_summary"], "status provider_health model_health backend_health");
     keys(
         &body["model_stats"]["smart"],
@@ -199,4 +200,93 @@ async fn the_weights_shown_are_those_that_the_selector_uses() {
     break_cheap(&gateway);
     let (broken, lower) = weight_of_cheap().await;
     assert!(broken == 0.0 && lower < confidence, "no traffic, no weight: {broken} {lower}");
+}
+
+/// The recorded choice, made again from its JSON.
+fn recomputed(decision: &Value) -> Value {
+    let replay: Replay = serde_json::from_value(decision.clone()).expect("a decision");
+    json!(replay.recompute())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_says_who_would_be_chosen_and_why_the_others_would_not() {
+    let gateway = gateway();
+    let answer = gateway.post("/admin/explain", ADMIN, r#"{"model":"org/smart"}"#).await.json();
+    keys(&answer, "dry_run timestamp user requested_model allowed chosen error decision");
+    keys(&answer["decision"], "model strategy context candidates excluded rescue draws turn chosen");
+    assert_eq!((&answer["user"], &answer["allowed"], &answer["error"]), (&"ada".into(), &true.into(), &Value::Null));
+    assert_eq!(answer["decision"]["excluded"][0]["message"], "disabled");
+    let chosen = answer["decision"]["chosen"].as_u64().unwrap() as usize;
+    assert_eq!(answer["decision"]["candidates"][chosen]["model"], answer["chosen"]["model"]);
+    assert_eq!(recomputed(&answer["decision"]), answer["decision"]["chosen"]);
+
+    let ned = r#"{"model":"premium","user":"ned","backend":"nowhere"}"#;
+    let answer = gateway.post("/admin/explain", ADMIN, ned).await.json();
+    assert_eq!((&answer["allowed"], &answer["chosen"]), (&false.into(), &Value::Null));
+    assert_eq!(answer["error"]["code"], "no_backend_for_tags", "{answer}");
+    let elsewhere = gateway.post("/admin/explain", ADMIN, r#"{"model":"narrow","backend":"moon"}"#).await.json();
+    assert_eq!(elsewhere["error"]["code"], "unknown_backend");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_changes_nothing() {
+    let gateway = gateway();
+    break_cheap(&gateway);
+    let state = async || {
+        let mut weights = gateway.get("/admin/system-stats", ADMIN).await.json()["model_stats"].take();
+        weights["health"] = gateway.get("/admin/backend-health", ADMIN).await.json()["backend_health"].take();
+        weights
+    };
+    let before = state().await;
+    for _ in 0..20 {
+        for model in ["smart", "org/wide"] {
+            let body = format!(r#"{{"model":"{model}"}}"#);
+            assert_eq!(gateway.post("/admin/explain", ADMIN, &body).await.status.as_u16(), 200);
+        }
+    }
+    assert_eq!(state().await, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_that_cannot_be_understood_says_what_to_send() {
+    let gateway = gateway();
+    for (body, code) in [
+        ("", "invalid_json"),
+        ("{}", "invalid_request"),
+        (r#"{"model":"narrow","usr":"ned"}"#, "invalid_request"),
+        (r#"{"model":"narrow","user":"nobody"}"#, "invalid_request"),
+        (r#"{"model":"none"}"#, "model_not_found"),
+    ] {
+        assert_eq!(gateway.post("/admin/explain", ADMIN, body).await.error_code(), code, "{body}");
+    }
+    assert_eq!(gateway.post("/admin/explain", NARROW, r#"{"model":"narrow"}"#).await.error_code(), "admin_required");
+    let get = gateway.get("/admin/explain", ADMIN).await;
+    assert_eq!((get.status.as_u16(), get.header("allow")), (405, "POST"));
+    assert_eq!(gateway.get("/admin/explain/req_none", ADMIN).await.error_code(), "not_found");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_administrator_can_have_the_choices_of_a_request_kept() {
+    // Nobody answers at `nowhere`, so the request is tried again.
+    let gateway = gateway();
+    let ask = async |token: &str, explain: &str| {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str()), ("x-berry-explain", explain)];
+        let body = r#"{"model":"narrow","messages":[]}"#;
+        let answer = gateway.send(Method::POST, "/v1/chat/completions", &headers, body).await;
+        let path = format!("/admin/explain/{}", answer.header("x-request-id"));
+        (answer.header("x-berry-attempts").parse::<usize>().unwrap(), gateway.get(&path, ADMIN).await)
+    };
+    let (attempts, kept) = ask(ADMIN, "1").await;
+    let kept = kept.json();
+    keys(&kept, "request_id timestamp user choices");
+    let choices = kept["choices"].as_array().unwrap();
+    let made = choices.iter().filter(|choice| choice["chosen"].is_object());
+    assert_eq!((made.count(), &kept["user"]), (attempts, &"ada".into()), "{kept}");
+    for choice in choices {
+        keys(choice, "after_ms chosen error decision");
+        assert_eq!(recomputed(&choice["decision"]), choice["decision"]["chosen"]);
+    }
+    assert_eq!(ask(ADMIN, "0").await.1.status.as_u16(), 404);
+    assert_eq!(ask(NARROW, "1").await.1.status.as_u16(), 404, "for administrators only");
 }

@@ -4,6 +4,7 @@
 //! functions that make the choices.
 
 mod backend_health;
+mod explain;
 mod model_weights;
 mod system_stats;
 
@@ -11,6 +12,7 @@ use berry_core::config::snapshot::BillingMode;
 use berry_loadbalance::pool::Pool;
 
 pub(super) use backend_health::backend_health;
+pub(super) use explain::{dry_run, recorded};
 pub(super) use model_weights::model_weights;
 pub(super) use system_stats::system_stats;
 
