@@ -33,8 +33,8 @@ const NOW: Instant = Instant::from_nanos(1_000_000_000_000);
 fn pool(strategy: &str, backends: usize) -> Arc<Pool> {
     let mut text = format!("[models.m]\nname = \"m\"\nstrategy = \"{strategy}\"\n");
     for i in 0..backends {
-        let prices = "input_price = 1.0\noutput_price = 2.0";
-        writeln!(text, "[[models.m.backends]]\nprovider = \"p{i}\"\nmodel = \"u\"\n{prices}").unwrap();
+        let price = 1.0 + i as f64 / 100.0;
+        writeln!(text, "[[models.m.backends]]\nprovider = \"p{i}\"\nmodel = \"u\"\ninput_price = {price}").unwrap();
     }
     for i in 0..backends {
         writeln!(text, "[providers.p{i}]\nname = \"p\"\nbase_url = \"http://127.0.0.1:9/v1\"\napi_key = \"k\"")

@@ -39,7 +39,7 @@ impl Default for Rotation {
 #[derive(Debug)]
 enum Source<'a> {
     Live(&'a mut SmallRng, &'a Rotation),
-    Replay(std::vec::IntoIter<u32>, Option<usize>),
+    Replay(std::slice::Iter<'a, u32>, Option<usize>),
 }
 
 /// A source of draws and turns that notes what it gave.
@@ -57,15 +57,15 @@ impl<'a> Chance<'a> {
     }
 
     /// Gives again what was given before; zeros when more is asked for.
-    pub fn replay(draws: &[u32], turn: Option<usize>) -> Self {
-        Self { source: Source::Replay(draws.to_vec().into_iter(), turn), draws: Draws::new(), turn: None }
+    pub fn replay(draws: &'a [u32], turn: Option<usize>) -> Self {
+        Self { source: Source::Replay(draws.iter(), turn), draws: Draws::new(), turn: None }
     }
 
     /// A whole number below 2³², each equally likely.
     pub fn draw(&mut self) -> u32 {
         let draw = match &mut self.source {
             Source::Live(rng, _) => rng.random(),
-            Source::Replay(draws, _) => draws.next().unwrap_or(0),
+            Source::Replay(draws, _) => draws.next().copied().unwrap_or(0),
         };
         self.draws.push(draw);
         draw

@@ -10,14 +10,13 @@
 //! A new step starts from the decayed value, so idle time is never counted twice.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use berry_core::config::snapshot::SmartAi;
 use berry_core::time::Instant;
 
 use crate::outcome::FailureClass;
 
-const HOUR: u64 = 3_600;
+const HOUR: u64 = 3_600 * 1_000_000_000;
 
 /// The confidence in one endpoint. Readers take no lock; writers are serialised by the endpoint.
 #[derive(Debug, Default)]
@@ -33,7 +32,7 @@ impl Confidence {
         match self.bits.load(Ordering::Relaxed) {
             0 => settings.initial_confidence,
             bits => {
-                let idle = now.since(Instant::from_nanos(self.at.load(Ordering::Relaxed)));
+                let idle = now.as_nanos().saturating_sub(self.at.load(Ordering::Relaxed));
                 decayed(f64::from_bits(bits), idle, settings)
             }
         }
@@ -62,9 +61,9 @@ fn stepped(value: f64, failure: Option<FailureClass>, settings: &SmartAi) -> f64
     value.min(1.0).max(settings.min_confidence).max(f64::MIN_POSITIVE)
 }
 
-fn decayed(value: f64, idle: Duration, settings: &SmartAi) -> f64 {
+fn decayed(value: f64, idle_nanos: u64, settings: &SmartAi) -> f64 {
     let initial = settings.initial_confidence;
-    let factor = if settings.time_decay { decay_factor(idle) } else { 1.0 };
+    let factor = if settings.time_decay { decay_factor(idle_nanos) } else { 1.0 };
     if factor == 1.0 {
         value
     } else if value >= initial {
@@ -74,8 +73,8 @@ fn decayed(value: f64, idle: Duration, settings: &SmartAi) -> f64 {
     }
 }
 
-fn decay_factor(idle: Duration) -> f64 {
-    let passed = |hours: u64| idle > Duration::from_secs(hours * HOUR);
+fn decay_factor(idle_nanos: u64) -> f64 {
+    let passed = |hours: u64| idle_nanos > hours * HOUR;
     match () {
         () if !passed(1) => 1.0,
         () if !passed(6) => 0.95,
@@ -87,6 +86,8 @@ fn decay_factor(idle: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::testing::SMART_AI;
 

@@ -16,6 +16,7 @@ use berry_core::time::Instant;
 
 use crate::breaker::{Cause, Circuit, Phase};
 use crate::chance::Chance;
+use crate::cooldown::Reason;
 use crate::endpoint::Endpoint;
 
 /// How long a due trial is left to the probe, which risks nobody's request.
@@ -43,7 +44,9 @@ pub enum Exclusion {
     Parked,
     /// Its circuit is open, or its one trial is under way.
     CircuitOpen,
-    /// It waits out what its upstream asked for.
+    /// It failed and asked to be left alone for a while.
+    RetryLater,
+    /// Its rate limit is used up.
     Cooling,
     /// It has as many requests as it may.
     Busy,
@@ -70,7 +73,8 @@ impl Exclusion {
             Self::KeyRefused => "key refused",
             Self::Parked => "parked: no quota, or model unknown there",
             Self::CircuitOpen => "circuit open",
-            Self::Cooling => "cooling down",
+            Self::RetryLater => "failed and asked to retry later",
+            Self::Cooling => "cooling down: rate limited",
             Self::Busy => "at its limit of requests",
             Self::Ejected => "ejected: succeeds too seldom",
             Self::FailedProbes => "failed its probes",
@@ -148,12 +152,12 @@ pub struct Hints {
 }
 
 /// An endpoint that may be chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Standing {
     /// It takes the one trial of its circuit.
     pub(crate) trial: bool,
-    /// It passes although it is parked.
-    pub(crate) let_through: bool,
+    /// Share of its traffic that its circuit allows.
+    pub(crate) share: f64,
 }
 
 /// An endpoint that may not, with the moment when that may change.
@@ -167,7 +171,8 @@ pub struct Skip {
     pub until: Option<Instant>,
 }
 
-type Verdict = Result<Standing, (Exclusion, Option<Instant>)>;
+/// A reason and when it ends.
+type Held = (Exclusion, Option<Instant>);
 
 /// Whether the endpoint at `position` may take the request. `draw_recovery` is false for a strategy that weighs recovering
 /// endpoints itself.
@@ -180,7 +185,7 @@ pub(crate) fn check(
     demand: &Demand<'_>,
     draw_recovery: bool,
     chance: &mut Chance<'_>,
-) -> Verdict {
+) -> Result<Standing, Held> {
     lasting(endpoint, position, demand).map_err(|reason| (reason, None))?;
     let circuit = endpoint.circuit();
     let held = match circuit.phase {
@@ -195,23 +200,23 @@ pub(crate) fn check(
     room(endpoint, demand)?;
     match held.or_else(|| Some((Exclusion::Ejected, Some(endpoint.ejected_until(demand.now)?)))) {
         Some(held) => Err(held),
-        None => Ok(Standing { trial: circuit.trial_due().is_some(), let_through: false }),
+        None => Ok(Standing { trial: circuit.trial_due().is_some(), share: circuit.share() }),
     }
 }
 
 /// What no waiting changes.
 fn lasting(endpoint: &Endpoint, position: usize, demand: &Demand<'_>) -> Result<(), Exclusion> {
-    let backend = endpoint.backend();
-    if !backend.enabled {
+    let facts = endpoint.facts();
+    if !facts.enabled {
         return Err(Exclusion::Disabled);
     }
-    if demand.provider.is_some_and(|provider| provider != backend.provider.id.as_str()) {
+    if demand.provider.is_some_and(|provider| provider != endpoint.backend().provider.id.as_str()) {
         return Err(Exclusion::OtherProvider);
     }
-    if backend.provider.upstream.dialect() != demand.dialect {
+    if facts.dialect != demand.dialect {
         return Err(Exclusion::Dialect);
     }
-    if !tags_allow(demand.tags, &backend.tags) {
+    if !facts.untagged && !tags_allow(demand.tags, &endpoint.backend().tags) {
         return Err(Exclusion::Tags);
     }
     if demand.tried.contains(&position) {
@@ -221,12 +226,7 @@ fn lasting(endpoint: &Endpoint, position: usize, demand: &Demand<'_>) -> Result<
 }
 
 /// An open circuit whose next trial is due at `due`. A soft reason comes back as a value, a hard one as an error.
-fn opened(
-    endpoint: &Endpoint,
-    circuit: Circuit,
-    due: Instant,
-    now: Instant,
-) -> Result<Option<(Exclusion, Option<Instant>)>, (Exclusion, Option<Instant>)> {
+fn opened(endpoint: &Endpoint, circuit: Circuit, due: Instant, now: Instant) -> Result<Option<Held>, Held> {
     let is_due = due <= now;
     match circuit.cause {
         _ if is_due && endpoint.is_probed() && now < due + PROBE_HEAD_START => {
@@ -240,22 +240,24 @@ fn opened(
 }
 
 /// Pauses, capacity, context window.
-fn room(endpoint: &Endpoint, demand: &Demand<'_>) -> Result<(), (Exclusion, Option<Instant>)> {
-    let limits = &endpoint.backend().limits;
+fn room(endpoint: &Endpoint, demand: &Demand<'_>) -> Result<(), Held> {
+    let facts = endpoint.facts();
     if let Some(cooling) = endpoint.cooling(demand.now) {
-        return Err(if cooling.reason.is_parking() {
-            (Exclusion::Parked, Some(cooling.until.min(endpoint.next_let_through())))
-        } else {
-            (Exclusion::Cooling, Some(cooling.until))
+        return Err(match cooling.reason {
+            Reason::Quota | Reason::Model => (Exclusion::Parked, Some(cooling.until.min(endpoint.next_let_through()))),
+            Reason::RetryAfter => (Exclusion::RetryLater, Some(cooling.until)),
+            Reason::RateLimit | Reason::Exhausted => (Exclusion::Cooling, Some(cooling.until)),
         });
     }
-    if limits.max_concurrent.is_some_and(|max| endpoint.in_flight() >= max) {
+    if facts.max_concurrent.is_some_and(|max| endpoint.in_flight() >= max) {
         return Err((Exclusion::Busy, None));
     }
-    if let Some(free_at) = endpoint.rate_limited_until(demand.now) {
+    if facts.rated
+        && let Some(free_at) = endpoint.rate_limited_until(demand.now)
+    {
         return Err((Exclusion::Busy, Some(free_at)));
     }
-    if !fits(limits.context_window, &demand.hints) {
+    if !fits(facts.context_window, &demand.hints) {
         return Err((Exclusion::ContextWindow, None));
     }
     Ok(())
@@ -295,6 +297,7 @@ mod tests {
             E::KeyRefused,
             E::Parked,
             E::CircuitOpen,
+            E::RetryLater,
             E::Cooling,
             E::Busy,
             E::Ejected,
@@ -304,7 +307,7 @@ mod tests {
         ];
         for reason in all {
             let stages = Rescue::ALL.iter().filter(|stage| stage.brings_back(reason)).count();
-            let hard = reason.is_lasting() || matches!(reason, E::CircuitOpen | E::Cooling | E::Busy);
+            let hard = reason.is_lasting() || matches!(reason, E::CircuitOpen | E::RetryLater | E::Cooling | E::Busy);
             assert_eq!(stages, usize::from(!hard), "{reason:?}");
         }
     }

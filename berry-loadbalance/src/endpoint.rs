@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use berry_core::config::snapshot::{Backend, BillingMode, HealthCheck};
 use berry_core::money::Prices;
+use berry_core::operation::Dialect;
 use berry_core::time::Instant;
 use parking_lot::Mutex;
 
@@ -17,7 +18,8 @@ use crate::breaker::{Breaker, Circuit, Pass};
 use crate::chance;
 use crate::confidence::Confidence;
 use crate::cooldown::{Cooldown, Cooling};
-use crate::eligibility::{Exclusion, Standing};
+use crate::cost::Expense;
+use crate::eligibility::Exclusion;
 use crate::outcome::{Consequence, FailureClass, Outcome};
 use crate::outlier::Ejections;
 use crate::probe::Schedule;
@@ -29,12 +31,54 @@ use crate::slots::Slots;
 /// The live side of one backend. Survives a reload as long as its `BackendId` does.
 #[derive(Debug)]
 pub struct Endpoint {
-    backend: Arc<Backend>,
-    rules: Rules,
-    prices: Prices,
-    premium: bool,
-    hash: u64,
+    facts: Facts,
     state: Arc<State>,
+    backend: Arc<Backend>,
+    rules: Arc<Rules>,
+    prices: Box<Prices>,
+}
+
+/// What every choice asks of the configuration, side by side: a choice among a thousand would otherwise spend most of its time
+/// on the way to backends and providers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    pub(crate) enabled: bool,
+    /// Whether it is open to every user.
+    pub(crate) untagged: bool,
+    pub(crate) premium: bool,
+    pub(crate) probed: bool,
+    /// Whether it has a limit on requests or tokens a minute.
+    pub(crate) rated: bool,
+    pub(crate) dialect: Dialect,
+    pub(crate) priority: u32,
+    pub(crate) max_concurrent: Option<u32>,
+    pub(crate) context_window: Option<u64>,
+    pub(crate) weight: f64,
+    /// For `sticky`.
+    pub(crate) hash: u64,
+    pub(crate) expense: Expense,
+}
+
+impl Facts {
+    fn of(backend: &Backend, prices: &Prices) -> Self {
+        let limits = &backend.limits;
+        Self {
+            enabled: backend.enabled,
+            untagged: backend.tags.is_empty(),
+            premium: backend.tags.iter().any(|tag| tag == "premium"),
+            probed: backend.enabled
+                && backend.billing == BillingMode::PerToken
+                && backend.provider.health_check != HealthCheck::Off,
+            rated: limits.requests_per_minute.is_some() || limits.tokens_per_minute.is_some(),
+            dialect: backend.provider.upstream.dialect(),
+            priority: backend.priority,
+            max_concurrent: limits.max_concurrent,
+            context_window: limits.context_window,
+            weight: backend.weight,
+            hash: affinity::backend_hash(&backend.id),
+            expense: Expense::of(prices),
+        }
+    }
 }
 
 /// What is carried over when a reload changes the configured side.
@@ -49,8 +93,9 @@ struct State {
     suspicion: AtomicU64,
     /// Nanoseconds; 0 = never.
     ejected_until: AtomicU64,
-    counters: Counters,
-    learnt: Mutex<Learnt>,
+    // Apart, so that the words above, which every choice reads, lie close together.
+    counters: Box<Counters>,
+    learnt: Box<Mutex<Learnt>>,
 }
 
 #[derive(Debug, Default)]
@@ -137,7 +182,7 @@ pub(crate) struct Claim {
 
 impl Endpoint {
     /// A cold endpoint. `prices` are those of the backend or, where it states none, of its upstream model.
-    pub fn new(backend: Arc<Backend>, rules: Rules, prices: Prices) -> Self {
+    pub fn new(backend: Arc<Backend>, rules: Arc<Rules>, prices: Prices) -> Self {
         let state = State {
             slots: Slots::new(),
             breaker: Breaker::new(),
@@ -146,15 +191,15 @@ impl Endpoint {
             confidence: Confidence::default(),
             suspicion: AtomicU64::new(0),
             ejected_until: AtomicU64::new(0),
-            counters: Counters::default(),
-            learnt: Mutex::default(),
+            counters: Box::default(),
+            learnt: Box::default(),
         };
         Self::with_state(backend, rules, prices, Arc::new(state))
     }
 
     /// The same live state under a newer configuration. Circuit and pauses start afresh when the provider's address or key was
     /// changed: what was found out about the old ones says nothing about the new.
-    pub fn reconfigured(&self, backend: Arc<Backend>, rules: Rules, prices: Prices) -> Self {
+    pub fn reconfigured(&self, backend: Arc<Backend>, rules: Arc<Rules>, prices: Prices) -> Self {
         let (old, new) = (&self.backend.provider, &backend.provider);
         let same_upstream = format!("{:?}", old.upstream) == format!("{:?}", new.upstream);
         if old.api_key != new.api_key || !same_upstream {
@@ -166,15 +211,8 @@ impl Endpoint {
         Self::with_state(backend, rules, prices, Arc::clone(&self.state))
     }
 
-    fn with_state(backend: Arc<Backend>, rules: Rules, prices: Prices, state: Arc<State>) -> Self {
-        Self {
-            rules,
-            prices,
-            premium: backend.tags.iter().any(|tag| tag == "premium"),
-            hash: affinity::backend_hash(&backend.id),
-            backend,
-            state,
-        }
+    fn with_state(backend: Arc<Backend>, rules: Arc<Rules>, prices: Prices, state: Arc<State>) -> Self {
+        Self { facts: Facts::of(&backend, &prices), state, backend, rules, prices: Box::new(prices) }
     }
 
     /// The configured side.
@@ -189,16 +227,15 @@ impl Endpoint {
 
     /// Whether it has the tag `premium`.
     pub fn is_premium(&self) -> bool {
-        self.premium
+        self.facts.premium
+    }
+
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     pub(crate) fn rules(&self) -> &Rules {
         &self.rules
-    }
-
-    /// Its hash for `sticky`.
-    pub(crate) fn hash(&self) -> u64 {
-        self.hash
     }
 
     /// Attempts under way.
@@ -229,20 +266,20 @@ impl Endpoint {
 
     /// When its configured rate lets another request pass; `None` = now.
     pub fn rate_limited_until(&self, now: Instant) -> Option<Instant> {
-        if !self.is_rated() {
+        if !self.facts.rated {
             return None;
         }
         self.state.learnt.lock().rate.free_at(&self.backend.limits, now)
     }
 
-    fn is_rated(&self) -> bool {
-        let limits = &self.backend.limits;
-        limits.requests_per_minute.is_some() || limits.tokens_per_minute.is_some()
-    }
-
     /// Time to first token as it is now; `None` before the first sample.
     pub fn latency(&self, now: Instant) -> Option<Duration> {
-        self.state.latency.read(now)
+        self.latency_nanos(now).map(Duration::from_nanos)
+    }
+
+    /// [`Endpoint::latency`] in nanoseconds.
+    pub(crate) fn latency_nanos(&self, now: Instant) -> Option<u64> {
+        self.state.latency.read_nanos(now)
     }
 
     /// Confidence of `smart_ai`, 0 to 1.
@@ -280,8 +317,7 @@ impl Endpoint {
 
     /// Whether probes are sent to it at all.
     pub fn is_probed(&self) -> bool {
-        let backend = &self.backend;
-        backend.enabled && backend.billing == BillingMode::PerToken && backend.provider.health_check != HealthCheck::Off
+        self.facts.probed
     }
 
     /// The counters as they stand.
@@ -303,31 +339,31 @@ impl Endpoint {
         }
     }
 
-    /// Takes a slot, and the trial or the passage that `standing` depends on.
+    /// Takes a slot, and the trial of the circuit or the passage of a parked endpoint where the choice rests on it.
     ///
     /// # Errors
     /// What somebody else took in the meantime.
-    pub(crate) fn claim(&self, standing: Standing, now: Instant, jitter: u32) -> Result<Claim, Exclusion> {
-        if !self.state.slots.take(self.backend.limits.max_concurrent) {
+    pub(crate) fn claim(&self, trial: bool, let_through: bool, now: Instant, jitter: u32) -> Result<Claim, Exclusion> {
+        if !self.state.slots.take(self.facts.max_concurrent) {
             return Err(Exclusion::Busy);
         }
-        let pass = if standing.trial {
+        let pass = if trial {
             let deadline = now + self.backend.provider.timeouts.stream_headers;
             self.state.breaker.take_trial(now, deadline)
-        } else if standing.let_through && !self.state.cooldown.take_let_through(now) {
+        } else if let_through && !self.state.cooldown.take_let_through(now) {
             None
         } else {
             Some(self.state.breaker.pass())
         };
         let Some(pass) = pass else {
             self.state.slots.give_back();
-            return Err(if standing.trial { Exclusion::CircuitOpen } else { Exclusion::Parked });
+            return Err(if trial { Exclusion::CircuitOpen } else { Exclusion::Parked });
         };
         self.state.counters.selections.fetch_add(1, Ordering::Relaxed);
-        if self.is_rated() {
+        if self.facts.rated {
             self.state.learnt.lock().rate.record(1, 0, now);
         }
-        Ok(Claim { pass, let_through: standing.let_through, started: now, jitter })
+        Ok(Claim { pass, let_through, started: now, jitter })
     }
 
     /// The first content arrived: what there is to learn from it is not kept back until the end of a long answer.
@@ -339,7 +375,7 @@ impl Endpoint {
 
     /// Tokens that an answer used, for the configured rate.
     pub(crate) fn used_tokens(&self, tokens: u64, now: Instant) {
-        if self.is_rated() {
+        if self.facts.rated {
             self.state.learnt.lock().rate.record(0, tokens, now);
         }
     }

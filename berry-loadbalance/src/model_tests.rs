@@ -35,10 +35,7 @@ fn at(secs: u64) -> Instant {
 }
 
 /// Runs `work` in two threads and here, and gives what each returned.
-fn three<T: 'static>(work: impl Fn() -> T + Clone + Send + 'static) -> [T; 3]
-where
-    T: Send,
-{
+fn three<T: Send + 'static>(work: impl Fn() -> T + Clone + Send + 'static) -> [T; 3] {
     let others = [0, 1].map(|_| thread::spawn(work.clone()));
     let own = work();
     let [a, b] = others.map(|thread| thread.join().unwrap());

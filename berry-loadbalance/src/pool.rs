@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use berry_core::config::snapshot::Model;
 use berry_core::id::BackendId;
@@ -12,7 +11,7 @@ use smallvec::SmallVec;
 
 use crate::affinity;
 use crate::chance::{Chance, Rotation};
-use crate::cost;
+use crate::cost::Size;
 use crate::eligibility::{self, Demand, Exclusion, Hints, Rescue, Skip, Standing};
 use crate::endpoint::{Endpoint, Suspicion};
 use crate::explain::Decision;
@@ -27,7 +26,7 @@ use crate::selector::{NoRoute, Shortage};
 #[derive(Debug)]
 pub struct Pool {
     model: Arc<Model>,
-    rules: Rules,
+    rules: Arc<Rules>,
     endpoints: Vec<Arc<Endpoint>>,
     picker: &'static dyn Picker,
     state: Arc<PoolState>,
@@ -46,7 +45,6 @@ pub(crate) struct PoolState {
 #[derive(Debug, Default)]
 pub(crate) struct Field {
     pub(crate) candidates: SmallVec<[Candidate; 16]>,
-    standings: SmallVec<[Standing; 16]>,
     pub(crate) skipped: SmallVec<[Skip; 16]>,
     pub(crate) rescue: Option<Rescue>,
     /// Whether every candidate is one that only probes speak against.
@@ -54,15 +52,24 @@ pub(crate) struct Field {
 }
 
 impl Field {
-    fn admit(&mut self, candidate: Candidate, standing: Standing) {
-        self.candidates.push(candidate);
-        self.standings.push(standing);
+    fn admit(&mut self, endpoint: &Endpoint, position: usize, standing: Standing, question: &Question) {
+        self.candidates.push(Candidate::new(position, 1.0, 0));
+        let candidate = self.candidates.last_mut().expect("one was just pushed");
+        question.answer(candidate, endpoint);
+        let by_probe = || endpoint.suspicion(question.now) == Some(Suspicion::Probe);
+        self.suspected = self.suspected && !candidate.healthy && by_probe();
+        candidate.recovery = standing.share;
+        if standing.trial {
+            // A trial is there to be made: what led to the open circuit is not held against it a second time.
+            candidate.trial = true;
+            candidate.healthy = true;
+            candidate.recovery = TRIAL_SHARE;
+        }
     }
 
     /// Somebody else was faster.
     fn withdraw(&mut self, index: usize, reason: Exclusion, endpoint: &Endpoint) {
         let position = self.candidates.remove(index).position;
-        self.standings.remove(index);
         let until = match reason {
             Exclusion::CircuitOpen => endpoint.circuit().trial_due(),
             Exclusion::Parked => Some(endpoint.next_let_through()),
@@ -84,8 +91,14 @@ impl Field {
             });
             self.skipped = still;
             for skip in &back {
-                let standing = Standing { trial: stage == Rescue::Trial, let_through: stage == Rescue::LetThrough };
-                self.admit(pool.candidate(skip.position, demand, standing, pool.picker.needs()), standing);
+                let endpoint = &pool.endpoints[skip.position];
+                let standing = Standing { trial: stage == Rescue::Trial, share: endpoint.circuit().share() };
+                self.admit(endpoint, skip.position, standing, &pool.question(demand));
+                if matches!(stage, Rescue::Panic | Rescue::LetThrough) {
+                    // As if healthy: otherwise those with nothing but a bad name would have no weight at all.
+                    let candidate = self.candidates.last_mut().expect("one was just admitted");
+                    (candidate.healthy, candidate.recovery) = (true, 1.0);
+                }
             }
             if !back.is_empty() {
                 return true;
@@ -106,7 +119,7 @@ impl Pool {
     /// Made by [`crate::reconcile`].
     pub(crate) fn assemble(
         model: Arc<Model>,
-        rules: Rules,
+        rules: Arc<Rules>,
         endpoints: Vec<Arc<Endpoint>>,
         state: Arc<PoolState>,
     ) -> Self {
@@ -204,7 +217,9 @@ impl Pool {
                 return Err(self.refusal(demand, field));
             };
             let position = field.candidates[index].position;
-            match self.endpoints[position].claim(field.standings[index], demand.now, jitter) {
+            let trial = field.candidates[index].trial;
+            let let_through = field.rescue == Some(Rescue::LetThrough);
+            match self.endpoints[position].claim(trial, let_through, demand.now, jitter) {
                 Ok(claim) => {
                     self.state.selections.fetch_add(1, Ordering::Relaxed);
                     let panic = field.suspected || field.rescue == Some(Rescue::Panic);
@@ -221,54 +236,23 @@ impl Pool {
         PickContext::new(now, &self.rules.smart_ai)
     }
 
+    fn question(&self, demand: &Demand<'_>) -> Question {
+        Question::new(demand.now, &demand.hints, self.picker.needs())
+    }
+
     fn gather(&self, demand: &Demand<'_>, field: &mut Field, chance: &mut Chance<'_>) {
-        let (needs, draw_recovery) = (self.picker.needs(), !self.picker.weighs_recovery());
+        let (question, draw_recovery) = (self.question(demand), !self.picker.weighs_recovery());
         field.suspected = true;
+        if self.endpoints.len() > field.candidates.inline_size() {
+            field.candidates.reserve(self.endpoints.len());
+        }
         for (position, endpoint) in self.endpoints.iter().enumerate() {
             match eligibility::check(endpoint, position, demand, draw_recovery, chance) {
-                Ok(standing) => {
-                    let candidate = self.candidate(position, demand, standing, needs);
-                    field.suspected &= !candidate.healthy && endpoint.suspicion(demand.now) == Some(Suspicion::Probe);
-                    field.admit(candidate, standing);
-                }
+                Ok(standing) => field.admit(endpoint, position, standing, &question),
                 Err((reason, until)) => field.skipped.push(Skip { position, reason, until }),
             }
         }
         field.suspected &= !field.candidates.is_empty();
-    }
-
-    fn candidate(&self, position: usize, demand: &Demand<'_>, standing: Standing, needs: Needs) -> Candidate {
-        let candidate = self.look(position, demand.now, &demand.hints, needs);
-        if !standing.trial {
-            return candidate;
-        }
-        // A trial is there to be made: what led to the open circuit is not held against it a second time.
-        Candidate { healthy: true, recovery: TRIAL_SHARE, ..candidate }
-    }
-
-    /// A plain copy of what there is to know about an endpoint.
-    pub(crate) fn look(&self, position: usize, now: Instant, hints: &Hints, needs: Needs) -> Candidate {
-        let endpoint = &*self.endpoints[position];
-        let backend = endpoint.backend();
-        let nanos = |latency: Duration| u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-        let affinity = |conversation| affinity::draw_of(conversation, endpoint.hash());
-        Candidate {
-            position,
-            weight: backend.weight,
-            priority: backend.priority,
-            premium: endpoint.is_premium(),
-            healthy: endpoint.suspicion(now).is_none(),
-            recovery: endpoint.circuit().share(),
-            in_flight: endpoint.in_flight(),
-            latency_nanos: if needs.latency { endpoint.latency(now).map(nanos) } else { None },
-            confidence: needs.confidence.then(|| endpoint.confidence(now)),
-            cost_nanos: if needs.cost {
-                cost::expected(endpoint.prices(), hints).map(|cost| cost.as_nanos())
-            } else {
-                None
-            },
-            affinity: if needs.affinity { hints.conversation.map(affinity) } else { None },
-        }
     }
 
     /// Why nothing can be chosen.
@@ -305,6 +289,44 @@ impl Pool {
     pub fn next_probe(&self, now: Instant) -> Option<Instant> {
         let due = |endpoint: &Arc<Endpoint>| probe::due(endpoint, self.model.strategy, now);
         self.endpoints.iter().filter_map(due).map(|(at, _)| at).min()
+    }
+}
+
+/// What a choice wants to know of every endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question {
+    now: Instant,
+    needs: Needs,
+    size: Size,
+    conversation: Option<u64>,
+}
+
+impl Question {
+    pub(crate) fn new(now: Instant, hints: &Hints, needs: Needs) -> Self {
+        Self { now, needs, size: Size::of(hints), conversation: hints.conversation }
+    }
+
+    /// Fills in what there is to know about an endpoint. In place, since copying a value whose parts were just written makes
+    /// the processor wait for them, which for a thousand candidates is much of the time.
+    pub(crate) fn answer(&self, candidate: &mut Candidate, endpoint: &Endpoint) {
+        let facts = endpoint.facts();
+        candidate.weight = facts.weight;
+        candidate.priority = facts.priority;
+        candidate.premium = facts.premium;
+        candidate.healthy = endpoint.suspicion(self.now).is_none();
+        candidate.in_flight = endpoint.in_flight();
+        if self.needs.latency {
+            candidate.latency_nanos = endpoint.latency_nanos(self.now);
+        }
+        if self.needs.confidence {
+            candidate.confidence = Some(endpoint.confidence(self.now));
+        }
+        if self.needs.cost {
+            candidate.cost_nanos = facts.expense.expected_nanos(self.size);
+        }
+        if self.needs.affinity {
+            candidate.affinity = self.conversation.map(|conversation| affinity::draw_of(conversation, facts.hash));
+        }
     }
 }
 

@@ -17,18 +17,19 @@ use crate::rules::Rules;
 
 /// The pool of `model`, continuing `old`.
 pub(crate) fn pool(model: &Arc<Model>, snapshot: &Snapshot, old: Option<&Pool>) -> Pool {
-    let rules = Rules::from(&snapshot.settings);
+    let rules = Arc::new(Rules::from(&snapshot.settings));
     let known: HashMap<&BackendId, &Arc<Endpoint>> =
         old.into_iter().flat_map(Pool::endpoints).map(|endpoint| (&endpoint.backend().id, endpoint)).collect();
     let endpoint = |backend: &Arc<Backend>| {
         let (new, prices) = (Arc::clone(backend), prices(backend, snapshot));
         Arc::new(match known.get(&backend.id) {
-            Some(endpoint) => endpoint.reconfigured(new, rules, prices),
-            None => Endpoint::new(new, rules, prices),
+            Some(endpoint) => endpoint.reconfigured(new, Arc::clone(&rules), prices),
+            None => Endpoint::new(new, Arc::clone(&rules), prices),
         })
     };
     let state = old.map(|pool| Arc::clone(pool.state())).unwrap_or_default();
-    Pool::assemble(Arc::clone(model), rules, model.backends.iter().map(endpoint).collect(), state)
+    let endpoints = model.backends.iter().map(endpoint).collect();
+    Pool::assemble(Arc::clone(model), rules, endpoints, state)
 }
 
 /// The backend's own prices; where it states none, those of `[pricing]` for its upstream model.

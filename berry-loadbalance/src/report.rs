@@ -1,6 +1,7 @@
 //! Read-only views for the admin endpoints, `/smart-ai/*` and the metrics: the numbers that the next choice would use, from the
 //! functions that it would use.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use berry_core::id::BackendId;
@@ -9,9 +10,9 @@ use berry_core::time::Instant;
 use crate::breaker::Circuit;
 use crate::cooldown::Cooling;
 use crate::eligibility::Hints;
-use crate::endpoint::{EndpointStats, Suspicion};
+use crate::endpoint::{Endpoint, EndpointStats, Suspicion};
 use crate::picker::{Candidate, Needs};
-use crate::pool::Pool;
+use crate::pool::{Pool, Question};
 use crate::signal::Tally;
 
 /// One endpoint at one moment.
@@ -58,9 +59,14 @@ impl EndpointReport {
 impl Pool {
     /// Every endpoint, in file order.
     pub fn report(&self, now: Instant) -> Vec<EndpointReport> {
-        let looks: Vec<Candidate> = (0..self.endpoints().len())
-            .map(|position| self.look(position, now, &Hints::default(), Needs::ALL))
-            .collect();
+        let question = Question::new(now, &Hints::default(), Needs::ALL);
+        let look_at = |(position, endpoint): (usize, &Arc<Endpoint>)| {
+            let mut candidate = Candidate::new(position, 1.0, 0);
+            question.answer(&mut candidate, endpoint);
+            candidate.recovery = endpoint.circuit().share();
+            candidate
+        };
+        let looks: Vec<Candidate> = self.endpoints().iter().enumerate().map(look_at).collect();
         let usable = |candidate: &&Candidate| self.gets_traffic(candidate.position, now);
         let candidates: Vec<Candidate> = looks.iter().filter(usable).copied().collect();
         let weights = self.picker().weights(&self.context(now), &candidates);

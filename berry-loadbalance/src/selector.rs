@@ -1,11 +1,6 @@
 //! The face of this crate: choose a route, tell how it went, look at the figures.
 //!
-//! ```text
-//! let lease = selector.select_route(&model, &demand, &mut rng)?;   // a guard: dropped, it counts as cancelled
-//! … one attempt at lease.backend() …
-//! selector.report_result(lease, outcome, now);
-//! if retryable && selector.may_retry(&model, now) { … select again, with the position in `tried` … }
-//! ```
+//! `examples/route_selector.rs` is a program that uses nothing else.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -72,11 +67,11 @@ impl NoRoute {
 /// Why no backend can take a request now. Decides what the client is told: 429 for `Cooling`, 503 for the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortage {
-    /// All of them are cooling down.
+    /// The rate limits of all of them are used up.
     Cooling,
     /// Some are at their limit of requests and nothing else is left; the request may wait in a queue.
     Busy,
-    /// Circuits are open.
+    /// They fail: circuits are open, or they asked to be left alone.
     Circuits,
     /// All of them are parked, and the one request that may pass has just passed.
     Parked,

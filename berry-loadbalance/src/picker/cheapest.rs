@@ -21,13 +21,9 @@ impl Picker for Cheapest {
     }
 
     fn weights(&self, _: &PickContext, candidates: &[Candidate]) -> Weights {
-        // `None` sorts before any cost, so it is put last by asking first whether there is none.
-        let rank = |candidate: &Candidate| (candidate.cost_nanos.is_none(), candidate.cost_nanos);
-        let best = candidates.iter().map(rank).min();
-        let weight = |candidate: &Candidate| match Some(rank(candidate)) == best {
-            true => candidate.weight,
-            false => 0.0,
-        };
+        // Where any cost is known, no unknown one equals the lowest; where none is, all of them do.
+        let lowest = candidates.iter().filter_map(|candidate| candidate.cost_nanos).min();
+        let weight = |candidate: &Candidate| if candidate.cost_nanos == lowest { candidate.weight } else { 0.0 };
         candidates.iter().map(weight).collect()
     }
 

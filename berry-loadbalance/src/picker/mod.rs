@@ -55,6 +55,8 @@ pub struct Candidate {
     pub premium: bool,
     /// Whether the last probe and the last attempt went well.
     pub healthy: bool,
+    /// Whether it would be the one trial of its half-open circuit.
+    pub trial: bool,
     /// Share of its traffic that its circuit allows: 1, or 0.3 and 0.5 while it recovers. A trial counts as 0.3.
     pub recovery: f64,
     /// Attempts under way.
@@ -78,6 +80,7 @@ impl Candidate {
             priority,
             premium: false,
             healthy: true,
+            trial: false,
             recovery: 1.0,
             in_flight: 0,
             latency_nanos: None,
@@ -188,7 +191,14 @@ fn draw(weights: &[f64], chance: &mut Chance<'_>) -> Option<usize> {
 
 /// One of the indices at which `is_best` holds, each equally likely. Draws only when there are several.
 fn any_of(len: usize, is_best: impl Fn(usize) -> bool, chance: &mut Chance<'_>) -> Option<usize> {
-    let count = (0..len).filter(|i| is_best(*i)).count();
-    let skip = if count > 1 { chance.below(count) } else { 0 };
+    let (mut first, mut count) = (None, 0);
+    for i in (0..len).filter(|i| is_best(*i)) {
+        first = first.or(Some(i));
+        count += 1;
+    }
+    if count < 2 {
+        return first;
+    }
+    let skip = chance.below(count);
     (0..len).filter(|i| is_best(*i)).nth(skip)
 }

@@ -18,8 +18,6 @@
 //! not for high traffic over equal backends: exploitation sends most of it to one.
 //! Source: an ε-greedy bandit (Sutton, Barto, chapter 2) with the house's own value function.
 
-use smallvec::SmallVec;
-
 use super::{Candidate, Needs, PickContext, Picker, Weights, any_of, draw};
 use crate::chance::Chance;
 
@@ -57,25 +55,61 @@ fn effective_weight(context: &PickContext, candidate: &Candidate) -> f64 {
     candidate.weight * trust(confidence) * bonus
 }
 
-/// The one to exploit.
-fn best(candidates: &[Candidate], weights: &[f64], chance: &mut Chance<'_>) -> Option<usize> {
-    let confident = |candidate: &Candidate| confidence(candidate) >= CONFIDENT;
-    let any_confident = candidates.iter().any(confident);
-    let any_cheap = candidates.iter().any(|candidate| confident(candidate) && !candidate.premium);
-    let considered =
-        |candidate: &Candidate| (confident(candidate) || !any_confident) && !(any_cheap && candidate.premium);
-    let considered: Places = (0..candidates.len()).filter(|i| considered(&candidates[*i])).collect();
-    let costs_known = considered.iter().all(|i| candidates[*i].cost_nanos.is_some());
-    let cost = |i: usize| if costs_known { candidates[i].cost_nanos } else { None };
-    let lowest = considered.iter().map(|i| cost(*i)).min()?;
-    let cheap = |i: &usize| cost(*i) == lowest;
-    let heaviest = considered.iter().copied().filter(cheap).map(|i| weights[i]).fold(0.0, f64::max);
-    let is_best = |k: usize| cheap(&considered[k]) && weights[considered[k]] >= heaviest;
-    any_of(considered.len(), is_best, chance).map(|k| considered[k])
+/// Whom to exploit first: confident ones without the tag `premium`, then confident ones, then anybody.
+fn tier(candidate: &Candidate) -> u8 {
+    match (confidence(candidate) >= CONFIDENT, candidate.premium) {
+        (true, false) => 0,
+        (true, true) => 1,
+        (false, _) => 2,
+    }
 }
 
-/// Indices of candidates.
-type Places = SmallVec<[usize; 16]>;
+/// What the one to exploit looks like.
+struct Lead {
+    tier: u8,
+    /// Of everybody in the tier.
+    heaviest: f64,
+    /// `None` when somebody in the tier has no known cost.
+    lowest: Option<i64>,
+    /// Of those at the lowest cost.
+    heaviest_at_lowest: f64,
+}
+
+/// One pass: with a thousand candidates every further one shows.
+fn lead(candidates: &[Candidate], weights: &[f64]) -> Lead {
+    let mut lead = Lead { tier: u8::MAX, heaviest: 0.0, lowest: None, heaviest_at_lowest: 0.0 };
+    for (candidate, weight) in candidates.iter().zip(weights) {
+        let (tier, cost) = (tier(candidate), candidate.cost_nanos);
+        if tier > lead.tier {
+            continue;
+        }
+        if tier < lead.tier {
+            lead = Lead { tier, heaviest: *weight, lowest: cost, heaviest_at_lowest: *weight };
+            continue;
+        }
+        lead.heaviest = lead.heaviest.max(*weight);
+        if cost == lead.lowest {
+            lead.heaviest_at_lowest = lead.heaviest_at_lowest.max(*weight);
+        } else if cost < lead.lowest {
+            // `None` is below every cost, and stays: one unknown cost makes them all incomparable.
+            (lead.lowest, lead.heaviest_at_lowest) = (cost, *weight);
+        }
+    }
+    lead
+}
+
+/// The one to exploit.
+fn best(candidates: &[Candidate], weights: &[f64], chance: &mut Chance<'_>) -> Option<usize> {
+    let lead = lead(candidates, weights);
+    let least = if lead.lowest.is_some() { lead.heaviest_at_lowest } else { lead.heaviest };
+    let is_best = |i: usize| {
+        let candidate = &candidates[i];
+        weights[i] >= least
+            && tier(candidate) == lead.tier
+            && (lead.lowest.is_none() || candidate.cost_nanos == lead.lowest)
+    };
+    any_of(candidates.len(), is_best, chance)
+}
 
 impl Picker for SmartAi {
     fn needs(&self) -> Needs {

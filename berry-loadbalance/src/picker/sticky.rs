@@ -27,9 +27,18 @@ const ALWAYS_FITS: u32 = 8;
 pub(super) struct Sticky;
 
 /// A hash of 2³² values as a number strictly between 0 and 1, so that its logarithm is finite and below 0.
+fn open_unit(hash: u32) -> f64 {
+    (f64::from(hash) + 0.5) / 4_294_967_296.0
+}
+
 fn score(candidate: &Candidate, hash: u32) -> f64 {
-    let u = (f64::from(hash) + 0.5) / 4_294_967_296.0;
-    -candidate.weight / u.ln()
+    -candidate.weight / open_unit(hash).ln()
+}
+
+/// A bound on the score that needs no logarithm, since ln u ≤ u − 1. Few candidates reach the best score so far, so few
+/// logarithms are computed; the bound is rounded up a little, so that it never hides a tie.
+fn at_most(candidate: &Candidate, hash: u32) -> f64 {
+    candidate.weight / (1.0 - open_unit(hash)) * (1.0 + 1e-9)
 }
 
 impl Picker for Sticky {
@@ -44,15 +53,22 @@ impl Picker for Sticky {
             let bound = OVERLOAD * f64::from(under_way + 1) * candidate.weight / weight;
             candidate.in_flight < ALWAYS_FITS || f64::from(candidate.in_flight) < bound
         };
-        let scored = candidates.iter().enumerate().filter_map(|(i, candidate)| {
-            let score = score(candidate, candidate.affinity?);
-            Some(((fits(candidate), score), i))
-        });
         // Not everybody can be over the bound, which is more than the mean; if rounding says so, the score decides.
-        scored
-            .max_by(|(a, _), (b, _)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)))
-            .map(|(_, i)| i)
-            .or_else(|| draw(&self.weights(context, candidates), chance))
+        let mut best: Option<(bool, f64, usize)> = None;
+        for (i, candidate) in candidates.iter().enumerate() {
+            let Some(hash) = candidate.affinity else { continue };
+            let fits = fits(candidate);
+            let better = best.is_none_or(|(best_fits, best_score, _)| {
+                (fits && !best_fits)
+                    || (fits == best_fits
+                        && at_most(candidate, hash) > best_score
+                        && score(candidate, hash) > best_score)
+            });
+            if better {
+                best = Some((fits, score(candidate, hash), i));
+            }
+        }
+        best.map(|(.., i)| i).or_else(|| draw(&self.weights(context, candidates), chance))
     }
 }
 

@@ -60,7 +60,7 @@ prop_compose! {
     fn any_candidate()(
         weight in 0.001..1_000.0_f64,
         priority in 0_u32..4,
-        (premium, healthy) in any::<(bool, bool)>(),
+        (premium, healthy, trial) in any::<(bool, bool, bool)>(),
         recovery in prop::sample::select(&[0.3, 0.5, 1.0][..]),
         in_flight in 0_u32..50,
         latency_nanos in prop::option::of(1_u64..10_000_000_000),
@@ -69,7 +69,7 @@ prop_compose! {
         affinity in prop::option::of(any::<u32>()),
     ) -> Candidate {
         Candidate {
-            position: 0, weight, priority, premium, healthy, recovery, in_flight, latency_nanos, confidence, cost_nanos, affinity,
+            position: 0, weight, priority, premium, healthy, trial, recovery, in_flight, latency_nanos, confidence, cost_nanos, affinity,
         }
     }
 }

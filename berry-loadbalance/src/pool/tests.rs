@@ -147,6 +147,14 @@ fn all_cooling_names_the_smallest_retry_after_and_ends_exactly_then() {
 }
 
 #[test]
+fn failing_with_a_retry_after_is_an_outage_and_no_rate_limit() {
+    let mut rig = Rig::of("weighted_random", &[""]);
+    rig.end_at(0, Outcome::Failure { class: FailureClass::Server, retry_after: Some(secs(9)) });
+    let (short, retry_after, reasons) = shortage(rig.choose());
+    assert_eq!((short, retry_after, reasons), (Shortage::Circuits, Some(secs(9)), vec![Exclusion::RetryLater]));
+}
+
+#[test]
 fn a_429_never_opens_the_circuit() {
     let mut rig = Rig::of("weighted_random", &[""]);
     for _ in 0..50 {
@@ -186,6 +194,22 @@ fn what_only_probes_speak_against_is_chosen_when_nobody_better_is_left() {
         rig.succeed();
     }
     assert_eq!(rig.pool().panics(), 100);
+}
+
+#[test]
+fn in_panic_every_weighted_strategy_goes_by_weight() {
+    for name in ["weighted_random", "weighted_failover", "smart_weighted_failover"] {
+        let mut rig = Rig::of(name, &["weight = 3.0", "weight = 1.0"]);
+        let failing = Answer::Failed { class: FailureClass::Server, retry_after: None };
+        while rig.pool().endpoints().iter().any(|endpoint| endpoint.circuit().share() > 0.0) {
+            for probe in rig.selector.due_probes(rig.now) {
+                probe.report(failing, rig.now, &mut rig.rng);
+            }
+            rig.wait(secs(1));
+        }
+        let share = f64::from(rig.counts::<2>(10_000)[0]) / 10_000.0;
+        assert!((share - 0.75).abs() < 0.02, "{name}: {share}");
+    }
 }
 
 #[test]
