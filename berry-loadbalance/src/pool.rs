@@ -202,7 +202,7 @@ impl Pool {
         field: &mut Field,
         chance: &mut Chance<'_>,
     ) -> Result<(Lease, usize), NoRoute> {
-        if demand.tried.is_empty() {
+        if demand.tried.is_empty() && !demand.hints.retried {
             self.state.retries.deposit(demand.now);
         }
         self.gather(demand, field, chance);

@@ -246,7 +246,11 @@ impl Events {
                 return Poll::Ready(Step::Bytes(bytes));
             }
             match self.stream.poll_progress(cx) {
-                Poll::Ready(Progress::More) => self.quiet.received(),
+                Poll::Ready(Progress::More) => {
+                    self.quiet.received(self.stream.take_meant());
+                    // Shorter after the terminal event.
+                    self.quiet.idle = Some(self.stream.idle());
+                }
                 Poll::Ready(Progress::End(Ok(()))) => {
                     self.settle(None);
                     return Poll::Ready(Step::End);
@@ -313,7 +317,7 @@ impl Passing {
         loop {
             match Pin::new(&mut self.through.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.quiet.received();
+                    self.quiet.received(true);
                     let Ok(data) = frame.into_data() else { continue };
                     return Poll::Ready(self.pass(data));
                 }
@@ -442,6 +446,9 @@ fn error_event(operation: Operation, body: &[u8]) -> Bytes {
     Bytes::from(event)
 }
 
+/// Comments and pings keep an answer alive for so many idle timeouts, and no longer.
+const SIGNS_OF_LIFE_MAX: u32 = 10;
+
 /// Which side has heard nothing for too long.
 enum Silence {
     /// Nothing came from the upstream for this long.
@@ -458,8 +465,11 @@ struct Quiet {
     period: Duration,
     idle: Option<Duration>,
     received_at: tokio::time::Instant,
+    /// When something came that was more than a sign of life.
+    meant_at: tokio::time::Instant,
     sent_at: tokio::time::Instant,
     received: bool,
+    meant: bool,
     sent: bool,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -467,11 +477,13 @@ struct Quiet {
 impl Quiet {
     fn new(period: Duration, idle: Option<Duration>) -> Self {
         let now = tokio::time::Instant::now();
-        Self { period, idle, received_at: now, sent_at: now, received: false, sent: false, timer: None }
+        let (received, meant, sent) = (false, false, false);
+        Self { period, idle, received_at: now, meant_at: now, sent_at: now, received, meant, sent, timer: None }
     }
 
-    fn received(&mut self) {
+    fn received(&mut self, meant: bool) {
         self.received = true;
+        self.meant |= meant;
     }
 
     fn sent(&mut self) {
@@ -483,11 +495,14 @@ impl Quiet {
         if std::mem::take(&mut self.received) {
             self.received_at = now;
         }
+        if std::mem::take(&mut self.meant) {
+            self.meant_at = now;
+        }
         if std::mem::take(&mut self.sent) {
             self.sent_at = now;
         }
         let client_at = self.sent_at + self.period;
-        let upstream_at = self.idle.map(|idle| self.received_at + idle);
+        let upstream_at = self.idle.map(|idle| (self.received_at + idle).min(self.meant_at + idle * SIGNS_OF_LIFE_MAX));
         let next = upstream_at.map_or(client_at, |at| at.min(client_at));
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
         loop {
@@ -499,7 +514,8 @@ impl Quiet {
             if let (Some(at), Some(idle)) = (upstream_at, self.idle)
                 && now >= at
             {
-                return Poll::Ready(Silence::Upstream(idle));
+                let was_silent = self.received_at + idle <= now;
+                return Poll::Ready(Silence::Upstream(if was_silent { idle } else { now - self.meant_at }));
             }
             if now >= client_at {
                 return Poll::Ready(Silence::Client);

@@ -268,8 +268,8 @@ impl Attempt<'_> {
         self.reply(head, incoming, false, exchange).await
     }
 
-    /// Sends the request and waits for the head of the answer. A request that a connection lost by closing under it, before any
-    /// byte of an answer, is sent once more on a new one; that is no attempt of its own.
+    /// Sends the request and waits for the head of the answer. A request that a used connection lost by closing under it,
+    /// before the head of an answer, is sent once more on a new one; that is no attempt of its own.
     async fn exchange_heads(
         &self,
         request: &mut RelayRequest,

@@ -271,7 +271,7 @@ impl Relay {
             dialect: exchange.operation.dialect(),
             provider: request.provider.as_deref(),
             tried: &course.barred,
-            hints: Hints { window_above: course.window_above, ..Hints::default() },
+            hints: Hints { retried: exchange.attempts > 0, window_above: course.window_above, ..Hints::default() },
         };
         let lease = self.selector.select_route(&request.model.id, &demand, rng)?;
         tracing::debug!(

@@ -66,8 +66,8 @@ pub(crate) enum SendError {
     /// The connection broke before the head had come.
     #[error("the connection broke before an answer")]
     Broken {
-        /// Whether it had served requests before and closed without a byte of an answer: the usual race with an upstream that
-        /// closes idle connections, after which the request may be sent again on another connection (RFC 9112 9.3.1).
+        /// Whether it had served requests before and closed instead of answering: the usual race with an upstream that closes
+        /// idle connections, after which the request may be sent again on another connection (RFC 9112 9.3.1).
         stale: bool,
         /// What happened.
         #[source]
@@ -165,10 +165,8 @@ impl Pool {
             self.make_absolute(&mut request);
         }
         let sent = sender.send_request(request).await;
-        let response = sent.map_err(|source| {
-            let silent = source.is_incomplete_message() || source.is_canceled() || source.is_closed();
-            SendError::Broken { stale: used_before && silent, source }
-        })?;
+        let response =
+            sent.map_err(|source| SendError::Broken { stale: used_before && closed_under_us(&source), source })?;
         let home = Some((Arc::clone(self), sender));
         Ok(response.map(|incoming| PooledBody { incoming, home }))
     }
@@ -221,6 +219,15 @@ impl Pool {
             idle.push(Idle { sender, since: Instant::now() });
         }
     }
+}
+
+/// Whether the other side closed or reset the connection instead of answering. hyper does not tell a reset inside the head
+/// from one before it.
+fn closed_under_us(error: &hyper::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    let reset = cause.is_some_and(|io| matches!(io.kind(), ConnectionReset | ConnectionAborted | BrokenPipe));
+    reset || error.is_incomplete_message() || error.is_canceled() || error.is_closed()
 }
 
 enum Connection {

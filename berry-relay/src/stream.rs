@@ -53,6 +53,8 @@ pub(crate) struct EventStream {
     committed_at: Option<Instant>,
     ready: VecDeque<Bytes>,
     ready_bytes: usize,
+    /// Something other than comments and pings has come since this was last asked.
+    meant: bool,
     /// An error event of the upstream has been passed on.
     error_told: bool,
     over: bool,
@@ -86,6 +88,7 @@ impl EventStream {
             committed_at: None,
             ready: VecDeque::new(),
             ready_bytes: 0,
+            meant: false,
             error_told: false,
             over: false,
         }
@@ -134,6 +137,11 @@ impl EventStream {
     /// Longest silence to wait out; short once the terminal event has come.
     pub(crate) fn idle(&self) -> Duration {
         if self.tap.terminal_seen() { TERMINAL_GRACE.min(self.treatment.idle) } else { self.treatment.idle }
+    }
+
+    /// Whether anything but comments and pings has come since the last call.
+    pub(crate) fn take_meant(&mut self) -> bool {
+        std::mem::take(&mut self.meant)
     }
 
     /// Whether a comment may be put in now.
@@ -221,6 +229,7 @@ impl EventStream {
         let cut = self.splitter.push(data);
         if !cut.unseen.is_empty() {
             self.tap.unseen_content();
+            self.meant = true;
             self.send(cut.unseen);
         }
         self.take_events(cut.events)
@@ -233,7 +242,9 @@ impl EventStream {
         for event in sse::events(&bytes) {
             let start = at;
             at += event.raw.len();
-            let replacement = match self.tap.see(&event) {
+            let class = self.tap.see(&event);
+            self.meant |= class != EventClass::Empty;
+            let replacement = match class {
                 EventClass::UsageOnly if self.treatment.hide_usage => Some(Bytes::new()),
                 EventClass::Unparsable => {
                     let before = changed.map_or_else(|| bytes.slice(..start), BytesMut::freeze);

@@ -1,1 +1,430 @@
-//! Failover up to the commit point, and the bounds on it.
+//! Failover up to the commit point, and the bounds on it: attempts, time, and what must never be sent twice.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berry_api::telemetry::access::AccessLog;
+use berry_mock::{Mock, Reply, ReplyChunk, Script};
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio_util::task::TaskTracker;
+
+use crate::fleet::{Fleet, always, at_first, chat, plan, scripted};
+use crate::support::{ADMIN, CONFIG, TestGateway};
+
+const GOOD: &str = "none";
+
+#[tokio::test(start_paused = true)]
+async fn any_fault_before_the_first_content_is_transparent() {
+    let both = [
+        "status:408",
+        "status:500",
+        "status:502",
+        "status:504",
+        "status:529",
+        "quota",
+        "html:503",
+        "html",
+        "redirect",
+        "reset:before-head",
+        "close:before-head",
+        "half-head:reset",
+        "half-head:close",
+        "reset:head",
+        "close:head",
+        "close:0",
+        "stall:head",
+        "hang",
+        "garbage",
+        "error-event",
+        "empty-stream",
+        "malformed-chunk",
+        "gzip-bomb:100000000",
+    ];
+    let plain = ["truncated-json", "oversized-body:40000000", "close:1", "stall:1"];
+    let streamed = ["oversized-body:40000000", "stall:0", "comments:1000"];
+    let cases = both.iter().flat_map(|fault| [(*fault, false), (*fault, true)]);
+    let cases = cases.chain(plain.map(|fault| (fault, false)));
+    let cases = cases.chain(streamed.map(|fault| (fault, true)));
+    for (fault, streamed) in cases {
+        let settings = "request_timeout_seconds = 5\nfirst_token_timeout_seconds = 5";
+        let fleet = plan(&[fault, GOOD]).settings(settings).build().await;
+        let got = fleet.ask(streamed).await;
+        got.assert_clean(streamed, "b", 2, fault);
+        assert_eq!(fleet.seen(), [1, 1], "{fault}");
+        assert!(got.seconds < 6.0, "{fault}: {}", got.seconds);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_the_callers_fault_is_passed_once() {
+    for streamed in [false, true] {
+        for status in [400, 413, 422] {
+            let fleet = plan(&[&format!("status:{status}"), GOOD]).build().await;
+            let got = fleet.ask(streamed).await;
+            assert_eq!((got.status(), fleet.seen()), (status, vec![1, 0]));
+            assert!(got.answer.json()["error"]["message"].is_string());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_key_fails_over_and_is_never_shown() {
+    for streamed in [false, true] {
+        let fleet = plan(&["status:401", GOOD]).build().await;
+        fleet.ask(streamed).await.assert_clean(streamed, "b", 2, "401");
+        // The key is bad: it is not shown again.
+        fleet.ask(streamed).await.assert_clean(streamed, "b", 1, "401");
+        assert_eq!(fleet.seen(), [1, 2]);
+
+        let fleet = plan(&["status:401", "status:401"]).build().await;
+        let got = fleet.ask(streamed).await;
+        assert_eq!((got.status(), got.answer.error_code().as_str()), (502, "upstream_auth_error"));
+        assert_eq!(fleet.seen(), [1, 1]);
+        assert!(!got.text().contains("canary") && !got.text().contains("Incorrect"), "{}", got.text());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_unknown_upstream_fails_over_and_an_object_of_the_client_does_not() {
+    for streamed in [false, true] {
+        let fleet = plan(&["status:404", GOOD]).build().await;
+        fleet.ask(streamed).await.assert_clean(streamed, "b", 2, "404");
+
+        let error =
+            r#"{"error":{"message":"gone","type":"invalid_request_error","code":"previous_response_not_found"}}"#;
+        let object = Script { replies: vec![Reply { status: 404, ..Reply::json("/", error) }], ..Script::default() };
+        let fleet = scripted([object, always(GOOD)]).build().await;
+        assert_eq!((fleet.ask(streamed).await.status(), fleet.seen()), (404, vec![1, 0]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_are_bounded_exactly() {
+    let down = "status:500";
+    for (upstreams, settings, provider, seen) in [
+        (3, "max_retries = 0", "", vec![1, 0, 0]),
+        (3, "max_retries = 1", "", vec![1, 1, 0]),
+        (3, "max_retries = 2\nmax_internal_retries = 2", "", vec![1, 1, 1]),
+        (3, "max_retries = 10\nmax_internal_retries = 0", "", vec![1, 1, 1]),
+        (3, "max_retries = 10\nmax_internal_retries = 1", "", vec![2, 1, 1]),
+        (2, "max_retries = 10\nmax_internal_retries = 3", "", vec![3, 2]),
+        (1, "max_retries = 10\nmax_internal_retries = 2", "", vec![3]),
+        (1, "max_retries = 1\nmax_internal_retries = 5", "", vec![2]),
+        (1, "max_retries = 10\nmax_internal_retries = 5", "max_retries = 1", vec![2]),
+        (1, "max_retries = 10\nmax_internal_retries = 5", "max_retries = 0", vec![1]),
+        (2, "max_retries = 10\nmax_internal_retries = 5", "max_retries = 1", vec![2, 2]),
+    ] {
+        for streamed in [false, true] {
+            // The threshold is out of the way: what is counted here is attempts.
+            let settings = format!("{settings}\ncircuit_breaker_failure_threshold = 100");
+            let fleet = plan(&vec![down; upstreams]).settings(&settings).provider(provider).build().await;
+            let got = fleet.ask(streamed).await;
+            assert_eq!((got.status(), fleet.seen()), (500, seen.clone()), "{settings} {provider}");
+            assert_eq!(got.answer.header("x-berry-attempts"), seen.iter().sum::<usize>().to_string());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_providers_own_limit_holds_for_rate_limits_too() {
+    let fleet = plan(&["status:429:1"]).settings("max_internal_retries = 5").provider("max_retries = 1").build().await;
+    assert_eq!((fleet.ask(false).await.status(), fleet.seen()), (429, vec![2]));
+}
+
+/// Half a hundred failures, then one success: enough of those to keep the circuit closed, so that only the budget is left.
+fn failing() -> Script {
+    let mut faults = vec!["status:500"; 50];
+    faults.push(GOOD);
+    Script { faults_once: false, ..at_first(&faults) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_not_amplified() {
+    for upstreams in [1, 3] {
+        let settings = "circuit_breaker_failure_threshold = 200";
+        let fleet = scripted(vec![failing(); upstreams]).settings(settings).build().await;
+        let total = || fleet.mocks.iter().map(|mock| mock.stats().requests).sum::<u64>();
+        let began = tokio::time::Instant::now();
+        // 100 requests a second for 6 s, whatever becomes of the earlier ones.
+        let requests = (0..600).map(|number| {
+            let fleet = &fleet;
+            async move {
+                tokio::time::sleep_until(began + Duration::from_millis(10 * number)).await;
+                assert!(matches!(fleet.ask(false).await.status(), 200 | 500));
+            }
+        });
+        let first_seconds = async {
+            tokio::time::sleep_until(began + Duration::from_secs(2)).await;
+            total()
+        };
+        let (before, _) = tokio::join!(first_seconds, futures_util::future::join_all(requests));
+        let (overall, steady) = (total() as f64 / 600.0, (total() - before) as f64 / 400.0);
+        assert!(steady >= 1.1, "every request was tried, and some again: {steady}");
+        assert!(overall <= 1.5 && steady <= 1.21, "{upstreams} upstreams: {overall} and {steady} attempts per request");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forced_backend_never_moves() {
+    for streamed in [false, true] {
+        let fleet = plan(&["status:500", GOOD]).settings("max_internal_retries = 1").build().await;
+        let got = fleet.ask_with(streamed, &[("x-berry-backend", "a")]).await;
+        assert_eq!((got.status(), fleet.seen()), (500, vec![2, 0]));
+        let body = chat(streamed).replacen('{', r#"{"backend":"a","#, 1);
+        let answer = fleet.gateway.post("/v1/chat/completions", ADMIN, &body).await;
+        assert_eq!((answer.status.as_u16(), fleet.seen()), (500, vec![4, 0]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_tried_after_the_client_has_left() {
+    for streamed in [false, true] {
+        let fleet = plan(&["hang", GOOD]).settings("request_timeout_seconds = 5").build().await;
+        {
+            let request = fleet.begin(chat(streamed));
+            tokio::select! {
+                _ = request => panic!("nobody answers"),
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+        }
+        fleet.mocks[0].wait_until(|stats| stats.cancelled == 1).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(fleet.seen(), [1, 0]);
+        assert_eq!(fleet.access()[0]["outcome"], "cancelled");
+    }
+    // As well where the head has gone out already.
+    let settings = "first_token_timeout_seconds = 30";
+    let fleet = plan(&["hang", GOOD]).settings(settings).server("keep_alive_seconds = 5").build().await;
+    let mut body = fleet.begin(chat(true)).await.into_body();
+    assert!(body.frame().await.is_some(), "a comment");
+    drop(body);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(fleet.seen(), [1, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_clients_own_timeout_bounds_all_attempts() {
+    for streamed in [false, true] {
+        let fleet = plan(&["hang", "hang", "hang"]).settings("request_timeout_seconds = 2").build().await;
+        let got = fleet.ask_with(streamed, &[("x-request-timeout", "5")]).await;
+        assert_eq!((got.status(), got.answer.error_code().as_str()), (504, "upstream_timeout"));
+        assert!((5.0..5.5).contains(&got.seconds), "{}", got.seconds);
+        assert_eq!(fleet.seen(), [1, 1, 1]);
+
+        let fleet = plan(&["hang", GOOD]).build().await;
+        let got = fleet.ask_with(streamed, &[("x-request-timeout", "2.5")]).await;
+        assert_eq!((got.status(), fleet.seen()), (504, vec![1, 0]));
+        assert!(got.text().contains("2.5 s"), "the limit that was exceeded: {}", got.text());
+        // No pause is begun that would end too late.
+        let fleet = scripted([at_first(&["status:429:2"])]).build().await;
+        let got = fleet.ask_with(streamed, &[("x-request-timeout", "1")]).await;
+        assert_eq!((got.status(), got.seconds < 0.1), (429, true));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn failover_still_works_behind_a_keep_alive_comment() {
+    for fault in ["hang", "stall:head", "comments:1000", "slow-first-token:60000"] {
+        let settings = "first_token_timeout_seconds = 20\nrequest_timeout_seconds = 20";
+        let fleet = plan(&[fault, GOOD]).settings(settings).server("keep_alive_seconds = 15").build().await;
+        let got = fleet.ask(true).await;
+        assert!(got.text().starts_with(": keep-alive\n\n"), "{}", got.text());
+        assert_eq!((got.status(), got.answer.header("content-type")), (200, "text/event-stream"));
+        got.assert_whole(true, "b", fault);
+        assert_eq!(fleet.seen(), [1, 1]);
+        let line = &fleet.access()[0];
+        assert_eq!((line["provider"].as_str(), line["attempts"].as_u64()), (Some("b"), Some(2)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_all_fail_behind_a_keep_alive_comment_the_error_is_told_in_band() {
+    for (last, code) in [("hang", "upstream_timeout"), ("status:400", ""), ("status:500", "upstream_timeout")] {
+        let settings = "request_timeout_seconds = 20\nmax_internal_retries = 0";
+        let fleet = plan(&["hang", last]).settings(settings).server("keep_alive_seconds = 15").build().await;
+        let got = fleet.ask(true).await;
+        let told = got.cut_with();
+        assert!(code.is_empty() || told == code, "{last}: {}", got.text());
+        assert_eq!((got.told().content.as_str(), fleet.seen()), ("", vec![1, 1]));
+        assert_eq!(fleet.access()[0]["outcome"], "failed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_event_after_content_is_passed_and_ends_the_stream() {
+    let fleet = plan(&["error-event:3", GOOD]).build().await;
+    let got = fleet.ask(true).await;
+    let told = got.told();
+    assert_eq!((told.errors.len(), told.finishes, told.done), (1, 0, false), "{}", got.text());
+    assert!(!told.content.is_empty());
+    assert_eq!((fleet.seen(), fleet.access()[0]["outcome"].as_str()), (vec![1, 0], Some("failed")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn comments_alone_cannot_hold_a_stream_for_ever() {
+    let content = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"one\"}}]}\n\n";
+    let mut reply = Reply::events("/", [content]);
+    let comment = ReplyChunk { delay_ms: 5_000, ..ReplyChunk::new(": still here\n\n") };
+    reply.chunks.extend(std::iter::repeat_n(comment, 2_000));
+    let script = Script { replies: vec![reply], ..Script::default() };
+    let fleet = scripted([script]).settings("stream_idle_timeout_seconds = 10").build().await;
+    let got = fleet.ask(true).await;
+    assert_eq!(got.cut_with(), "upstream_timeout");
+    assert!((50.0..600.0).contains(&got.seconds), "life for a while, not for ever: {}", got.seconds);
+}
+
+#[tokio::test]
+async fn when_no_upstream_can_be_reached_the_client_is_told_when_to_come_back() {
+    let fleet = plan(&[GOOD, GOOD]).over_sockets().build().await;
+    for mock in &fleet.mocks {
+        mock.shutdown();
+    }
+    for round in 0..20 {
+        let got = fleet.ask(round % 2 == 0).await;
+        assert_eq!((got.status(), got.answer.error_code().as_str()), (503, "no_backend_available"), "{}", got.text());
+        let wait: u64 = got.answer.header("retry-after").parse().expect("a Retry-After");
+        assert!((1..=90).contains(&wait), "{wait}");
+    }
+    let last = fleet.ask(false).await;
+    assert_eq!(last.answer.header("x-berry-attempts"), "0", "circuits are open: nobody is asked any more");
+}
+
+/// Sends a form of which the second half is still to come when the first one is read.
+async fn send_in_two(fleet: &Fleet, form: &str) -> u16 {
+    let connection = Arc::new(fleet.gateway.gateway.connection("192.0.2.1:1".parse().unwrap()));
+    let (first, second) = form.split_at(form.len() / 2);
+    let frames = [first, second].map(|piece| Ok::<_, std::io::Error>(Frame::data(Bytes::from(piece.to_owned()))));
+    let request = Request::post("/v1/audio/transcriptions").header("x-api-key", ADMIN).header("content-type", FORM);
+    let request = request.body(StreamBody::new(futures_util::stream::iter(frames))).unwrap();
+    fleet.gateway.gateway.handle(&connection, request).await.status().as_u16()
+}
+
+const FORM: &str = "multipart/form-data; boundary=XX";
+
+#[tokio::test(start_paused = true)]
+async fn a_form_that_is_still_arriving_is_not_sent_twice() {
+    let model = "--XX\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n";
+    let sound = "RIFF".repeat(100);
+    let form = format!(
+        "{model}--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n{sound}\r\n--XX--\r\n"
+    );
+    let fleet = plan(&["status:503", GOOD]).build().await;
+    assert_eq!(send_in_two(&fleet, &form).await, 503);
+    assert_eq!(fleet.seen(), [1, 0], "its beginning is gone");
+    // At hand as a whole it is.
+    let fleet = plan(&["status:503", GOOD]).build().await;
+    let headers = [("x-api-key", ADMIN), ("content-type", FORM)];
+    let answer = fleet.gateway.send(Method::POST, "/v1/audio/transcriptions", &headers, &form).await;
+    assert_eq!((answer.status.as_u16(), fleet.seen()), (200, vec![1, 1]));
+}
+
+/// An upstream made of raw connections: what each one writes for each request, `None` closes it.
+#[derive(Clone)]
+struct Raw {
+    connections: Arc<Mutex<Vec<Vec<Option<&'static str>>>>>,
+    /// Requests read on each connection.
+    read: Arc<Mutex<Vec<usize>>>,
+}
+
+const ANSWER: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n{\"model\":\"up-a\"}";
+
+impl Raw {
+    fn connect(&self) -> DuplexStream {
+        let (client, served) = tokio::io::duplex(64 * 1024);
+        let mut left = self.connections.lock();
+        let answers = if left.is_empty() { Vec::new() } else { left.remove(0) };
+        self.read.lock().push(0);
+        let number = self.read.lock().len() - 1;
+        let read = Arc::clone(&self.read);
+        TaskTracker::new().spawn(async move { serve(served, answers, &read, number).await });
+        client
+    }
+}
+
+async fn serve(
+    mut io: DuplexStream,
+    answers: Vec<Option<&'static str>>,
+    read: &Mutex<Vec<usize>>,
+    number: usize,
+) -> Option<()> {
+    for answer in answers {
+        let mut request = String::new();
+        while !request.ends_with("]}") {
+            request.push(char::from(io.read_u8().await.ok()?));
+        }
+        read.lock()[number] += 1;
+        io.write_all(answer?.as_bytes()).await.ok()?;
+    }
+    None
+}
+
+/// Two requests to raw connections of provider `nowhere`; status and attempts of the second.
+async fn second_of_two(connections: Vec<Vec<Option<&'static str>>>) -> (u16, String, Vec<usize>) {
+    let raw = Raw { connections: Arc::new(Mutex::new(connections)), read: Arc::default() };
+    let dial = raw.clone();
+    let dials = HashMap::from([("nowhere".into(), Arc::new(move || dial.connect()) as _)]);
+    let config = format!("[settings]\nmax_internal_retries = 0\n{CONFIG}");
+    let gateway = TestGateway::with(&config, AccessLog::default(), dials);
+    let body = r#"{"model":"narrow","messages":[]}"#;
+    let first = gateway.post("/v1/chat/completions", ADMIN, body).await;
+    assert_eq!(first.status.as_u16(), 200, "{:?}", first.body);
+    let second = gateway.post("/v1/chat/completions", ADMIN, body).await;
+    let read = raw.read.lock().clone();
+    (second.status.as_u16(), second.header("x-berry-attempts").to_owned(), read)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_closed_under_a_request_is_replaced_once_for_free() {
+    let good = || vec![Some(ANSWER)];
+    let closes = || vec![Some(ANSWER), None];
+    assert_eq!(second_of_two(vec![closes(), good()]).await, (200, "1".into(), vec![2, 1]));
+    // Once: a new connection that does the same is an upstream that fails.
+    assert_eq!(second_of_two(vec![closes(), vec![None], good()]).await, (502, "1".into(), vec![2, 1]));
+}
+
+#[tokio::test]
+async fn a_pooled_connection_survives_an_upstream_that_closes_after_each_answer() {
+    let mut reply = Reply::json("/", "{}");
+    reply.headers.push(("connection".into(), "close".into()));
+    let mock = Mock::new(Script { replies: vec![reply], ..Script::default() });
+    let dial = mock.clone();
+    let dials = HashMap::from([("nowhere".into(), Arc::new(move || dial.connect()) as _)]);
+    let gateway = TestGateway::with(CONFIG, AccessLog::default(), dials);
+    for _ in 0..20 {
+        let answer = gateway.post("/v1/chat/completions", ADMIN, r#"{"model":"narrow","messages":[]}"#).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-berry-attempts")), (200, "1"));
+    }
+    assert_eq!(mock.stats().requests, 20);
+}
+
+#[tokio::test]
+async fn a_reset_of_a_pooled_connection_is_no_failure_of_the_backend() {
+    let script = at_first(&[GOOD, "reset:before-head"]);
+    let fleet = scripted([script]).settings("max_internal_retries = 0").over_sockets().build().await;
+    for _ in 0..2 {
+        fleet.ask(false).await.assert_clean(false, "a", 1, "free");
+    }
+    assert_eq!(fleet.mocks[0].stats().connections, 2);
+    assert_eq!(fleet.seen(), [3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_finished_stream_that_stays_open_is_ended_soon() {
+    let finish = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"one\"},\"finish_reason\":\"stop\"}]}\n\n";
+    let content = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"one\"}}]}\n\n";
+    let mut reply = Reply::events("/", [content, finish, "data: [DONE]\n\n"]);
+    reply.chunks[1].delay_ms = 1_000;
+    reply.chunks[2].gate = true;
+    let fleet = scripted([Script { replies: vec![reply], ..Script::default() }]).build().await;
+    let got = fleet.ask(true).await;
+    assert_eq!((got.told().finishes, got.told().errors.len()), (1, 0), "{}", got.text());
+    assert!((3.0..3.5).contains(&got.seconds), "{}", got.seconds);
+    assert_eq!(fleet.access()[0]["outcome"], "complete");
+}
