@@ -196,7 +196,7 @@ where
     })
 }
 
-/// Reads a form as far as its model. What comes before that is held; what comes after it is not.
+/// Reads a form as far as its model and the fields beside it. A file that comes after them is not held.
 async fn read_form<B>(mut reader: Reader<'_, B>, headers: &HeaderMap) -> Result<Asked, ApiError>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
@@ -205,7 +205,7 @@ where
     let boundary = multipart::boundary(content_type).map_err(|error| unreadable_form(&error))?;
     let mut scanner = FormScanner::new(&boundary);
     let mut held = Chunks::default();
-    while scanner.model().is_none() {
+    while !scanner.is_settled() {
         let Some(piece) = reader.next().await? else { break };
         scanner.push(&piece).map_err(|error| unreadable_form(&error))?;
         held.push(piece);
