@@ -5,8 +5,9 @@
 //! relay. Everything else goes through the router of [`crate::routes`], where each route says who may use it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -59,6 +60,8 @@ pub struct App {
     pub failures: FailedAttempts,
     /// The stages of the end.
     pub shutdown: Shutdown,
+    /// The file that the configuration came from, once the server runs; what a reload reads.
+    pub config_file: OnceLock<PathBuf>,
     /// Requests whose answer is not over.
     pub in_flight: AtomicU64,
     /// Bytes held.
@@ -108,6 +111,7 @@ impl App {
             ids,
             failures: FailedAttempts::default(),
             shutdown,
+            config_file: OnceLock::new(),
             in_flight: AtomicU64::new(0),
             buffers,
             decisions: Arc::default(),

@@ -35,8 +35,12 @@ pub fn reload(app: &App, path: &Path) -> Result<Summary, ReloadError> {
 }
 
 /// Reloads and tells the log how it went.
-pub fn reload_and_tell(app: &App, path: &Path) {
-    match reload(app, path) {
+///
+/// # Errors
+/// [`ReloadError`]; nothing has changed then.
+pub fn reload_and_tell(app: &App, path: &Path) -> Result<Summary, ReloadError> {
+    let reloaded = reload(app, path);
+    match &reloaded {
         Ok(Summary { providers, models, users, .. }) => {
             tracing::info!(config = %path.display(), providers, models, users, "configuration reloaded");
         }
@@ -44,6 +48,7 @@ pub fn reload_and_tell(app: &App, path: &Path) {
             tracing::error!(config = %path.display(), %error, "configuration not reloaded, the old one stays in force");
         }
     }
+    reloaded
 }
 
 /// Reloads on each SIGHUP, until the process drains.

@@ -58,6 +58,7 @@ pub async fn until_signal(
     config: PathBuf,
 ) -> io::Result<Ended> {
     let mut signals = EndSignals::listen()?;
+    let config = gateway.app().config_file.get_or_init(|| config).clone();
     let shutdown = gateway.app().shutdown.clone();
     let tasks = TaskTracker::new();
     let server = Arc::new(server::Server::new(gateway.clone(), options));

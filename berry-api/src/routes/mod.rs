@@ -70,6 +70,7 @@ pub fn router(app: Arc<App>) -> Router {
     table.add(Admin, "/admin/model-weights", get(admin::model_weights));
     table.add(Admin, "/admin/backend-health", get(admin::backend_health));
     table.add(Admin, "/admin/system-stats", get(admin::system_stats));
+    table.add_post(Admin, "/admin/reload-config", post(admin::reload_config));
     table.add_post(Admin, "/admin/explain", post(admin::dry_run));
     table.add(Admin, "/admin/explain/{request_id}", get(admin::recorded));
     table.add(User, "/models", get(models::list));

@@ -77,3 +77,22 @@ async fn a_bad_file_changes_nothing_and_the_error_names_the_place() {
         assert_eq!(gateway.post("/v1/chat/completions", ADMIN, ASK).await.status, 200);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_admin_reloads_and_is_told_every_problem() {
+    let (gateway, _) = gateway(Script { replies: vec![Reply::json("/", "{}")], ..Script::default() });
+    assert_eq!(gateway.post("/admin/reload-config", ADMIN, "").await.status, 409);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("berry.toml");
+    gateway.gateway.app().config_file.set(path.clone()).unwrap();
+    std::fs::write(&path, CONFIG.replace("org/wide", "org/wider")).unwrap();
+    let done = gateway.post("/admin/reload-config", ADMIN, "").await;
+    assert_eq!((done.status.as_u16(), &done.json()["models"]), (200, &4.into()));
+    assert_eq!(gateway.post("/v1/chat/completions", ADMIN, ASK).await.status, 404);
+    std::fs::write(&path, CONFIG.replace("strategy = \"round_robin\"", "strategie = 1")).unwrap();
+    let refused = gateway.post("/admin/reload-config", ADMIN, "").await;
+    assert_eq!(refused.status, 400);
+    let problems = refused.json()["problems"].to_string();
+    assert!(problems.contains("berry.toml:25:1: models.wide.strategie"), "{problems}");
+    assert_eq!(gateway.post("/admin/reload-config", crate::support::NARROW, "").await.status, 403);
+}

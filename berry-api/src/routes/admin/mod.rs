@@ -6,6 +6,7 @@
 mod backend_health;
 mod explain;
 mod model_weights;
+mod reload;
 mod system_stats;
 
 use berry_core::config::snapshot::BillingMode;
@@ -14,6 +15,7 @@ use berry_loadbalance::pool::Pool;
 pub(super) use backend_health::backend_health;
 pub(super) use explain::{dry_run, recorded};
 pub(super) use model_weights::model_weights;
+pub(super) use reload::reload_config;
 pub(super) use system_stats::system_stats;
 
 use crate::app::Runtime;
