@@ -19,6 +19,7 @@ use berry_relay::probe::{self, Checked};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::MissedTickBehavior;
+use tracing::Level;
 
 use crate::app::App;
 
@@ -144,12 +145,41 @@ impl Verdicts {
     fn tell(&mut self, probe: &Probe, checked: &Checked) {
         let backend = &probe.backend().id;
         let healthy = checked.answer == Answer::Good;
-        let before = self.0.insert(backend.clone(), healthy);
         let (kind, detail) = (probe.kind().as_str(), checked.detail.as_str());
-        match (before, healthy) {
-            (_, false) => tracing::warn!(%backend, kind, healthy, detail, "health_check"),
-            (Some(false), true) => tracing::info!(%backend, kind, healthy, detail, "health_check"),
-            (_, true) => tracing::debug!(%backend, kind, healthy, detail, "health_check"),
+        match self.weigh(backend, healthy) {
+            Level::WARN => tracing::warn!(%backend, kind, healthy, detail, "health_check"),
+            Level::INFO => tracing::info!(%backend, kind, healthy, detail, "health_check"),
+            _ => tracing::debug!(%backend, kind, healthy, detail, "health_check"),
+        }
+    }
+
+    /// A failure is a warning, its end is news, and that all goes on well is for those who look closely.
+    fn weigh(&mut self, backend: &BackendId, healthy: bool) -> Level {
+        match (self.0.insert(backend.clone(), healthy), healthy) {
+            (_, false) => Level::WARN,
+            (Some(false), true) => Level::INFO,
+            (_, true) => Level::DEBUG,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_probe_is_a_warning_and_the_end_of_the_trouble_is_news() {
+        let id = |model: &str| BackendId { model: model.into(), provider: "p".into(), upstream: "u".into(), repeat: 0 };
+        let mut verdicts = Verdicts::default();
+        for (model, healthy, level) in [
+            ("a", true, Level::DEBUG),
+            ("a", false, Level::WARN),
+            ("b", true, Level::DEBUG),
+            ("a", false, Level::WARN),
+            ("a", true, Level::INFO),
+            ("a", true, Level::DEBUG),
+        ] {
+            assert_eq!(verdicts.weigh(&id(model), healthy), level, "{model} {healthy}");
         }
     }
 }
