@@ -326,6 +326,43 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_mistake_is_placed_by_line_and_column_wherever_the_chunks_end() {
+        let text = "{\"model\":\"a\",\n \"y\":[1,\n2],\n  \"x\" 1}";
+        for cut in 0..=text.len() {
+            let mut body = Chunks::default();
+            body.push(Bytes::copy_from_slice(&text.as_bytes()[..cut]));
+            body.push(Bytes::copy_from_slice(&text.as_bytes()[cut..]));
+            let error = Envelope::read(&body).unwrap_err();
+            assert_eq!(error, EnvelopeError::Syntax { expected: "`:`", line: 4, column: 7 }, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn stream_options_that_only_the_upstream_can_judge_are_left_alone() {
+        for options in [
+            r#"{"include_usage":"yes"}"#,
+            r#"{"include_usage":1}"#,
+            r#"{"include_usage":false,"include_usage":true}"#,
+            "[]",
+            "true",
+            r#"{},"stream_options":{}"#,
+        ] {
+            let envelope = Envelope::read(&body(&format!(r#"{{"model":"a","stream_options":{options}}}"#))).unwrap();
+            assert!(!envelope.can_add_usage() && !envelope.wants_usage, "{options}");
+            assert!(envelope.edits("a", true).is_empty(), "{options}");
+        }
+    }
+
+    #[test]
+    fn a_name_out_of_all_bounds_is_refused_unread() {
+        let long = format!(r#"{{"model":"{}"}}"#, "x".repeat(TEXT_BYTES_MAX));
+        let error = Envelope::read(&body(&long)).unwrap_err();
+        assert_eq!(error.to_string(), "`model` is not readable text: it is longer than 4096 bytes");
+        let error = Envelope::read(&body(r#"{"model":"\ud800"}"#)).unwrap_err();
+        assert!(matches!(error, EnvelopeError::BadText { field: "model", .. }), "{error}");
+    }
+
     /// A member as the client spelled it and as the upstream must get it; `None` = not at all.
     type Spelling = (String, Option<String>);
 

@@ -76,6 +76,11 @@ impl Splitter {
         self.tail.split().freeze()
     }
 
+    /// Whether the last bytes were those of an event that is too long to be looked into, and is not over yet.
+    pub fn inside_long_event(&self) -> bool {
+        self.blind
+    }
+
     /// Whether everything so far has left, up to the end of an event.
     pub fn between_events(&self) -> bool {
         self.tail.is_empty() && !self.blind
@@ -303,8 +308,29 @@ mod tests {
         let mut splitter = Splitter::new(10);
         assert_eq!(splitter.push(Bytes::from_static(b"data: 0123456789")).unseen, "data: 0123456789");
         assert!(!splitter.between_events());
+        assert!(splitter.inside_long_event());
         let cut = splitter.push(Bytes::from_static(b"abc\n\ndata: 1\n\n"));
+        assert!(!splitter.inside_long_event());
         assert_eq!((&cut.unseen[..], &cut.events[..]), (&b"abc\n\n"[..], &b"data: 1\n\n"[..]));
+    }
+
+    #[test]
+    fn a_run_of_whole_events_is_known_by_its_end_alone() {
+        for (stream, whole) in [("data: 1\n\n", true), ("data: 1\r\n\r\n", true), ("\n\n", true), ("data: 1\n", false)]
+        {
+            let mut splitter = Splitter::new(100);
+            splitter.push(Bytes::from_static(b"data: 0\r\n\r"));
+            let cut = splitter.push(Bytes::copy_from_slice(stream.as_bytes()));
+            assert_eq!(cut.events.ends_with(stream.as_bytes()), whole, "{stream:?}");
+            assert_eq!(splitter.between_events(), whole);
+        }
+    }
+
+    #[test]
+    fn many_data_lines_are_joined_in_one_go() {
+        let lines = "data: a\n".repeat(100_000);
+        let data = events(lines.as_bytes()).next().unwrap().data.unwrap();
+        assert_eq!(data.len(), 2 * 100_000 - 1);
     }
 
     proptest! {

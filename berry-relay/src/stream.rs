@@ -55,6 +55,8 @@ pub(crate) struct EventStream {
     ready_bytes: usize,
     /// Something other than comments and pings has come since this was last asked.
     meant: bool,
+    /// Content events so far.
+    contents: u32,
     /// An error event of the upstream has been passed on.
     error_told: bool,
     over: bool,
@@ -89,6 +91,7 @@ impl EventStream {
             ready: VecDeque::new(),
             ready_bytes: 0,
             meant: false,
+            contents: 0,
             error_told: false,
             over: false,
         }
@@ -120,6 +123,13 @@ impl EventStream {
     /// Whether the upstream said that it had finished, which makes even an answer without content one. `[DONE]` alone does not.
     fn finished_with_a_reason(&self) -> bool {
         self.tap.finish_seen()
+    }
+
+    /// Whether more may be held back: no more than `contents` content events have come, or any number where that is 0, the end
+    /// has not, and there is room.
+    pub(crate) fn may_hold_back(&self, contents: u32) -> bool {
+        let few = contents == 0 || self.contents <= contents;
+        few && !self.over && !self.finished_with_a_reason() && self.ready_bytes < HELD_BYTES_MAX / 2
     }
 
     /// Marks the moment from which the stream belongs to the client.
@@ -228,7 +238,8 @@ impl EventStream {
     fn take(&mut self, data: Bytes) -> Result<(), ForwardError> {
         let cut = self.splitter.push(data);
         if !cut.unseen.is_empty() {
-            self.tap.unseen_content();
+            let class = self.tap.see_long(&cut.unseen, !self.splitter.inside_long_event());
+            self.error_told |= class == EventClass::Error;
             self.meant = true;
             self.send(cut.unseen);
         }
@@ -244,6 +255,7 @@ impl EventStream {
             at += event.raw.len();
             let class = self.tap.see(&event);
             self.meant |= class != EventClass::Empty;
+            self.contents = self.contents.saturating_add(u32::from(class == EventClass::Content));
             let replacement = match class {
                 EventClass::UsageOnly if self.treatment.hide_usage => Some(Bytes::new()),
                 EventClass::Unparsable => {

@@ -442,12 +442,14 @@ impl Scanner {
             match chunk.get(at) {
                 Some(b'"') if key => return Ok(self.end_key(chunk, at, None)),
                 Some(b'"') => return Ok(self.end_value(chunk, at + 1)),
-                // An escape that lies here whole, and whose meaning does not matter.
-                Some(b'\\') if !kept && let Some(length) = lex::escape_length(&chunk[at..]) => at += length,
-                Some(b'\\') => {
-                    self.state = State::Escape { key };
-                    return Ok(at + 1);
-                }
+                Some(b'\\') => match lex::escape_length(&chunk[at..]) {
+                    // An escape that lies here whole, and whose meaning does not matter.
+                    Some(length) if !kept => at += length,
+                    _ => {
+                        self.state = State::Escape { key };
+                        return Ok(at + 1);
+                    }
+                },
                 Some(_) => return Err(self.wrong(at, "no control character inside a string")),
                 None => {
                     self.state = State::Text { key };

@@ -13,7 +13,7 @@ use http::StatusCode;
 use self::template::{Free, Template};
 use crate::body::Chunks;
 use crate::json::{Cursor, Kind, Members, Raw};
-use crate::sse::Event;
+use crate::sse::{self, Event};
 
 /// Choices whose ends are told apart; OpenAI documents at most 128.
 const CHOICES_MAX: u64 = 128;
@@ -74,6 +74,8 @@ pub struct StreamTap {
     finished: u128,
     /// A content event that did nothing but bring content.
     usual: Template,
+    /// What the long event is of which pieces are coming.
+    long: Option<EventClass>,
 }
 
 impl StreamTap {
@@ -88,6 +90,7 @@ impl StreamTap {
             begun: 0,
             finished: 0,
             usual: Template::default(),
+            long: None,
         }
     }
 
@@ -116,9 +119,18 @@ impl StreamTap {
         self.content_seen
     }
 
-    /// Marks content that could not be looked into.
-    pub fn unseen_content(&mut self) {
+    /// Looks at a piece of an event that is too long to be looked into. It is content; what else it is shows where it ends, and
+    /// only by its name or type, which stand at its beginning. Its usage is not read.
+    pub fn see_long(&mut self, piece: &[u8], ends: bool) -> EventClass {
+        let class = *self.long.get_or_insert_with(|| class_of_beginning(piece));
         self.content_seen = true;
+        if !ends {
+            return EventClass::Content;
+        }
+        self.long = None;
+        self.terminal_seen |= class == EventClass::Terminal;
+        self.finish_seen |= class == EventClass::Terminal;
+        class
     }
 
     /// Looks at the next event.
@@ -204,12 +216,11 @@ impl StreamTap {
             Some(())
         })?;
         self.merge_usage(usage);
+        if let Some(class) = kind.and_then(class_of_kind) {
+            self.finish_seen |= class == EventClass::Terminal;
+            return Some(class);
+        }
         Some(match kind {
-            Some(b"response.completed" | b"response.incomplete") => {
-                self.finish_seen = true;
-                EventClass::Terminal
-            }
-            Some(b"response.failed" | b"error") => EventClass::Error,
             None if is_error => EventClass::Error,
             Some(b"response.output_item.done" | b"response.function_call_arguments.done") => EventClass::Content,
             Some(kind) if kind.ends_with(b".delta") && !delta.is_some_and(Raw::is_nothing) => {
@@ -235,12 +246,11 @@ impl StreamTap {
             Some(())
         })?;
         self.merge_usage(usage);
+        if let Some(class) = kind.and_then(class_of_kind) {
+            self.finish_seen |= class == EventClass::Terminal;
+            return Some(class);
+        }
         Some(match kind {
-            Some(b"message_stop") => {
-                self.finish_seen = true;
-                EventClass::Terminal
-            }
-            Some(b"error") => EventClass::Error,
             None if is_error => EventClass::Error,
             Some(b"content_block_delta" | b"content_block_start") if content => {
                 self.usual.learn(data, &free);
@@ -303,6 +313,32 @@ impl StreamTap {
             self.usage.merge_max(&usage::read(usage.0));
         }
     }
+}
+
+/// What the type of an event of Responses or Messages says by itself.
+fn class_of_kind(kind: &[u8]) -> Option<EventClass> {
+    match kind {
+        b"response.completed" | b"response.incomplete" | b"message_stop" => Some(EventClass::Terminal),
+        b"response.failed" | b"error" => Some(EventClass::Error),
+        _ => None,
+    }
+}
+
+/// What an event is of which only the beginning is at hand.
+fn class_of_beginning(piece: &[u8]) -> EventClass {
+    let mut kind = None;
+    if let Some(event) = sse::events(piece).next() {
+        kind = event.name.and_then(class_of_kind);
+        // The cut ends the reading; what came before it counts.
+        let _ = Cursor::new(event.data.as_deref().unwrap_or_default()).members(|key, value| {
+            if key != b"type" {
+                return value.skip();
+            }
+            kind = kind.or(class_of_kind(value.value()?.text()?));
+            Some(())
+        });
+    }
+    kind.unwrap_or(EventClass::Content)
 }
 
 /// Reads the members of an event, which must be all of it.
@@ -553,6 +589,25 @@ mod tests {
         for format in [StreamFormat::Chat, StreamFormat::Responses, StreamFormat::Messages, StreamFormat::Gemini] {
             assert_eq!(StreamTap::new(format).see(&event("{\"message\":\"x\"}")), EventClass::Error);
             assert_eq!(StreamTap::new(format).see(&event("Internal Server Error")), EventClass::Error);
+        }
+    }
+
+    #[test]
+    fn a_long_event_is_content_and_at_its_end_what_its_beginning_said() {
+        for (beginning, expected) in [
+            ("event: response.completed\ndata: {\"type\":\"response.comp", EventClass::Terminal),
+            ("data: {\"type\":\"response.completed\",\"response\":{\"output\":\"aaa", EventClass::Terminal),
+            ("data: {\"type\":\"response.failed\",\"response\":{\"a\":[", EventClass::Error),
+            ("data: {\"type\":\"response.image_generation_call.partial_image\",\"b64\":\"a", EventClass::Content),
+            ("data: {\"a\":\"response.completed\"", EventClass::Content),
+            ("aaaa", EventClass::Content),
+        ] {
+            let mut tap = StreamTap::new(StreamFormat::Responses);
+            assert_eq!(tap.see_long(beginning.as_bytes(), false), EventClass::Content);
+            assert!(tap.content_seen() && !tap.terminal_seen());
+            assert_eq!(tap.see_long(b"data: {\"type\":\"message_stop\"}", false), EventClass::Content);
+            assert_eq!(tap.see_long(b"\"}}\n\n", true), expected, "{beginning}");
+            assert_eq!(tap.terminal_seen(), expected == EventClass::Terminal);
         }
     }
 
