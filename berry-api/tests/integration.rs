@@ -18,6 +18,8 @@ mod connections;
 mod cors;
 #[path = "integration/errors.rs"]
 mod errors;
+#[path = "integration/exact.rs"]
+mod exact;
 #[path = "integration/failover.rs"]
 mod failover;
 #[path = "integration/faults.rs"]

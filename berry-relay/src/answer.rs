@@ -105,6 +105,8 @@ struct Events {
     quiet: Quiet,
     say: Arc<dyn SayError>,
     cut: Cut,
+    /// How the upstream's stream ended, once it has.
+    ended: Option<Result<(), ForwardError>>,
 }
 
 struct Passing {
@@ -133,7 +135,7 @@ impl RelayBody {
         let quiet = Quiet::new(relay.limits.keep_alive, Some(stream.idle()));
         let say = Arc::clone(&relay.shared.say);
         let cut = Cut::new(&relay.shared.cut);
-        Self(State::Events(Box::new(Events { stream, lease: Some(lease), exchange, quiet, say, cut })))
+        Self(State::Events(Box::new(Events { stream, lease: Some(lease), exchange, quiet, say, cut, ended: None })))
     }
 
     pub(crate) fn through(through: Box<Through>, lease: Lease, exchange: Exchange) -> Self {
@@ -245,17 +247,22 @@ impl Events {
                 self.quiet.sent();
                 return Poll::Ready(Step::Bytes(bytes));
             }
+            match self.ended.take() {
+                Some(Ok(())) => {
+                    self.settle(None);
+                    return Poll::Ready(Step::End);
+                }
+                Some(Err(error)) => return Poll::Ready(self.fail(error)),
+                None => {}
+            }
             match self.stream.poll_progress(cx) {
                 Poll::Ready(Progress::More) => {
                     self.quiet.received(self.stream.take_meant());
                     // Shorter after the terminal event.
                     self.quiet.idle = Some(self.stream.idle());
                 }
-                Poll::Ready(Progress::End(Ok(()))) => {
-                    self.settle(None);
-                    return Poll::Ready(Step::End);
-                }
-                Poll::Ready(Progress::End(Err(error))) => return Poll::Ready(self.fail(error)),
+                // What was whole before the end goes out first.
+                Poll::Ready(Progress::End(ended)) => self.ended = Some(ended),
                 Poll::Pending => break,
             }
         }
