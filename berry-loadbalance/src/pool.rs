@@ -85,10 +85,8 @@ impl Field {
                 continue;
             }
             self.rescue = Some(stage);
-            let (back, still): (SmallVec<[Skip; 16]>, _) = self.skipped.iter().copied().partition(|skip| {
-                let waits = stage == Rescue::LetThrough && skip.until.is_some_and(|until| until > demand.now);
-                stage.brings_back(skip.reason) && !waits
-            });
+            let (back, still): (SmallVec<[Skip; 16]>, _) =
+                self.skipped.iter().copied().partition(|skip| stage.brings_back(skip.reason));
             self.skipped = still;
             for skip in &back {
                 let endpoint = &pool.endpoints[skip.position];

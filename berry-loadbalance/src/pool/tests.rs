@@ -207,6 +207,8 @@ fn in_panic_every_weighted_strategy_goes_by_weight() {
             }
             rig.wait(secs(1));
         }
+        // A good answer takes away the suspicion, but only a probe closes the circuit.
+        rig.end_at(0, SUCCESS);
         let share = f64::from(rig.counts::<2>(10_000)[0]) / 10_000.0;
         assert!((share - 0.75).abs() < 0.02, "{name}: {share}");
     }
