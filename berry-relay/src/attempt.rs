@@ -7,7 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berry_core::config::snapshot::Backend;
+use berry_core::config::snapshot::{Backend, Commit};
 use berry_core::operation::Operation;
 use berry_core::time::Instant;
 use berry_loadbalance::lease::Lease;
@@ -453,10 +453,30 @@ impl Attempt<'_> {
             Some(patience) => self.within(patience, "the first token", until_content).await??,
             None => until_content.await?,
         }
+        let commit = exchange.model.as_ref().map(|model| model.commit).unwrap_or_default();
+        if commit != Commit::default() {
+            self.hold_back(&mut events, commit).await?;
+        }
         let now = exchange.now();
         exchange.ttft = Some(now.since(exchange.started));
         events.committed_at(now);
         Ok(events)
+    }
+
+    /// Holds a stream back after its first content, as its model asks, so that more failures can be rescued.
+    async fn hold_back(&self, events: &mut EventStream, commit: Commit) -> Result<(), ForwardError> {
+        let idle = self.backend.provider.timeouts.stream_idle;
+        let enough = async {
+            while events.may_hold_back(commit.tokens) {
+                self.within(idle, "the next part of the stream", events.advance()).await??;
+            }
+            Ok(())
+        };
+        match commit.time.is_zero() {
+            true => enough.await,
+            // Time that is over is no failure: what has come is the client's then.
+            false => tokio::time::timeout(commit.time, enough).await.unwrap_or(Ok(())),
+        }
     }
 
     fn through(&self, head: Head, incoming: PooledBody) -> Result<(Head, Reply), ForwardError> {

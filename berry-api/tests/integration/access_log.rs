@@ -68,6 +68,9 @@ async fn a_failed_authentication_is_audited_without_the_token() {
     let writer = lines.writer(LogFormat::Json);
     let subscriber = tracing_subscriber::registry().with(EventLayer::new(writer.clone()));
     let _guard = tracing::subscriber::set_default(subscriber);
+    // While there is one subscriber only, tracing lets whichever thread meets an event first decide for all whether it is
+    // wanted. Other tests have none; a second subscriber makes it ask all of them.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let gateway = TestGateway::new(CONFIG);
     let headers = [("authorization", "Bearer canary-of-a-token"), ("user-agent", "canary-client/1")];
     gateway.send(http::Method::GET, "/v1/models", &headers, "").await;

@@ -296,13 +296,14 @@ async fn when_no_upstream_can_be_reached_the_client_is_told_when_to_come_back() 
 }
 
 /// Sends a form of which the second half is still to come when the first one is read.
-async fn send_in_two(fleet: &Fleet, form: &str) -> u16 {
+async fn send_in_two(fleet: &Fleet, form: &str) -> (u16, String) {
     let connection = Arc::new(fleet.gateway.gateway.connection("192.0.2.1:1".parse().unwrap()));
     let (first, second) = form.split_at(form.len() / 2);
     let frames = [first, second].map(|piece| Ok::<_, std::io::Error>(Frame::data(Bytes::from(piece.to_owned()))));
     let request = Request::post("/v1/audio/transcriptions").header("x-api-key", ADMIN).header("content-type", FORM);
     let request = request.body(StreamBody::new(futures_util::stream::iter(frames))).unwrap();
-    fleet.gateway.gateway.handle(&connection, request).await.status().as_u16()
+    let response = fleet.gateway.gateway.handle(&connection, request).await;
+    (response.status().as_u16(), response.headers()["x-berry-attempts"].to_str().unwrap().to_owned())
 }
 
 const FORM: &str = "multipart/form-data; boundary=XX";
@@ -315,7 +316,7 @@ async fn a_form_that_is_still_arriving_is_not_sent_twice() {
         "{model}--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n{sound}\r\n--XX--\r\n"
     );
     let fleet = plan(&["status:503", GOOD]).build().await;
-    assert_eq!(send_in_two(&fleet, &form).await, 503);
+    assert_eq!(send_in_two(&fleet, &form).await, (503, "1".to_owned()));
     assert_eq!(fleet.seen(), [1, 0], "its beginning is gone");
     // At hand as a whole it is.
     let fleet = plan(&["status:503", GOOD]).build().await;
@@ -413,6 +414,27 @@ async fn a_reset_of_a_pooled_connection_is_no_failure_of_the_backend() {
     }
     assert_eq!(fleet.mocks[0].stats().connections, 2);
     assert_eq!(fleet.seen(), [3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_may_hold_the_commit_point_back() {
+    let with = |fault: &str, commit: &str| plan(&[fault, GOOD]).model(commit).build();
+    // Three content events and the failure come before the fourth.
+    let fleet = with("close:3", "commit = { tokens = 3 }").await;
+    fleet.ask(true).await.assert_clean(true, "b", 2, "held back");
+    let fleet = with("close:4", "commit = { tokens = 3 }").await;
+    assert_eq!(fleet.ask(true).await.cut_with(), "stream_incomplete");
+    // A short answer is not held beyond its end.
+    let fleet = with(GOOD, "commit = { tokens = 1000 }").await;
+    fleet.ask(true).await.assert_clean(true, "a", 1, "whole");
+    // No longer than the time says: the silence begins after the second event.
+    let fleet = with("stall:2", "commit = { tokens = 1000, ms = 500 }").await;
+    let mut body = fleet.begin(chat(true)).await.into_body();
+    let began = tokio::time::Instant::now();
+    assert!(body.frame().await.is_some_and(|frame| frame.is_ok()));
+    assert!(began.elapsed() < Duration::from_secs(1));
+    let fleet = with("close:2", "commit = { ms = 500 }").await;
+    fleet.ask(true).await.assert_clean(true, "b", 2, "within the time");
 }
 
 #[tokio::test(start_paused = true)]

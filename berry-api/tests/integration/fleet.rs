@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     server: String,
     /// Keys of every provider.
     provider: String,
+    /// Keys of the model.
+    model: String,
     /// Keys of every backend, by place.
     backends: HashMap<usize, String>,
     /// Whether the upstreams are behind real sockets.
@@ -80,6 +82,12 @@ impl Plan {
         self
     }
 
+    pub(crate) fn model(mut self, keys: &str) -> Self {
+        self.model.push_str(keys);
+        self.model.push('\n');
+        self
+    }
+
     pub(crate) fn backend(mut self, place: usize, keys: &str) -> Self {
         self.backends.insert(place, keys.to_owned());
         self
@@ -120,7 +128,7 @@ impl Plan {
                  api_key = \"provider-key-canary\"\n{provider}"
             );
         }
-        text += "[models.m]\nname = \"m\"\nstrategy = \"failover\"\n";
+        text += &format!("[models.m]\nname = \"m\"\nstrategy = \"failover\"\n{}", self.model);
         for (place, name) in NAMES.iter().take(addresses.len()).enumerate() {
             let own = self.backends.get(&place).map_or("", String::as_str);
             text += &format!(
