@@ -257,6 +257,21 @@ async fn when_all_fail_behind_a_keep_alive_comment_the_error_is_told_in_band() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn failover_works_behind_the_white_space_of_a_plain_answer() {
+    for (second, clean) in [(GOOD, true), ("status:500", false), ("hang", false)] {
+        let settings = "request_timeout_seconds = 20\nmax_internal_retries = 0";
+        let fleet = plan(&["hang", second]).settings(settings).server("plain_keep_alive_seconds = 15").build().await;
+        let got = fleet.ask(false).await;
+        assert!(got.status() == 200 && got.text().starts_with(' '), "{}", got.text());
+        match clean {
+            true => got.assert_whole(false, "b", second),
+            false => assert_eq!(got.answer.json()["error"]["code"], "upstream_timeout", "{}", got.text()),
+        }
+        assert_eq!((fleet.seen(), fleet.access()[0]["outcome"] == "complete"), (vec![1, 1], clean));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_error_event_after_content_is_passed_and_ends_the_stream() {
     let fleet = plan(&["error-event:3", GOOD]).build().await;
     let got = fleet.ask(true).await;
@@ -449,4 +464,34 @@ async fn a_finished_stream_that_stays_open_is_ended_soon() {
     assert_eq!((got.told().finishes, got.told().errors.len()), (1, 0), "{}", got.text());
     assert!((3.0..3.5).contains(&got.seconds), "{}", got.seconds);
     assert_eq!(fleet.access()[0]["outcome"], "complete");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_stream_is_told_in_the_dialect_of_the_request_and_rescued_before_its_content() {
+    let asks = [
+        ("/v1/responses", "openai", r#"{"model":"m","stream":true,"input":"hi"}"#, "response.failed"),
+        (
+            "/v1/messages",
+            "claude",
+            r#"{"model":"m","stream":true,"max_tokens":50,"messages":[{"role":"user","content":"hi"}]}"#,
+            "error",
+        ),
+    ];
+    for (path, kind, body, event) in asks {
+        for (fault, rescued) in [("close:0", true), ("error-event", true), ("close:2", false)] {
+            let fleet = plan(&[fault, GOOD]).provider(&format!("backend_type = \"{kind}\"")).build().await;
+            let headers = [("x-api-key", ADMIN), ("anthropic-version", "2023-06-01")];
+            let answer = fleet.gateway.send(Method::POST, path, &headers, body).await;
+            let text = String::from_utf8(answer.body.to_vec()).unwrap();
+            assert_eq!(answer.status.as_u16(), 200, "{text}");
+            let told = text.contains(&format!("event: {event}\n"));
+            assert_eq!(
+                (told, answer.header("x-berry-attempts")),
+                (!rescued, if rescued { "2" } else { "1" }),
+                "{text}"
+            );
+            assert_eq!(fleet.seen(), [1, usize::from(rescued)]);
+            assert!(rescued == (text.contains("message_stop") || text.contains("response.completed")), "{text}");
+        }
+    }
 }
