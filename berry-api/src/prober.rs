@@ -45,9 +45,9 @@ pub async fn run(app: Arc<App>) {
 
 /// Closes idle upstream connections every few seconds, and keeps the runtime's timer short.
 ///
-/// Tokio wakes its driver with a write to an eventfd whenever a timer is set that is due before all others: on an otherwise idle
-/// runtime that is one system call for each request, for its deadline. With one timer that is always due within 200 ms, the
-/// deadlines of requests are never the earliest.
+/// Tokio wakes its driver with a write to an eventfd whenever a timer is set that is due before all others: where there is no other
+/// timer, that is a system call for each request, for its deadline. The look at what is due keeps deadlines above a second from
+/// that, and this tick those above [`TICK`]; it costs five wakes a second.
 async fn tick(app: &App) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
