@@ -17,6 +17,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,9 +108,18 @@ class Clone:
             self.command("bash", text), cwd=self.directory, env=self.env, stdin=subprocess.DEVNULL, start_new_session=True
         )
         self.servers.append(server)
-        ready = ["curl", "-sf", "--retry", "100", "--retry-delay", "1", "--retry-all-errors", "-o", os.devnull]
-        answer = subprocess.run([*ready, f"http://{self.address}/readyz"], stderr=subprocess.DEVNULL)
-        assert answer.returncode == 0, f"{block.where}: no server became ready at {self.address}"
+        # Long enough for `cargo run` to build; a server that ends is noticed at once.
+        for _ in range(1500):
+            try:
+                with urllib.request.urlopen(f"http://{self.address}/readyz", timeout=5):
+                    return
+            except OSError:
+                pass
+            try:
+                raise AssertionError(f"{block.where}: the server ended with status {server.wait(0.2)}")
+            except subprocess.TimeoutExpired:
+                pass
+        raise AssertionError(f"{block.where}: no server became ready at {self.address}")
 
     def close(self) -> None:
         for server in self.servers:
