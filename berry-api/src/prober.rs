@@ -18,7 +18,6 @@ use berry_relay::forward::Relay;
 use berry_relay::probe::{self, Checked};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::MissedTickBehavior;
 use tracing::Level;
 
 use crate::app::App;
@@ -29,32 +28,22 @@ const AT_A_PROVIDER_MAX: usize = 4;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Shortest time between two looks, so that nothing that stays due makes the task spin.
 const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(10);
-/// See [`tick`].
-const TICK: Duration = Duration::from_millis(200);
-/// Ticks between two closings of idle connections.
-const TICKS_TO_CLOSE_IDLE: u32 = 25;
+/// Between two closings of idle connections.
+const CLOSE_IDLE_EVERY: Duration = Duration::from_secs(5);
 
 /// Probes until the drain begins.
 pub async fn run(app: Arc<App>) {
     tokio::select! {
         () = app.shutdown.drained() => {}
         () = probe_for_ever(&app) => {}
-        () = tick(&app) => {}
+        () = close_idle(&app) => {}
     }
 }
 
-/// Closes idle upstream connections every few seconds, and keeps the runtime's timer short.
-///
-/// Tokio wakes its driver with a write to an eventfd whenever a timer is set that is due before all others: where there is no other
-/// timer, that is a system call for each request, for its deadline. The look at what is due keeps deadlines above a second from
-/// that, and this tick those above [`TICK`]; it costs five wakes a second.
-async fn tick(app: &App) {
-    let mut interval = tokio::time::interval(TICK);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Closes upstream connections that nobody uses any more.
+async fn close_idle(app: &App) {
     loop {
-        for _ in 0..TICKS_TO_CLOSE_IDLE {
-            interval.tick().await;
-        }
+        tokio::time::sleep(CLOSE_IDLE_EVERY).await;
         app.runtime().relay.upstreams().close_idle();
     }
 }

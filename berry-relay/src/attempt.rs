@@ -264,7 +264,7 @@ impl Attempt<'_> {
         }
         self.upstream.note_refused_stream_options(&self.backend.id.upstream);
         let prepared = prepare::request(&self.backend, self.upstream, self.operation, self.streams, request)?;
-        let (head, incoming) = self.exchange_heads(request, prepared).await?;
+        let (head, incoming) = Box::pin(self.exchange_heads(request, prepared)).await?;
         self.reply(head, incoming, false, exchange).await
     }
 
@@ -285,7 +285,7 @@ impl Attempt<'_> {
         {
             let prepared = prepare::request(&self.backend, self.upstream, self.operation, self.streams, request)?;
             let outgoing = self.outgoing(request, prepared)?;
-            let sending = self.upstream.pool.send(outgoing, Choice::Fresh);
+            let sending = Box::pin(self.upstream.pool.send(outgoing, Choice::Fresh));
             sent = self.within(patience, "the head of its answer", sending).await?;
         }
         let (parts, incoming) = sent.map_err(|error| self.not_sent(error))?.into_parts();

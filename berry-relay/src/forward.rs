@@ -191,12 +191,16 @@ impl Relay {
     /// [`Refusal`] when nothing was sent to the client yet and nothing can be.
     pub async fn forward(self: Arc<Self>, request: RelayRequest, exchange: Exchange) -> Result<Answer, Refusal> {
         let keep_alive = match (exchange.stream, self.limits.plain_keep_alive) {
-            (true, _) => KeepAlive::Comment(self.limits.keep_alive),
-            (false, Some(period)) if exchange.operation.holds_plain_answer() => KeepAlive::WhiteSpace(period),
-            (false, _) => return self.run(request, exchange).await,
+            (true, _) => Some(KeepAlive::Comment(self.limits.keep_alive)),
+            (false, Some(period)) if exchange.operation.holds_plain_answer() => Some(KeepAlive::WhiteSpace(period)),
+            (false, _) => None,
         };
         let (say, operation) = (Arc::clone(&self.shared.say), exchange.operation);
+        // Boxed, so that what the attempts need is not part of every connection's task for as long as that lives.
         let mut work = Box::pin(self.run(request, exchange));
+        let Some(keep_alive) = keep_alive else {
+            return work.await;
+        };
         match tokio::time::timeout(keep_alive.period(), &mut work).await {
             Ok(done) => done,
             Err(_) => Ok(Answer::waiting(RelayBody::waiting(work, keep_alive, operation, say), keep_alive)),

@@ -116,7 +116,8 @@ impl Pool {
         {
             return self.send_own(sender, request, true).await;
         }
-        match self.connect().await? {
+        // Boxed, as everything that is rare: what a request's future may need, every request has room for.
+        match Box::pin(self.connect()).await? {
             Connection::Own(sender) => self.send_own(sender, request, false).await,
             Connection::Shared(sender) => self.send_shared(sender, request).await,
         }
@@ -124,7 +125,7 @@ impl Pool {
 
     /// Opens a connection and keeps it for the next request.
     pub(crate) async fn open(&self) -> Result<(), SendError> {
-        if let Connection::Own(sender) = self.connect().await? {
+        if let Connection::Own(sender) = Box::pin(self.connect()).await? {
             self.take_back(sender);
         }
         Ok(())

@@ -160,7 +160,7 @@ struct Asked {
 /// A body as far as it was read.
 enum Read {
     Json(Chunks, Envelope),
-    Form(Chunks, FormScanner),
+    Form(Chunks, Box<FormScanner>),
 }
 
 impl Read {
@@ -175,7 +175,7 @@ impl Read {
                 let rest = rest.take().filter(|rest| !rest.is_end_stream());
                 let rest = rest.map(|rest| Timed::new(rest, server));
                 let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-                let form = Form::new(held, rest, scanner, length, server.max_body_bytes);
+                let form = Form::new(held, rest, *scanner, length, server.max_body_bytes);
                 Ok(RequestBody::Form(form.map_err(|error| unreadable_form(&error))?))
             }
         }
@@ -218,7 +218,7 @@ where
         model: model.ok_or_else(|| unreadable_form(&FormError::MissingModel))?,
         stream: false,
         backend: scanner.backend().map(str::to_owned),
-        body: Read::Form(held, scanner),
+        body: Read::Form(held, Box::new(scanner)),
     })
 }
 
