@@ -12,6 +12,7 @@ use berry_api::gateway::Gateway;
 use berry_api::run::{self, Ended};
 use berry_api::server::{bind, limits};
 use berry_api::{demo, telemetry};
+use berry_core::config::snapshot::Snapshot;
 use berry_core::config::{Config, Found, Loaded, ProcessEnvironment, Severity, locate};
 use clap::Parser;
 
@@ -151,6 +152,11 @@ fn serve(arguments: &Arguments) -> Result<ExitCode, String> {
     }
 }
 
+/// Whether the configuration limits somebody in a way that nothing acts on yet. An operator must not believe otherwise.
+fn unenforced_limits(snapshot: &Snapshot) -> bool {
+    snapshot.users.by_id.values().any(|user| user.limits.is_some()) || !snapshot.tags.is_empty()
+}
+
 async fn listen_and_serve(
     arguments: &Arguments,
     found: &Found,
@@ -183,6 +189,9 @@ async fn listen_and_serve(
             Severity::Error | Severity::Warning => tracing::warn!("{line}"),
             Severity::Info => tracing::info!("{line}"),
         }
+    }
+    if unenforced_limits(&loaded.snapshot) {
+        tracing::warn!("rate limits and budgets are checked for mistakes but not enforced by this version");
     }
     if let Some(line) = run::try_it_line(&loaded.snapshot, address) {
         tracing::info!("try it: {line}");
