@@ -4,6 +4,7 @@
 //! to the client, so a failure can still be rescued elsewhere.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -278,7 +279,7 @@ impl Attempt<'_> {
         let timeouts = &self.backend.provider.timeouts;
         let patience = if self.streams { timeouts.stream_headers } else { timeouts.completion };
         let outgoing = self.outgoing(request, prepared)?;
-        let sending = self.upstream.pool.send(outgoing, Choice::Any);
+        let sending = pin!(self.upstream.pool.send(outgoing, Choice::Any));
         let mut sent = self.within(patience, "the head of its answer", sending).await?;
         if let Err(SendError::Broken { stale: true, .. }) = sent
             && request.body.can_be_sent_again()
@@ -455,7 +456,7 @@ impl Attempt<'_> {
         }
         let commit = exchange.model.as_ref().map(|model| model.commit).unwrap_or_default();
         if commit != Commit::default() {
-            self.hold_back(&mut events, commit).await?;
+            Box::pin(self.hold_back(&mut events, commit)).await?;
         }
         let now = exchange.now();
         exchange.ttft = Some(now.since(exchange.started));

@@ -255,7 +255,7 @@ impl Relay {
                 && deadline.left() >= LEAST_TIME
                 && self.selector.may_retry(&request.model.id, exchange.now());
             tracing::debug!(request_id = exchange.request_id.as_str(), error = %setback.error, may_go_on, "attempt failed");
-            course.note(*setback, position, &request.model, &self.limits);
+            course.note(setback, position, &request.model, &self.limits);
             if !may_go_on {
                 return course.give_up(ForwardError::Internal("no attempt was made".to_owned()), exchange);
             }
@@ -317,12 +317,12 @@ struct Course {
     repeats: u32,
     /// The window that was too small.
     window_above: Option<u64>,
-    first: Option<Setback>,
-    last: Option<Setback>,
+    first: Option<Box<Setback>>,
+    last: Option<Box<Setback>>,
 }
 
 impl Course {
-    fn note(&mut self, setback: Setback, position: usize, model: &Model, limits: &Limits) {
+    fn note(&mut self, setback: Box<Setback>, position: usize, model: &Model, limits: &Limits) {
         self.repeats += u32::from(self.made.contains(&position));
         self.made.push(position);
         self.barred.push(position);
@@ -390,13 +390,11 @@ impl Course {
     /// What the client sees when nothing helped: a last error that is its own fault, else the first error, else ours. The record
     /// names the backend whose error it is.
     fn give_up(self, otherwise: ForwardError, exchange: &mut Exchange) -> Result<Committed, ForwardError> {
-        let Some(shown) = self.last.filter(Setback::is_callers_fault).or(self.first) else {
+        let Some(shown) = self.last.filter(|setback| setback.is_callers_fault()).or(self.first) else {
             return Err(otherwise);
         };
-        exchange.backend = Some(shown.backend);
-        match shown.answer {
-            Some(answer) => Ok(answer),
-            None => Err(shown.error),
-        }
+        let Setback { backend, error, answer, .. } = *shown;
+        exchange.backend = Some(backend);
+        answer.ok_or(error)
     }
 }
