@@ -32,6 +32,8 @@ mod health;
 mod layers;
 #[path = "integration/models.rs"]
 mod models;
+#[path = "integration/params.rs"]
+mod params;
 #[path = "integration/prober.rs"]
 mod prober;
 #[path = "integration/relay.rs"]

@@ -252,8 +252,9 @@ impl Attempt<'_> {
     }
 
     async fn send(&self, request: &mut RelayRequest, exchange: &mut Exchange) -> Result<(Head, Reply), ForwardError> {
-        let prepared = prepare::request(&self.backend, self.upstream, self.operation, self.streams, request)?;
+        let mut prepared = prepare::request(&self.backend, self.upstream, self.operation, self.streams, request)?;
         let usage_was_added = prepared.usage_was_added;
+        exchange.edited = std::mem::take(&mut prepared.edited);
         let (head, incoming) = self.exchange_heads(request, prepared).await?;
         if !(usage_was_added && head.status == StatusCode::BAD_REQUEST) {
             return self.reply(head, incoming, usage_was_added, exchange).await;
@@ -301,7 +302,13 @@ impl Attempt<'_> {
             .upstream
             .url(provider, self.operation, self.backend.upstream_model(request.body.model()))
             .map_err(|error| ForwardError::Internal(format!("{}: {error}", self.backend.id)))?;
-        *outgoing.headers_mut() = headers::request(&request.headers, &provider.forward_headers, &self.upstream.headers);
+        let mut headers = headers::request(&request.headers, &provider.forward_headers, &self.upstream.headers);
+        for edits in [&request.model.edits, &self.backend.edits] {
+            for (name, value) in &edits.extra_headers {
+                headers.insert(name, value.clone());
+            }
+        }
+        *outgoing.headers_mut() = headers;
         Ok(outgoing)
     }
 

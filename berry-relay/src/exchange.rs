@@ -12,6 +12,7 @@ use berry_core::time::Instant;
 use berry_core::usage::Usage;
 
 use crate::clock::Clock;
+use crate::params::Edited;
 
 /// How a request ended, seen from the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub struct Facts {
     pub status: u16,
     /// Start of the request to the first content.
     pub ttft: Option<Duration>,
+    /// What the operator's settings did to its parameters, in the last attempt.
+    pub edited: Vec<Edited>,
     /// What was used.
     pub usage: Usage,
     /// How it ended.
@@ -96,6 +99,7 @@ impl Exchange {
             stream: false,
             status: 0,
             ttft: None,
+            edited: Vec::new(),
             usage: Usage::default(),
             end: End::Cancelled,
         };

@@ -19,6 +19,7 @@ mod headers;
 pub mod json;
 pub mod meter;
 pub mod multipart;
+pub mod params;
 mod pool;
 mod prepare;
 pub mod probe;

@@ -11,6 +11,7 @@ use crate::client::Upstream;
 use crate::error::ForwardError;
 use crate::forward::{RelayRequest, RequestBody};
 use crate::json::{Kind as JsonKind, Members, Scanner, quote};
+use crate::params::{Control, Edited};
 use crate::sse::Event;
 use crate::upstream_body::UpstreamBody;
 
@@ -22,6 +23,8 @@ pub(crate) struct Prepared {
     pub(crate) body: UpstreamBody,
     /// Whether `include_usage` was put in, so that its chunk must be hidden again.
     pub(crate) usage_was_added: bool,
+    /// What the operator's settings did to its parameters.
+    pub(crate) edited: Vec<Edited>,
 }
 
 /// Makes the upstream's body from the client's.
@@ -45,9 +48,14 @@ pub(crate) fn request(
                 && asks_for_usage(backend, upstream);
             let mut edits = envelope.edits(&model, usage_was_added);
             let body = if edits.is_empty() { body.clone() } else { body.splice(&mut edits) };
-            Ok(Prepared { body: UpstreamBody::Held(body), usage_was_added })
+            let mut edited = Vec::new();
+            let control = Control::new(&request.model.edits, &backend.edits, operation, &backend.provider.upstream);
+            let body = control.apply(body, &mut edited);
+            Ok(Prepared { body: UpstreamBody::Held(body), usage_was_added, edited })
         }
-        RequestBody::Form(form) => Ok(Prepared { body: form.take(&model)?, usage_was_added: false }),
+        RequestBody::Form(form) => {
+            Ok(Prepared { body: form.take(&model)?, usage_was_added: false, edited: Vec::new() })
+        }
     }
 }
 

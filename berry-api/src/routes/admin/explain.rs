@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use axum::Json;
 use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse as _, Response};
-use berry_core::config::snapshot::User;
+use berry_core::config::snapshot::{Edits, User};
 use berry_core::error::ErrorKind;
 use berry_core::id::UserId;
 use berry_core::operation::Dialect;
@@ -66,8 +66,35 @@ struct DryRun {
     /// Whether the user may ask for the model at all.
     allowed: bool,
     chosen: Option<Chosen>,
+    /// What the settings of the model and of the chosen backend do to a request, in this order.
+    settings: Option<[Settings; 2]>,
     error: Option<Refused>,
     decision: Explanation,
+}
+
+/// Request settings of a model or a backend. Values are left out: an operator may keep secrets in headers.
+#[derive(Serialize)]
+struct Settings {
+    of: &'static str,
+    defaults: Vec<Box<str>>,
+    r#override: Vec<Box<str>>,
+    drop: Vec<Box<str>>,
+    extra_headers: Vec<String>,
+    default_max_output_tokens: Option<u64>,
+}
+
+impl Settings {
+    fn new(of: &'static str, edits: &Edits) -> Self {
+        let names = |parameters: &[(Box<str>, Box<str>)]| parameters.iter().map(|(name, _)| name.clone()).collect();
+        Self {
+            of,
+            defaults: names(&edits.defaults),
+            r#override: names(&edits.overrides),
+            drop: edits.drop.clone(),
+            extra_headers: edits.extra_headers.iter().map(|(name, _)| name.to_string()).collect(),
+            default_max_output_tokens: edits.max_output_tokens,
+        }
+    }
 }
 
 /// What the client would be told.
@@ -129,6 +156,11 @@ fn rehearse(app: &App, runtime: &Runtime, admin: Arc<User>, body: &[u8]) -> Resu
         user: user.id.clone(),
         allowed: user.models.allows(&model.id, &model.name, &model.aliases) || user.models.allows_name(&asked.model),
         requested_model: asked.model,
+        settings: result
+            .as_ref()
+            .ok()
+            .and_then(|id| model.backends.iter().find(|backend| backend.id == *id))
+            .map(|backend| [Settings::new("model", &model.edits), Settings::new("backend", &backend.edits)]),
         chosen: result.as_ref().ok().map(Chosen::from),
         error: result.err().map(Refused::from),
         decision: decision.named(pool),
