@@ -10,6 +10,7 @@ pub mod buffer;
 pub mod client;
 pub mod clock;
 mod decode;
+pub mod dialect;
 mod disposition;
 pub mod envelope;
 pub mod error;

@@ -1,0 +1,178 @@
+//! Translation between dialects: decoders and encoders around one typed form ([`ir`]).
+//!
+//! Same dialect on both sides never comes here: bytes pass through. Otherwise the client's request is decoded once, encoded for
+//! each backend that is tried, and the answer goes the other way. A translation is a pure function: the same bytes in give the same
+//! bytes out, so that a vendor's prompt cache finds what it has seen before. What cannot be carried is a
+//! [`Loss`](loss::Loss).
+//!
+//! Facts about formats come from the vendors' API references (platform.openai.com/docs/api-reference, docs.anthropic.com/en/api,
+//! ai.google.dev/api), read in 2025 and 2026.
+
+pub mod ir;
+pub mod loss;
+pub mod text;
+
+use bytes::{Bytes, BytesMut};
+
+use self::ir::{Event, Request, Response, UpstreamError};
+use self::loss::Losses;
+use crate::body::Chunks;
+use crate::sse;
+
+/// The formats that an answer of a model can be asked for in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wire {
+    /// OpenAI `chat/completions`.
+    OpenAiChat,
+    /// OpenAI `responses`.
+    OpenAiResponses,
+    /// Anthropic `messages`.
+    AnthropicMessages,
+    /// Gemini `generateContent` and `streamGenerateContent`.
+    GeminiGenerate,
+}
+
+/// A body that is not what its dialect says it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", match field.is_empty() { true => why.to_owned(), false => format!("`{field}`: {why}") })]
+pub struct Malformed {
+    /// The field; empty for the body as a whole.
+    pub field: String,
+    /// What is wrong.
+    pub why: String,
+}
+
+impl Malformed {
+    /// Says what is wrong with a field.
+    pub fn new(field: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { field: field.into(), why: why.into() }
+    }
+}
+
+/// What the model of a backend can do, as far as a translation has to know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Capabilities {
+    /// Most output tokens of one answer.
+    pub max_output_tokens: Option<u64>,
+    /// How it is asked to think.
+    pub thinking: ThinkingAsk,
+    /// Which sampling parameters it takes.
+    pub sampling: Sampling,
+    /// Whether it follows a schema by itself.
+    pub structured_output: bool,
+    /// Whether a trailing turn of the assistant is gone on with.
+    pub prefill: bool,
+}
+
+/// How a model is asked to think.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThinkingAsk {
+    /// It does not think, or knows nothing of it.
+    None,
+    /// By a budget of tokens.
+    Budget,
+    /// By a budget of tokens, and it may be left to itself.
+    BudgetOrAdaptive,
+    /// It is left to itself, with an effort.
+    Adaptive,
+    /// By an effort alone.
+    Effort,
+    /// By one of Gemini's levels.
+    Level,
+}
+
+/// Which sampling parameters a model takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sampling {
+    /// All that its dialect has.
+    All,
+    /// `temperature` or `top_p`, not both.
+    One,
+    /// None.
+    None,
+}
+
+/// What an encoder of requests is told of the backend that it writes for.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// The upstream's name for the model.
+    pub model: &'a str,
+    /// What the model can do.
+    pub capabilities: &'a Capabilities,
+    /// Whether opaque state (signatures, encrypted reasoning) was issued by this backend, so that it may be sent.
+    pub own_state: bool,
+    /// Whether a stream is to be asked for its usage.
+    pub ask_usage: bool,
+}
+
+/// What an encoder of answers is told.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Our name for the request: ids of answers are made from it.
+    pub request_id: String,
+    /// The model's name for the client, where the operator wants the public one; else the upstream's is shown.
+    pub model: Option<String>,
+    /// The name that the client asked for; shown when the upstream tells none.
+    pub asked_model: String,
+    /// Unix time of the request, seconds.
+    pub created: u64,
+    /// Whether a stream is to end with its usage, where that is a choice.
+    pub stream_usage: bool,
+    /// An estimate of the prompt's tokens, for dialects that tell it before the upstream has.
+    pub estimated_input: u64,
+}
+
+/// One wire format, both ways.
+pub trait Codec: Send + Sync {
+    /// Reads a client's request. What the form has no place for goes into `losses` or into [`Request::extras`].
+    ///
+    /// # Errors
+    /// [`Malformed`]: a 400 for the client.
+    fn decode_request(&self, body: &Bytes, losses: &mut Losses) -> Result<Request, Malformed>;
+
+    /// Writes a request for a backend.
+    ///
+    /// # Errors
+    /// [`Malformed`]: something that cannot be left out and has no place there, a 400 for the client.
+    fn encode_request(&self, request: &Request, target: &Target<'_>, losses: &mut Losses) -> Result<Chunks, Malformed>;
+
+    /// Reads an upstream's plain answer.
+    ///
+    /// # Errors
+    /// [`Malformed`]: it is no answer.
+    fn decode_response(&self, body: &Bytes) -> Result<Response, Malformed>;
+
+    /// Writes a plain answer for a client.
+    fn encode_response(&self, response: &Response, reply: &Reply) -> Bytes;
+
+    /// A reader of an upstream's stream.
+    fn stream_decoder(&self) -> Box<dyn StreamDecoder>;
+
+    /// A writer of a client's stream.
+    fn stream_encoder(&self, reply: &Reply) -> Box<dyn StreamEncoder>;
+
+    /// Writes the body of an error with this status.
+    fn encode_error(&self, error: &UpstreamError, status: u16, request_id: &str) -> Bytes;
+}
+
+/// Reads one upstream stream. A state machine of one answer: what it holds is bounded.
+pub trait StreamDecoder: Send {
+    /// Takes the next event of the stream, in the order in which they came, and adds what it means to `out`.
+    ///
+    /// # Errors
+    /// [`Malformed`]: not what the dialect says.
+    fn push(&mut self, event: &sse::Event<'_>, out: &mut Vec<Event>) -> Result<(), Malformed>;
+
+    /// The stream is over: adds what was held back. Blocks that are open are closed, and an answer without an end gets one only if
+    /// the dialect allows that.
+    fn finish(&mut self, out: &mut Vec<Event>);
+}
+
+/// Writes one client stream. A state machine of one answer.
+pub trait StreamEncoder: Send {
+    /// Writes what the event means in this dialect, as whole frames.
+    fn push(&mut self, event: Event, out: &mut BytesMut);
+
+    /// Writes how a stream ends in this dialect: figures, terminal event, terminator. Nothing after an error.
+    fn finish(&mut self, out: &mut BytesMut);
+}
