@@ -219,7 +219,8 @@ fn lossy(quoted: &[u8]) -> String {
     let mut rest = &inside[..];
     while let Some(at) = rest.find('\\') {
         mended.push_str(&rest[..at]);
-        let escape = rest[at..].chars().nth(1).map_or(1, |letter| if letter == 'u' { 6 } else { 1 + letter.len_utf8() });
+        let escape =
+            rest[at..].chars().nth(1).map_or(1, |letter| if letter == 'u' { 6 } else { 1 + letter.len_utf8() });
         let mut end = (at + escape).min(rest.len());
         let whole = |end: usize| json::unquote(format!("\"{}\"", &rest[at..end]).as_bytes());
         let read = whole(end).or_else(|error| match rest.get(end..end + 6) {
