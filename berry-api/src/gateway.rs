@@ -14,13 +14,13 @@ use berry_core::operation::{Dialect, Operation};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use tower::ServiceExt as _;
 
 use crate::app::{App, Runtime};
 use crate::error::ApiError;
-use crate::gate::dialect_of;
+use crate::gate::{dialect_of, is_gemini};
 use crate::reply::{BoxError, Content, Reply};
 use crate::routes::{self, Caller};
 use crate::server::connection::Connection;
@@ -91,7 +91,7 @@ impl Gateway {
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
-        if let Some(operation) = operation_at(parts.uri.path()) {
+        if let Some(operation) = operation_at(&parts.uri) {
             return routes::relay::serve(&self.app, runtime, connection, id, operation, parts, body).await;
         }
         let mut request = Request::from_parts(parts, axum::body::Body::new(body));
@@ -119,7 +119,11 @@ fn panicked(dialect: Dialect, id: &RequestId) -> Response<Content> {
 }
 
 /// The API call at a path.
-fn operation_at(path: &str) -> Option<Operation> {
+fn operation_at(uri: &Uri) -> Option<Operation> {
+    let path = uri.path();
+    if is_gemini(path) {
+        return routes::gemini::call(uri).map(|(operation, _)| operation);
+    }
     Operation::ALL.iter().copied().find(|operation| operation.path() == path)
 }
 

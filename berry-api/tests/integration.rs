@@ -26,6 +26,8 @@ mod failover;
 mod faults;
 #[path = "integration/fleet.rs"]
 mod fleet;
+#[path = "integration/gemini.rs"]
+mod gemini;
 #[path = "integration/health.rs"]
 mod health;
 #[path = "integration/layers.rs"]

@@ -66,12 +66,13 @@ macro_rules! operations {
                 match self { $(Self::$name => Dialect::$dialect,)* }
             }
 
-            /// The path at Berry.
+            /// The path at Berry. Gemini's stand for any model in the place of `{model}`.
             pub const fn path(self) -> &'static str {
                 match self { $(Self::$name => $method_path,)* }
             }
 
-            /// The path below an upstream's versioned base (`…/v1`), without a leading slash.
+            /// The path below an upstream's versioned base (`…/v1`), without a leading slash; for Gemini's calls the action,
+            /// which stands behind the model's name and a colon.
             pub const fn upstream_path(self) -> &'static str {
                 match self { $(Self::$name => $upstream,)* }
             }
@@ -118,9 +119,41 @@ operations! {
     Messages = Anthropic "/v1/messages" "messages" Json Messages,
     /// Anthropic token counting.
     CountTokens = Anthropic "/v1/messages/count_tokens" "messages/count_tokens" Json Opaque,
+    /// Gemini, answered in one piece.
+    GenerateContent = Gemini "/v1beta/models/{model}:generateContent" "generateContent" Json Gemini,
+    /// Gemini as server-sent events.
+    StreamGenerateContent = Gemini "/v1beta/models/{model}:streamGenerateContent?alt=sse" "streamGenerateContent" Json Gemini,
+    /// Gemini as one JSON array that grows.
+    StreamGenerateContentArray = Gemini "/v1beta/models/{model}:streamGenerateContent" "streamGenerateContent" Json Gemini,
+    /// Gemini token counting.
+    GeminiCountTokens = Gemini "/v1beta/models/{model}:countTokens" "countTokens" Json Opaque,
+    /// One embedding vector of Gemini.
+    EmbedContent = Gemini "/v1beta/models/{model}:embedContent" "embedContent" Json Opaque,
+    /// Several embedding vectors of Gemini.
+    BatchEmbedContents = Gemini "/v1beta/models/{model}:batchEmbedContents" "batchEmbedContents" Json Opaque,
 }
 
 impl Operation {
+    /// The Gemini call that an action and the query of its URL ask for: `alt=sse` decides how a stream is framed.
+    pub fn of_gemini_action(action: &str, query: Option<&str>) -> Option<Self> {
+        let sse =
+            || query.unwrap_or_default().split('&').any(|pair| matches!(pair, "alt=sse" | "$alt=sse" | "%24alt=sse"));
+        Some(match action {
+            "generateContent" => Self::GenerateContent,
+            "streamGenerateContent" if sse() => Self::StreamGenerateContent,
+            "streamGenerateContent" => Self::StreamGenerateContentArray,
+            "countTokens" => Self::GeminiCountTokens,
+            "embedContent" => Self::EmbedContent,
+            "batchEmbedContents" => Self::BatchEmbedContents,
+            _ => return None,
+        })
+    }
+
+    /// Whether the call itself asks for a stream; elsewhere the body does.
+    pub const fn always_streams(self) -> bool {
+        matches!(self, Self::StreamGenerateContent | Self::StreamGenerateContentArray)
+    }
+
     /// Whether a plain answer is held whole and checked before its head is sent. Images and audio stream through instead.
     pub const fn holds_plain_answer(self) -> bool {
         !matches!(

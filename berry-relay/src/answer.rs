@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use berry_core::config::snapshot::Backend;
 use berry_core::error::ErrorKind;
-use berry_core::operation::Operation;
+use berry_core::operation::{Dialect, Operation};
 use berry_loadbalance::lease::Lease;
 use berry_loadbalance::outcome::{FailureClass, Outcome};
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use crate::buffer::BufferPermit;
 use crate::error::{BoxError, ForwardError};
 use crate::exchange::{End, Exchange};
 use crate::forward::{Refusal, Relay, SayError};
+use crate::sse;
 use crate::stream::{EventStream, Progress};
 
 /// An answer for the client. Its headers are those of the upstream that may pass; ours are added by the caller.
@@ -40,6 +41,7 @@ impl Answer {
     /// An answer whose status is fixed while the work on it goes on.
     pub(crate) fn waiting(body: RelayBody, keep_alive: KeepAlive) -> Self {
         let content_type = match keep_alive {
+            KeepAlive::Comment(_) if body.is_array() => "application/json",
             KeepAlive::Comment(_) => "text/event-stream",
             KeepAlive::WhiteSpace(_) => "application/json",
         };
@@ -81,6 +83,8 @@ impl KeepAlive {
 fn filler(operation: Operation) -> Bytes {
     match operation {
         Operation::Messages => Bytes::from_static(b"event: ping\ndata: {\"type\": \"ping\"}\n\n"),
+        // Google's Python client reads any line that is not empty and not data as JSON; in an array it is white space.
+        _ if operation.dialect() == Dialect::Gemini => Bytes::from_static(b"\n"),
         _ => Bytes::from_static(b": keep-alive\n\n"),
     }
 }
@@ -105,6 +109,7 @@ struct Events {
     quiet: Quiet,
     say: Arc<dyn SayError>,
     cut: Cut,
+    array: Option<JsonArray>,
     /// How the upstream's stream ended, once it has.
     ended: Option<Result<(), ForwardError>>,
 }
@@ -123,6 +128,7 @@ struct Waiting {
     /// Whether the first filler has gone out; it fixes the status.
     spoke: bool,
     streams: bool,
+    array: bool,
     say: Arc<dyn SayError>,
 }
 
@@ -135,7 +141,17 @@ impl RelayBody {
         let quiet = Quiet::new(relay.limits.keep_alive, Some(stream.idle()));
         let say = Arc::clone(&relay.shared.say);
         let cut = Cut::new(&relay.shared.cut);
-        Self(State::Events(Box::new(Events { stream, lease: Some(lease), exchange, quiet, say, cut, ended: None })))
+        let array = JsonArray::wanted(exchange.operation);
+        Self(State::Events(Box::new(Events {
+            stream,
+            lease: Some(lease),
+            exchange,
+            quiet,
+            say,
+            cut,
+            array,
+            ended: None,
+        })))
     }
 
     pub(crate) fn through(through: Box<Through>, lease: Lease, exchange: Exchange) -> Self {
@@ -150,7 +166,13 @@ impl RelayBody {
             KeepAlive::WhiteSpace(_) => (Bytes::from_static(b" "), false),
         };
         let quiet = Quiet::new(keep_alive.period(), None);
-        Self(State::Waiting(Box::new(Waiting { work, filler, quiet, spoke: false, streams, say })))
+        let array = operation == Operation::StreamGenerateContentArray;
+        Self(State::Waiting(Box::new(Waiting { work, filler, quiet, spoke: false, streams, array, say })))
+    }
+
+    /// Whether it is a stream written as a JSON array.
+    fn is_array(&self) -> bool {
+        matches!(&self.0, State::Waiting(waiting) if waiting.array)
     }
 
     fn exchange(&self) -> Option<&Exchange> {
@@ -245,12 +267,16 @@ impl Events {
         loop {
             if let Some(bytes) = self.stream.pop() {
                 self.quiet.sent();
+                let bytes = match &mut self.array {
+                    Some(array) => array.elements(&bytes),
+                    None => bytes,
+                };
                 return Poll::Ready(Step::Bytes(bytes));
             }
             match self.ended.take() {
                 Some(Ok(())) => {
                     self.settle(None);
-                    return Poll::Ready(Step::End);
+                    return Poll::Ready(self.end());
                 }
                 Some(Err(error)) => return Poll::Ready(self.fail(error)),
                 None => {}
@@ -275,7 +301,7 @@ impl Events {
                     return Poll::Ready(self.fail(error));
                 }
                 self.settle(None);
-                Poll::Ready(Step::End)
+                Poll::Ready(self.end())
             }
             Silence::Client if self.stream.between_events() => {
                 self.quiet.sent();
@@ -294,7 +320,15 @@ impl Events {
         let event = self.say.event(&error, &self.exchange);
         tracing::warn!(request_id = self.exchange.request_id.as_str(), %error, "stream failed after its start");
         self.settle(Some(error));
-        Step::Last(event)
+        Step::Last(match &mut self.array {
+            Some(array) => array.last(&event),
+            None => event,
+        })
+    }
+
+    /// The end of a stream that ended well.
+    fn end(&mut self) -> Step {
+        self.array.as_mut().map_or(Step::End, |array| Step::Last(array.last(&[])))
     }
 
     fn settle(&mut self, error: Option<ForwardError>) {
@@ -422,7 +456,7 @@ impl Waiting {
                 exchange.status = StatusCode::OK.as_u16();
                 let told =
                     if self.streams { self.say.event(&error, &exchange) } else { self.say.body(&error, &exchange) };
-                Step::Last(told)
+                Step::Last(JsonArray::alone(exchange.operation, told))
             }
         }
     }
@@ -434,7 +468,49 @@ impl Waiting {
         exchange.status = StatusCode::OK.as_u16();
         exchange.end = End::Failed(ErrorKind::UpstreamError);
         let body = chunks.into_bytes();
-        Step::Last(if self.streams { error_event(exchange.operation, &body) } else { body })
+        let operation = exchange.operation;
+        Step::Last(if self.streams { JsonArray::alone(operation, error_event(operation, &body)) } else { body })
+    }
+}
+
+/// A stream of events written as one JSON array that grows, which is what Gemini's clients get who do not ask for events.
+#[derive(Default)]
+struct JsonArray {
+    begun: bool,
+}
+
+impl JsonArray {
+    /// For the call that has this framing.
+    fn wanted(operation: Operation) -> Option<Self> {
+        (operation == Operation::StreamGenerateContentArray).then(Self::default)
+    }
+
+    /// One event as a whole answer of `operation`.
+    fn alone(operation: Operation, event: Bytes) -> Bytes {
+        Self::wanted(operation).map_or(event.clone(), |mut array| array.last(&event))
+    }
+
+    /// Whole events as further elements; comments and empty lines become white space.
+    fn elements(&mut self, events: &[u8]) -> Bytes {
+        let mut out = Vec::with_capacity(events.len() + 8);
+        for data in sse::events(events).filter_map(|event| event.data) {
+            out.extend_from_slice(if std::mem::replace(&mut self.begun, true) { b",\n" } else { b"[" });
+            out.extend_from_slice(&data);
+        }
+        if out.is_empty() {
+            out.push(b'\n');
+        }
+        Bytes::from(out)
+    }
+
+    /// The last events and the end of the array.
+    fn last(&mut self, events: &[u8]) -> Bytes {
+        let mut out = if events.is_empty() { Vec::new() } else { self.elements(events).to_vec() };
+        if !self.begun {
+            out.push(b'[');
+        }
+        out.extend_from_slice(b"]\n");
+        Bytes::from(out)
     }
 }
 

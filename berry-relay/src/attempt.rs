@@ -15,7 +15,7 @@ use berry_loadbalance::lease::Lease;
 use berry_loadbalance::outcome::{FailureClass, Outcome};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 
 use crate::answer::{Answer, RelayBody};
@@ -69,8 +69,11 @@ pub(crate) struct Through {
 
 impl Committed {
     /// The answer with its record inside.
-    pub(crate) fn into_answer(self, mut exchange: Exchange, relay: &Relay) -> Answer {
+    pub(crate) fn into_answer(mut self, mut exchange: Exchange, relay: &Relay) -> Answer {
         exchange.status = self.status.as_u16();
+        if exchange.operation == Operation::StreamGenerateContentArray {
+            self.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         let body = match self.content {
             Content::Held(chunks, permit) => RelayBody::held(chunks, permit, exchange),
             Content::Events(events, lease) => RelayBody::events(events, lease, exchange, relay),

@@ -2,16 +2,21 @@
 
 use std::ops::Range;
 
+use berry_core::operation::Operation;
 use bytes::Bytes;
+use smallvec::{SmallVec, smallvec};
 
 use crate::body::{Chunks, Edit};
-use crate::json::{JsonError, Kind, Member, Members, Scanner, quote, unquote};
+use crate::json::{Cursor, JsonError, Kind, Member, Members, Scanner, quote, unquote};
 
 /// The members that are looked at.
 pub const MEMBERS: &[&str] = &["model", "stream", "backend", "stream_options"];
 
 /// Longest string that is read, as it is written. Names are short; what is not need not be copied to be refused.
 const TEXT_BYTES_MAX: usize = 4096;
+
+/// What Gemini puts before the name of a model inside a body.
+const GEMINI_MODEL_PREFIX: &str = "models/";
 
 /// What a request says about itself.
 #[derive(Clone, Debug)]
@@ -24,7 +29,10 @@ pub struct Envelope {
     pub backend: Option<String>,
     /// Whether the client itself asks for usage on its stream.
     pub wants_usage: bool,
-    model_value: Range<usize>,
+    /// Where the model's name stands; Gemini names it in the URL and in some bodies once more.
+    model_values: SmallVec<[Range<usize>; 1]>,
+    /// What stands before the name there.
+    model_prefix: &'static str,
     backend_member: Option<Range<usize>>,
     stream_options: StreamOptions,
     /// Where a member can be put in at the end.
@@ -132,9 +140,37 @@ impl Envelope {
             stream: stream(body, &members)?,
             backend: backend.map(|member| text(body, member)).transpose()?,
             wants_usage,
-            model_value: model_member.value.clone(),
+            model_values: smallvec![model_member.value.clone()],
+            model_prefix: "",
             backend_member: members.get("backend").map(|member| member.removal.clone()),
             stream_options,
+            close,
+        })
+    }
+
+    /// Reads the envelope of a Gemini call, whose model and streaming are said by its URL. `model` members that repeat the name,
+    /// as `models/NAME`, are found where the API has them: in embedding requests and in requests to be counted.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`], the first that is met.
+    pub fn read_gemini(body: &Chunks, model: String, operation: Operation) -> Result<Self, EnvelopeError> {
+        let members = scan(body, MEMBERS)?;
+        let Some(close) = members.close() else {
+            return Err(EnvelopeError::NotAnObject);
+        };
+        if members.is_repeated("backend") {
+            return Err(EnvelopeError::Repeated { field: "backend" });
+        }
+        let backend = members.get("backend").filter(|member| member.kind != Kind::Null);
+        Ok(Self {
+            model,
+            stream: operation.always_streams(),
+            backend: backend.map(|member| text(body, member)).transpose()?,
+            wants_usage: true,
+            model_values: gemini_models(body, operation),
+            model_prefix: GEMINI_MODEL_PREFIX,
+            backend_member: members.get("backend").map(|member| member.removal.clone()),
+            stream_options: StreamOptions::Odd,
             close,
         })
     }
@@ -143,8 +179,10 @@ impl Envelope {
     /// where we ask for it.
     pub fn edits(&self, upstream_model: &str, add_usage: bool) -> Vec<Edit> {
         let mut edits = Vec::with_capacity(3);
-        if self.model != upstream_model {
-            edits.push(Edit { range: self.model_value.clone(), replacement: Bytes::from(quote(upstream_model)) });
+        if self.model != upstream_model && !self.model_values.is_empty() {
+            let name = Bytes::from(quote(&format!("{}{upstream_model}", self.model_prefix)));
+            let values = self.model_values.iter();
+            edits.extend(values.map(|range| Edit { range: range.clone(), replacement: name.clone() }));
         }
         if let Some(range) = &self.backend_member {
             edits.push(Edit { range: range.clone(), replacement: Bytes::new() });
@@ -171,6 +209,32 @@ impl Envelope {
         };
         Some(Edit { range, replacement: Bytes::from_static(text.as_bytes()) })
     }
+}
+
+/// Where a Gemini body repeats its model's name.
+fn gemini_models(body: &Chunks, operation: Operation) -> SmallVec<[Range<usize>; 1]> {
+    let mut found = SmallVec::new();
+    if !matches!(operation, Operation::EmbedContent | Operation::BatchEmbedContents | Operation::GeminiCountTokens) {
+        return found;
+    }
+    let text = body.slice(0..body.len());
+    let offset = |part: &[u8]| part.as_ptr().addr() - text.as_ptr().addr();
+    // The scan has checked the syntax; what is not where it should be is left to the upstream.
+    let _ = Cursor::new(&text).members(|key, value| {
+        let mut note = |key: &[u8], value: &mut Cursor<'_>| {
+            let value = value.value()?;
+            if key == b"model" && value.kind() == Kind::String {
+                found.push(offset(value.0)..offset(value.0) + value.0.len());
+            }
+            Some(())
+        };
+        match key {
+            b"generateContentRequest" => value.members(note),
+            b"requests" => value.elements(|request| request.members(&mut note)),
+            _ => note(key, value),
+        }
+    });
+    found
 }
 
 /// Scans a whole body.

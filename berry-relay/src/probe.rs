@@ -252,8 +252,15 @@ fn build(provider: &Provider, probe: Probe<'_>) -> Result<Request<UpstreamBody>,
 /// The smallest chat that a dialect has.
 fn one_token(dialect: Dialect, model: &str) -> (Operation, Bytes) {
     let operation = match dialect {
-        Dialect::OpenAi | Dialect::Gemini => Operation::ChatCompletions,
+        Dialect::OpenAi => Operation::ChatCompletions,
         Dialect::Anthropic => Operation::Messages,
+        Dialect::Gemini => {
+            let body = serde_json::json!({
+                "contents": [{"role": "user", "parts": [{"text": "hi"}]}],
+                "generationConfig": {"maxOutputTokens": 1},
+            });
+            return (Operation::GenerateContent, Bytes::from(body.to_string()));
+        }
     };
     let body = serde_json::json!({
         "model": model,

@@ -2,7 +2,8 @@
 //!
 //! Azure's three styles follow Microsoft's REST reference (2025): `openai/deployments/{deployment}/…?api-version=` with an
 //! `api-key` header; `openai/v1/…` with the deployment in `model`; `models/…?api-version=` of the inference endpoint. The
-//! Responses API of the dated style is not below a deployment.
+//! Responses API of the dated style is not below a deployment. Gemini has `models/{model}:{action}`; its streams are always asked for
+//! as events, whatever framing the client wants.
 
 use berry_core::config::snapshot::{Azure, AzureStyle, KeyHeader, Provider, Upstream};
 use berry_core::operation::Operation;
@@ -37,6 +38,7 @@ pub(crate) fn origin(provider: &Provider) -> Uri {
 pub(crate) fn names_model(provider: &Provider, operation: Operation) -> bool {
     match &provider.upstream {
         Upstream::Azure(azure) => azure.style == AzureStyle::Deployments && operation != Operation::Responses,
+        Upstream::Gemini { .. } => true,
         _ => false,
     }
 }
@@ -52,6 +54,10 @@ pub(crate) fn url(provider: &Provider, operation: Operation, model: &str) -> Res
             below(provider, &format!("openai/deployments/{}/{call}", utf8_percent_encode(model, SEGMENT)))
         }
         Upstream::Azure(Azure { style: AzureStyle::Deployments, .. }) => below(provider, &format!("openai/{call}")),
+        Upstream::Gemini { .. } => {
+            let framing = if operation.always_streams() { "?alt=sse" } else { "" };
+            below(provider, &format!("models/{}:{call}{framing}", utf8_percent_encode(model, SEGMENT)))
+        }
         _ => below(provider, call),
     }
 }

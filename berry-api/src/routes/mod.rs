@@ -3,6 +3,7 @@
 //! A route is closed unless it is listed as open: there is no way to add one without saying `Access`.
 
 mod admin;
+pub mod gemini;
 mod health;
 mod landing;
 mod metrics;
@@ -76,6 +77,8 @@ pub fn router(app: Arc<App>) -> Router {
     table.add(User, "/models", get(models::list));
     table.add(User, "/v1/models", get(models::list));
     table.add(User, "/v1/models/{*id}", get(models::one));
+    table.add(User, "/v1beta/models", get(models::gemini_list));
+    table.add(User, "/v1beta/models/{*id}", get(models::gemini_one));
     for path in unsupported::PATHS {
         table.add_any(User, path, unsupported::endpoint);
     }

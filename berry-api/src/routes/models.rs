@@ -11,6 +11,7 @@ use http::request::Parts;
 use serde::Serialize;
 
 use super::{AppState, Principal, refusal};
+use crate::app::Runtime;
 use crate::error::ApiError;
 use crate::gate::speaks_anthropic;
 
@@ -49,6 +50,36 @@ struct AnthropicList<'a> {
     last_id: Option<&'a str>,
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct GeminiModel<'a> {
+    name: String,
+    version: &'static str,
+    display_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input_token_limit: Option<u64>,
+    supported_generation_methods: &'static [&'static str],
+}
+
+#[derive(Serialize)]
+struct GeminiList<'a> {
+    models: Vec<GeminiModel<'a>>,
+}
+
+/// What Gemini's clients may ask of a model. Which of it a model can do is known to its backends only.
+const GEMINI_METHODS: &[&str] = &["generateContent", "countTokens", "embedContent"];
+
+fn gemini(model: &Model) -> GeminiModel<'_> {
+    GeminiModel {
+        name: format!("models/{}", model.name.as_str()),
+        version: "001",
+        display_name: model.name.as_str(),
+        // What every backend takes, whichever is chosen.
+        input_token_limit: model.backends.iter().map(|backend| backend.limits.context_window).min().flatten(),
+        supported_generation_methods: GEMINI_METHODS,
+    }
+}
+
 fn openai(model: &Model) -> OpenAiModel<'_> {
     OpenAiModel { id: model.name.as_str(), object: "model", created: CREATED, owned_by: "berry-api" }
 }
@@ -71,6 +102,41 @@ fn is_allowed(model: &Model, user: &User) -> bool {
     user.models.allows(&model.id, &model.name, &model.aliases)
 }
 
+/// The models that a user may use, by name.
+fn of_user<'a>(runtime: &'a Runtime, user: &User) -> Vec<&'a Arc<Model>> {
+    let all = runtime.snapshot.models.all.iter();
+    let mut models: Vec<_> = all.filter(|model| is_served(model, user) && is_allowed(model, user)).collect();
+    models.sort_by(|a, b| a.name.cmp(&b.name));
+    models
+}
+
+/// One model by any of its names, where the user may use it.
+fn named<'a>(runtime: &'a Runtime, user: &User, id: &str) -> Result<&'a Arc<Model>, ApiError> {
+    let model = runtime.snapshot.models.find(id).filter(|model| is_served(model, user));
+    let model = model.ok_or_else(|| ApiError::model_not_found(id))?;
+    if is_allowed(model, user) { Ok(model) } else { Err(ApiError::model_denied(id)) }
+}
+
+/// `GET /v1beta/models`. All of them stand on one page.
+pub(super) async fn gemini_list(State(app): AppState, Extension(Principal(user)): Extension<Principal>) -> Response {
+    let runtime = app.runtime();
+    Json(GeminiList { models: of_user(&runtime, &user).into_iter().map(|model| gemini(model)).collect() })
+        .into_response()
+}
+
+/// `GET /v1beta/models/{id}`.
+pub(super) async fn gemini_one(
+    State(app): AppState,
+    Extension(Principal(user)): Extension<Principal>,
+    Path(id): Path<String>,
+    parts: Parts,
+) -> Response {
+    match named(&app.runtime(), &user, &id) {
+        Ok(model) => Json(gemini(model)).into_response(),
+        Err(error) => refusal(&parts, &error),
+    }
+}
+
 /// `GET /models`, `GET /v1/models`.
 pub(super) async fn list(
     State(app): AppState,
@@ -78,14 +144,7 @@ pub(super) async fn list(
     parts: Parts,
 ) -> Response {
     let runtime = app.runtime();
-    let mut models: Vec<&Arc<Model>> = runtime
-        .snapshot
-        .models
-        .all
-        .iter()
-        .filter(|model| is_served(model, &user) && is_allowed(model, &user))
-        .collect();
-    models.sort_by(|a, b| a.name.cmp(&b.name));
+    let models = of_user(&runtime, &user);
     if speaks_anthropic(&parts) {
         Json(AnthropicList {
             has_more: false,
@@ -107,11 +166,9 @@ pub(super) async fn one(
     parts: Parts,
 ) -> Response {
     let runtime = app.runtime();
-    let Some(model) = runtime.snapshot.models.find(&id).filter(|model| is_served(model, &user)) else {
-        return refusal(&parts, &ApiError::model_not_found(&id));
+    let model = match named(&runtime, &user, &id) {
+        Ok(model) => model,
+        Err(error) => return refusal(&parts, &error),
     };
-    if !is_allowed(model, &user) {
-        return refusal(&parts, &ApiError::model_denied(&id));
-    }
     if speaks_anthropic(&parts) { Json(anthropic(model)).into_response() } else { Json(openai(model)).into_response() }
 }

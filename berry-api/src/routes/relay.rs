@@ -9,7 +9,7 @@ use std::time::Duration;
 use berry_core::config::snapshot::{Backend, Model, Server, User};
 use berry_core::error::ErrorKind;
 use berry_core::id::RequestId;
-use berry_core::operation::{BodyForm, Operation};
+use berry_core::operation::{BodyForm, Dialect, Operation};
 use berry_relay::answer::Answer;
 use berry_relay::body::Chunks;
 use berry_relay::envelope::{Envelope, EnvelopeError};
@@ -19,7 +19,7 @@ use berry_relay::multipart::{self, Form, FormError, FormScanner};
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri};
 use http_body::Body;
 
 use crate::app::{App, Runtime};
@@ -27,6 +27,7 @@ use crate::decisions::Recorder;
 use crate::error::ApiError;
 use crate::intake::{Reader, Timed};
 use crate::reply::{BoxError, Content};
+use crate::routes::gemini;
 use crate::server::connection::Connection;
 use crate::{gate, intake};
 
@@ -128,7 +129,7 @@ where
     let mut permit = app.buffers.permit();
     let reader = Reader::new(incoming, &snapshot.server, &mut permit);
     let asked = match exchange.operation.body_form() {
-        BodyForm::Json => read_json(reader).await?,
+        BodyForm::Json => read_json(reader, exchange.operation, &parts.uri).await?,
         BodyForm::Multipart => read_form(reader, &parts.headers).await?,
     };
     exchange.stream = asked.stream;
@@ -182,12 +183,16 @@ impl Read {
     }
 }
 
-async fn read_json<B>(reader: Reader<'_, B>) -> Result<Asked, ApiError>
+async fn read_json<B>(reader: Reader<'_, B>, operation: Operation, uri: &Uri) -> Result<Asked, ApiError>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
     let body = reader.read_whole().await?;
-    let mut envelope = Envelope::read(&body).map_err(|error| unreadable(&error))?;
+    let envelope = match gemini::call(uri) {
+        Some((_, model)) if operation.dialect() == Dialect::Gemini => Envelope::read_gemini(&body, model, operation),
+        _ => Envelope::read(&body),
+    };
+    let mut envelope = envelope.map_err(|error| unreadable(&error))?;
     Ok(Asked {
         model: envelope.model.clone(),
         stream: envelope.stream,

@@ -212,7 +212,7 @@ fn recomputed(decision: &Value) -> Value {
 async fn a_dry_run_says_who_would_be_chosen_and_why_the_others_would_not() {
     let gateway = gateway();
     let answer = gateway.post("/admin/explain", ADMIN, r#"{"model":"org/smart"}"#).await.json();
-    keys(&answer, "dry_run timestamp user requested_model allowed chosen error decision");
+    keys(&answer, "dry_run timestamp user requested_model allowed chosen settings error decision");
     keys(&answer["decision"], "model strategy context candidates excluded rescue draws turn chosen");
     assert_eq!((&answer["user"], &answer["allowed"], &answer["error"]), (&"ada".into(), &true.into(), &Value::Null));
     assert_eq!(answer["decision"]["excluded"][0]["message"], "disabled");
