@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use berry_core::config::snapshot::Snapshot;
 use berry_core::id::ProviderId;
 use berry_core::time::Instant;
+use berry_loadbalance::course::Allowance;
 use berry_loadbalance::selector::{PoolSelector, RouteSelector};
 use berry_relay::buffer::BufferBudget;
 use berry_relay::client::{ClientError, Dial, Upstreams};
@@ -172,8 +173,10 @@ fn limits(snapshot: &Snapshot) -> Limits {
         keep_alive: snapshot.server.keep_alive,
         plain_keep_alive: snapshot.server.plain_keep_alive,
         total_timeout: snapshot.settings.total_timeout,
-        max_retries: snapshot.settings.max_retries,
-        max_internal_retries: snapshot.settings.max_internal_retries,
+        attempts: Allowance {
+            max_retries: snapshot.settings.max_retries,
+            max_internal_retries: snapshot.settings.max_internal_retries,
+        },
     }
 }
 

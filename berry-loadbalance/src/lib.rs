@@ -6,6 +6,7 @@
 //!
 //! Three different things keep traffic away from an endpoint: an open circuit ([`breaker`]: it fails), an ejection ([`outlier`]:
 //! it fails too often), a pause ([`cooldown`]: it asked for one). [`probe`] says when to look after it.
+//! [`course`] says what may follow when an attempt failed.
 
 pub mod affinity;
 pub mod breaker;
@@ -13,6 +14,7 @@ pub mod chance;
 mod confidence;
 pub mod cooldown;
 mod cost;
+pub mod course;
 pub mod eligibility;
 pub mod endpoint;
 pub mod explain;

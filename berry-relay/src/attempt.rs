@@ -11,6 +11,7 @@ use std::time::Duration;
 use berry_core::config::snapshot::{Backend, Commit};
 use berry_core::operation::Operation;
 use berry_core::time::Instant;
+use berry_loadbalance::course::{self, Retry};
 use berry_loadbalance::lease::Lease;
 use berry_loadbalance::outcome::{FailureClass, Outcome};
 use bytes::Bytes;
@@ -23,7 +24,7 @@ use crate::body::Chunks;
 use crate::buffer::BufferPermit;
 use crate::client::{ConnectTimeout, Upstream};
 use crate::decode::Decoder;
-use crate::disposition::{self, Disposition, Retry};
+use crate::disposition::{self, Disposition};
 use crate::error::ForwardError;
 use crate::exchange::Exchange;
 use crate::forward::{Deadline, Relay, RelayRequest};
@@ -96,11 +97,10 @@ pub(crate) struct Setback {
 }
 
 impl Setback {
-    /// How long the backend is to be left alone before it is tried again in the same request; `None` where that is not known:
-    /// a rate limit that does not say when it is over.
-    pub(crate) fn wait_before_repeat(&self) -> Option<Duration> {
-        let unknown = (!self.is_rate_limit()).then_some(Duration::ZERO);
-        self.error.retry_after().or(unknown)
+    /// What of it decides how to go on.
+    pub(crate) fn at(&self, position: usize) -> course::Setback {
+        let (class, retry_after) = (self.error.failure_class(), self.error.retry_after());
+        course::Setback { position, retry: self.retry, class, retry_after }
     }
 
     /// Whether the request itself was refused, which is the last word on it.

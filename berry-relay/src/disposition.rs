@@ -5,32 +5,20 @@
 
 use std::time::Duration;
 
+use berry_loadbalance::course::Retry;
 use berry_loadbalance::outcome::{Consequence, FailureClass};
 use http::StatusCode;
 use serde_json::Value;
 
-/// Where a request may be tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Retry {
-    /// Nowhere: it would end the same way.
-    No,
-    /// At another backend.
-    Elsewhere,
-    /// At another backend, or here after a pause.
-    Anywhere,
-    /// At a backend with a larger context window.
-    LargerWindow,
-}
-
 /// What follows from an error answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Disposition {
+pub struct Disposition {
     /// How the backend failed; `None` = the caller's own fault, which counts for nobody.
-    pub(crate) class: Option<FailureClass>,
+    pub class: Option<FailureClass>,
     /// Where to try again.
-    pub(crate) retry: Retry,
+    pub retry: Retry,
     /// What happens to the backend, where the class does not say it.
-    pub(crate) consequence: Option<Consequence>,
+    pub consequence: Option<Consequence>,
 }
 
 /// The parts of an error body that decide something.
@@ -43,7 +31,7 @@ struct Told {
 }
 
 /// The disposition of an error answer.
-pub(crate) fn of(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Disposition {
+pub fn of(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Disposition {
     let told = read(body);
     let caller = Disposition { class: None, retry: Retry::No, consequence: None };
     let failure = |class, retry| Disposition { class: Some(class), retry, consequence: None };
@@ -73,7 +61,7 @@ pub(crate) fn of(status: StatusCode, body: &[u8], retry_after: Option<Duration>)
 
 impl Disposition {
     /// What happens to the backend.
-    pub(crate) fn consequence_of(&self, class: FailureClass, retry_after: Option<Duration>) -> Consequence {
+    pub fn consequence_of(&self, class: FailureClass, retry_after: Option<Duration>) -> Consequence {
         self.consequence.unwrap_or_else(|| Consequence::of(class, retry_after))
     }
 

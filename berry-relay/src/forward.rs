@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use berry_core::config::snapshot::{Model, User};
+use berry_loadbalance::course::{Allowance, Course};
 use berry_loadbalance::eligibility::{Demand, Hints};
 use berry_loadbalance::lease::Lease;
 use berry_loadbalance::selector::{NoRoute, RouteSelector};
 use bytes::Bytes;
 use http::HeaderMap;
 use rand::rngs::SmallRng;
-use rand::{RngExt as _, SeedableRng as _};
-use smallvec::SmallVec;
+use rand::SeedableRng as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Answer, KeepAlive, RelayBody};
@@ -25,20 +25,10 @@ use crate::body::Chunks;
 use crate::buffer::{BufferBudget, BufferPermit};
 use crate::client::Upstreams;
 use crate::clock::Clock;
-use crate::disposition::Retry;
 use crate::envelope::Envelope;
 use crate::error::ForwardError;
 use crate::exchange::{End, Exchange, Facts};
 use crate::multipart::Form;
-
-/// No attempt starts with less time left than this.
-const LEAST_TIME: Duration = Duration::from_millis(50);
-/// First step of the back-off before a backend is tried again.
-const BACKOFF_BASE: Duration = Duration::from_millis(50);
-/// Longest back-off.
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// Longest Retry-After that is waited out.
-const RETRY_AFTER_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Says an error in the dialect of the request, as an event of its stream or as a body. `berry-api` has the one mapping.
 pub trait SayError: Send + Sync {
@@ -77,10 +67,8 @@ pub struct Limits {
     pub plain_keep_alive: Option<Duration>,
     /// Longest time to the head of an answer, over all attempts.
     pub total_timeout: Duration,
-    /// Attempts beyond the first, over all backends.
-    pub max_retries: u32,
-    /// Of these, how many may repeat a backend.
-    pub max_internal_retries: u32,
+    /// How many attempts a request may take.
+    pub attempts: Allowance,
 }
 
 /// What outlives a reload.
@@ -228,17 +216,17 @@ impl Relay {
         exchange: &mut Exchange,
     ) -> Result<Committed, ForwardError> {
         let mut rng = self.shared.seeds.next_rng();
-        let mut course = Course::default();
+        let (mut course, mut errors) = (Course::new(self.limits.attempts), Errors::default());
         loop {
             let lease = match self.choose(request, &course, exchange, &mut rng) {
                 Ok(lease) => lease,
-                Err(no_route) => match course.pause_before_repeat(&self.limits, deadline, &mut rng) {
+                Err(no_route) => match course.pause_before_repeat(exchange.now(), deadline.left(), &mut rng) {
                     Some(pause) => {
                         tokio::time::sleep(pause).await;
-                        course.allow_repeats();
+                        course.allow_repeats(exchange.now());
                         continue;
                     }
-                    None => return course.give_up(no_route.into(), exchange),
+                    None => return errors.give_up(no_route.into(), exchange),
                 },
             };
             let (position, last_chance) = (lease.position(), lease.is_last_chance());
@@ -248,16 +236,16 @@ impl Relay {
                 Ok(committed) => return Ok(committed),
                 Err(setback) => setback,
             };
-            let may_go_on = setback.retry != Retry::No
+            let told = setback.at(position);
+            let may_go_on = course.may_go_on(&told, deadline.left())
                 && !last_chance
-                && exchange.attempts <= self.limits.max_retries
                 && request.body.can_be_sent_again()
-                && deadline.left() >= LEAST_TIME
                 && self.selector.may_retry(&request.model.id, exchange.now());
             tracing::debug!(request_id = exchange.request_id.as_str(), error = %setback.error, may_go_on, "attempt failed");
-            course.note(setback, position, &request.model, &self.limits);
+            course.note(&told, &request.model, exchange.now());
+            errors.note(setback);
             if !may_go_on {
-                return course.give_up(ForwardError::Internal("no attempt was made".to_owned()), exchange);
+                return errors.give_up(ForwardError::Internal("no attempt was made".to_owned()), exchange);
             }
         }
     }
@@ -274,8 +262,8 @@ impl Relay {
             tags: &request.user.tags,
             dialect: exchange.operation.dialect(),
             provider: request.provider.as_deref(),
-            tried: &course.barred,
-            hints: Hints { retried: exchange.attempts > 0, window_above: course.window_above, ..Hints::default() },
+            tried: course.barred(),
+            hints: Hints { retried: exchange.attempts > 0, window_above: course.window_above(), ..Hints::default() },
         };
         let lease = self.selector.select_route(&request.model.id, &demand, rng)?;
         tracing::debug!(
@@ -304,87 +292,21 @@ impl Deadline {
     }
 }
 
-/// What the attempts of one request have come to so far.
+/// The errors of one request, of which the client sees one.
 #[derive(Default)]
-struct Course {
-    /// Positions of the attempts made, in order.
-    made: SmallVec<[usize; 4]>,
-    /// Positions that are not to be chosen now.
-    barred: SmallVec<[usize; 4]>,
-    /// Of these, the ones that may be tried again, and when at the earliest.
-    repeatable: SmallVec<[(usize, tokio::time::Instant); 4]>,
-    /// Attempts at a backend that was tried before.
-    repeats: u32,
-    /// The window that was too small.
-    window_above: Option<u64>,
+struct Errors {
     first: Option<Box<Setback>>,
     last: Option<Box<Setback>>,
 }
 
-impl Course {
-    fn note(&mut self, setback: Box<Setback>, position: usize, model: &Model, limits: &Limits) {
-        self.repeats += u32::from(self.made.contains(&position));
-        self.made.push(position);
-        self.barred.push(position);
-        match setback.retry {
-            Retry::Anywhere => {
-                let wait = setback.wait_before_repeat().filter(|wait| *wait <= RETRY_AFTER_WAIT_MAX);
-                self.repeatable.extend(wait.map(|wait| (position, tokio::time::Instant::now() + wait)));
-            }
-            Retry::LargerWindow => self.bar_windows_up_to(model.backends[position].limits.context_window, model),
-            Retry::Elsewhere | Retry::No => {}
-        }
-        self.bar_exhausted_provider(position, model);
-        if self.repeats >= limits.max_internal_retries {
-            self.repeatable.clear();
-            self.barred.extend_from_slice(&self.made);
-        }
+impl Errors {
+    fn note(&mut self, setback: Box<Setback>) {
         match &self.first {
             None => self.first = Some(setback),
             // When everybody is at a limit, the client is told of the one that is over first.
             Some(first) if setback.is_sooner_than(first) => self.first = Some(setback),
             Some(_) => self.last = Some(setback),
         }
-    }
-
-    /// Leaves the backends whose window is known to be larger; where it is not known, asking would be guessing.
-    fn bar_windows_up_to(&mut self, too_small: Option<u64>, model: &Model) {
-        let is_larger = |window: Option<u64>| too_small.zip(window).is_some_and(|(small, window)| window > small);
-        let windows = model.backends.iter().map(|backend| backend.limits.context_window).enumerate();
-        self.barred.extend(windows.filter(|(_, window)| !is_larger(*window)).map(|(position, _)| position));
-        self.window_above = too_small;
-    }
-
-    /// A provider's own `max_retries` counts its attempts over all of its backends.
-    fn bar_exhausted_provider(&mut self, position: usize, model: &Model) {
-        let provider = &model.backends[position].provider;
-        let at_provider = |position: &usize| model.backends[*position].provider.id == provider.id;
-        let made = self.made.iter().filter(|position| at_provider(position)).count();
-        if provider.max_retries.is_some_and(|max| made > max as usize) {
-            self.repeatable.retain(|(position, _)| !at_provider(position));
-            self.barred.extend((0..model.backends.len()).filter(at_provider));
-        }
-    }
-
-    /// How long to wait before a backend is tried again, when no other is left: a short Retry-After, or a back-off with full
-    /// jitter. `None` when nothing may be repeated, or not in time.
-    fn pause_before_repeat(&self, limits: &Limits, deadline: Deadline, rng: &mut SmallRng) -> Option<Duration> {
-        if self.repeats >= limits.max_internal_retries {
-            return None;
-        }
-        let soonest = self.repeatable.iter().map(|(_, at)| *at).min()?;
-        let asked = soonest.saturating_duration_since(tokio::time::Instant::now());
-        let backoff = BACKOFF_BASE.saturating_mul(1 << self.repeats.min(10)).min(BACKOFF_MAX);
-        let pause = if asked.is_zero() { backoff.mul_f64(rng.random::<f64>()) } else { asked };
-        (pause + LEAST_TIME < deadline.left()).then_some(pause)
-    }
-
-    /// Opens what may be repeated by now.
-    fn allow_repeats(&mut self) {
-        let now = tokio::time::Instant::now();
-        let (due, later): (SmallVec<[_; 4]>, _) = self.repeatable.iter().copied().partition(|(_, at)| *at <= now);
-        self.repeatable = later;
-        self.barred.retain(|position| due.iter().all(|(due, _)| due != position));
     }
 
     /// What the client sees when nothing helped: a last error that is its own fault, else the first error, else ours. The record

@@ -11,7 +11,7 @@ pub mod client;
 pub mod clock;
 mod decode;
 pub mod dialect;
-mod disposition;
+pub mod disposition;
 pub mod envelope;
 pub mod error;
 pub mod exchange;
