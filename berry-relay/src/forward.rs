@@ -15,8 +15,8 @@ use berry_loadbalance::lease::Lease;
 use berry_loadbalance::selector::{NoRoute, RouteSelector};
 use bytes::Bytes;
 use http::HeaderMap;
-use rand::rngs::SmallRng;
 use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Answer, KeepAlive, RelayBody};
