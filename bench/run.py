@@ -30,7 +30,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BIN = ROOT / "target" / "release"
+BIN = ROOT / "target" / "dist"
 DOC = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 TOKEN = "bench-token-0123456789abcdef"
@@ -405,7 +405,7 @@ def write_document(text):
 
 def build(targets):
     packages = ["-p", "berry-bench"] + (["-p", "berry-api"] if "berry" in targets else [])
-    subprocess.run(["cargo", "build", "--release", *packages], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--profile", "dist", *packages], cwd=ROOT, check=True)
 
 
 def parse():

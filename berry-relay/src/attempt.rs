@@ -3,9 +3,10 @@
 //! A plain answer is held whole and must be JSON; a stream is read up to its first content event. Until then nothing has gone
 //! to the client, so a failure can still be rescued elsewhere.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use berry_core::config::snapshot::{Backend, Commit};
@@ -398,7 +399,8 @@ impl Attempt<'_> {
             return Err(self.bad(format!("it announces more than {limit} bytes (server.max_response_bytes)")));
         }
         let mut decoder = self.decoder(head)?;
-        let mut scanner = Some(Scanner::new(ANSWER_MEMBERS));
+        let mut scanner = Scanner::new(ANSWER_MEMBERS);
+        let mut valid = true;
         let mut held =
             HeldBody { chunks: Chunks::default(), permit: self.relay.shared.buffers.permit(), members: None };
         let idle = self.backend.provider.timeouts.stream_idle;
@@ -408,10 +410,10 @@ impl Attempt<'_> {
             }
             held.permit.grow(piece.len()).map_err(|_| ForwardError::Overloaded)?;
             // What is not JSON is still read to its end, so that the connection can be used again.
-            scanner = scanner.and_then(|mut scanner| scanner.push(&piece).is_ok().then_some(scanner));
+            valid = valid && scanner.push(&piece).is_ok();
             held.chunks.push(piece);
         }
-        held.members = scanner.and_then(|scanner| scanner.finish().ok());
+        held.members = if valid { scanner.finish().ok() } else { None };
         tracing::trace!(request_id = exchange.request_id.as_str(), bytes = held.chunks.len(), "answer held");
         Ok(held)
     }
@@ -509,6 +511,11 @@ impl Attempt<'_> {
         what: &'static str,
         future: impl Future<Output = T>,
     ) -> Result<T, ForwardError> {
+        let mut future = pin!(future);
+        // Often it is there already; then no clock is read and no timer made.
+        if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await {
+            return Ok(done);
+        }
         let until = (tokio::time::Instant::now() + patience).min(self.deadline.at);
         match tokio::time::timeout_at(until, future).await {
             Ok(done) => Ok(done),

@@ -1,20 +1,23 @@
 //! Which headers pass, in both directions. Everything that is not listed stays here.
 
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT,
-};
+use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Client headers that are passed on to every upstream, beside a provider's `forward_headers`.
-static REQUEST: [HeaderName; 7] = [
-    ACCEPT_LANGUAGE,
-    HeaderName::from_static("openai-beta"),
-    HeaderName::from_static("anthropic-beta"),
-    HeaderName::from_static("anthropic-version"),
-    HeaderName::from_static("idempotency-key"),
-    HeaderName::from_static("traceparent"),
-    HeaderName::from_static("tracestate"),
-];
+fn request_passes(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "accept"
+            | "accept-language"
+            | "anthropic-beta"
+            | "anthropic-version"
+            | "content-type"
+            | "idempotency-key"
+            | "openai-beta"
+            | "traceparent"
+            | "tracestate"
+    )
+}
 
 /// Never passed on, whatever `forward_headers` says: credentials, and what belongs to one connection.
 const NEVER: &[&str] = &[
@@ -45,12 +48,10 @@ pub(crate) fn request(client: &HeaderMap, forward: &[HeaderName], fixed: &[(Head
     let mut headers = HeaderMap::with_capacity(16);
     headers.insert(USER_AGENT, USER_AGENT_VALUE);
     headers.insert(ACCEPT_ENCODING, IDENTITY);
-    for name in [CONTENT_TYPE, ACCEPT].iter().chain(&REQUEST) {
-        if let Some(value) = client.get(name) {
-            headers.insert(name, value.clone());
-        }
+    for (name, value) in client.iter().filter(|(name, _)| request_passes(name)) {
+        headers.append(name, value.clone());
     }
-    for name in forward.iter().filter(|name| !NEVER.contains(&name.as_str())) {
+    for name in forward.iter().filter(|name| !NEVER.contains(&name.as_str()) && !request_passes(name)) {
         for value in client.get_all(name) {
             headers.append(name, value.clone());
         }

@@ -18,6 +18,13 @@ impl<'a> Cursor<'a> {
         Self { rest: text, depth: 0 }
     }
 
+    /// Length of the value that a text begins with, `depth` levels below the top; `None` where it is wrong or cut.
+    pub(super) fn length_of_value(text: &'a [u8], depth: usize) -> Option<usize> {
+        let mut cursor = Self { rest: text, depth };
+        cursor.skip()?;
+        Some(text.len() - cursor.rest.len())
+    }
+
     /// Reads past the next value and gives it as it is written.
     pub fn value(&mut self) -> Option<Raw<'a>> {
         let first = self.peek()?;

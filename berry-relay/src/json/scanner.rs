@@ -4,13 +4,15 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use super::{DEPTH_MAX, JsonError, Kind, lex};
+use super::{Cursor, DEPTH_MAX, JsonError, Kind, lex};
 use crate::body::Chunks;
 
 /// What is expected where the bytes end inside a value.
 const MORE: &str = "the rest of the JSON value";
 /// Longest key that can be a wanted one.
 const KEY_BYTES_MAX: usize = 32;
+/// Where so many bytes or fewer are left of a chunk, a value below the top level is first tried in one go.
+const GLANCE_BYTES_MAX: usize = 4096;
 
 /// One wanted member of the top-level object. Offsets count from the start of the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -278,7 +280,10 @@ impl Scanner {
         }
         match kind {
             Kind::String => self.text(chunk, at + 1, false),
-            Kind::Object | Kind::Array => self.open(at, kind == Kind::Object),
+            Kind::Object | Kind::Array => match self.glance(chunk, at) {
+                Some(end) => Ok(self.end_value(chunk, end)),
+                None => self.open(at, kind == Kind::Object),
+            },
             Kind::Number => Ok(self.whole_number(chunk, at, byte)),
             Kind::Bool | Kind::Null => {
                 let word: &'static [u8] = match byte {
@@ -293,6 +298,15 @@ impl Scanner {
                 Ok(at + 1)
             }
         }
+    }
+
+    /// The end of a member's value that lies in this chunk whole, which is found faster than by going through the states. Only
+    /// the last value of a chunk can be cut, so no chunk is read twice but for its last few bytes.
+    fn glance(&self, chunk: &[u8], at: usize) -> Option<usize> {
+        if self.depth != 1 || chunk.len() - at > GLANCE_BYTES_MAX {
+            return None;
+        }
+        Cursor::length_of_value(&chunk[at..], self.depth).map(|length| at + length)
     }
 
     fn open(&mut self, at: usize, object: bool) -> Result<usize, JsonError> {
