@@ -45,7 +45,7 @@ impl Answer {
             KeepAlive::Comment(_) => "text/event-stream",
             KeepAlive::WhiteSpace(_) => "application/json",
         };
-        let mut headers = HeaderMap::with_capacity(16);
+        let mut headers = HeaderMap::with_capacity(12);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         Self { status: StatusCode::OK, headers, body }

@@ -45,7 +45,7 @@ const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-requ
 
 /// Headers of the upstream request: ours, the provider's, and what of the client's may pass.
 pub(crate) fn request(client: &HeaderMap, forward: &[HeaderName], fixed: &[(HeaderName, HeaderValue)]) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(16);
+    let mut headers = HeaderMap::with_capacity(12);
     headers.insert(USER_AGENT, USER_AGENT_VALUE);
     headers.insert(ACCEPT_ENCODING, IDENTITY);
     for (name, value) in client.iter().filter(|(name, _)| request_passes(name)) {
@@ -66,7 +66,7 @@ pub(crate) fn request(client: &HeaderMap, forward: &[HeaderName], fixed: &[(Head
 /// Headers of the answer: what of the upstream's may pass. An upstream's request id goes under another name.
 pub(crate) fn response(upstream: &HeaderMap) -> HeaderMap {
     // Room for ours as well, so that the map does not grow.
-    let mut headers = HeaderMap::with_capacity(16);
+    let mut headers = HeaderMap::with_capacity(12);
     for (name, value) in upstream {
         if name == "x-request-id" || name == "request-id" {
             headers.insert(UPSTREAM_REQUEST_ID, value.clone());

@@ -15,7 +15,7 @@ use memchr::memmem;
 
 use crate::body::{Chunks, Edit};
 use crate::error::{BoxError, ForwardError};
-use crate::upstream_body::{Arriving, UpstreamBody};
+use crate::upstream_body::{Arriving, Streaming, UpstreamBody};
 
 /// Longest boundary (RFC 2046).
 const BOUNDARY_BYTES_MAX: usize = 70;
@@ -447,11 +447,11 @@ impl Form {
         edits.extend(self.backend.clone().map(|range| Edit { range, replacement: Bytes::new() }));
         let held = self.held.splice(&mut edits);
         if self.is_whole {
-            return Ok(UpstreamBody::Held(held));
+            return Ok(UpstreamBody::from(held));
         }
         let rest = self.rest.take().ok_or_else(|| ForwardError::Internal("a form can be sent once".to_owned()))?;
         let length = self.length.map(|length| length + held.len() as u64 - self.held.len() as u64);
-        Ok(UpstreamBody::Streaming { held, rest, length })
+        Ok(UpstreamBody::Streaming(Box::new(Streaming { held, rest, length })))
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) fn request(
             let mut edited = Vec::new();
             let control = Control::new(&request.model.edits, &backend.edits, operation, &backend.provider.upstream);
             let body = control.apply(body, &mut edited);
-            Ok(Prepared { body: UpstreamBody::Held(body), usage_was_added, edited })
+            Ok(Prepared { body: UpstreamBody::from(body), usage_was_added, edited })
         }
         RequestBody::Form(form) => {
             Ok(Prepared { body: form.take(&model)?, usage_was_added: false, edited: Vec::new() })

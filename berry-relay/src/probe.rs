@@ -237,7 +237,7 @@ fn build(provider: &Provider, probe: Probe<'_>) -> Result<Request<UpstreamBody>,
             (Method::POST, target::url(provider, operation, model)?, Chunks::from(body))
         }
     };
-    let mut request = Request::new(UpstreamBody::Held(body));
+    let mut request = Request::new(UpstreamBody::from(body));
     *request.method_mut() = method;
     *request.uri_mut() = url;
     request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));

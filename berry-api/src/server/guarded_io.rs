@@ -19,11 +19,18 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::HEAD_BYTES_MAX;
 use super::connection::Connection;
 use crate::error;
+
+/// What a client of HTTP/2 begins with (RFC 9113 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How much is read at once to see which protocol it is. An ordinary request fits, so the parser gets it in one piece.
+const FIRST_BYTES_MAX: usize = 8 * 1024;
 
 /// How long an unread body is read away when the connection closes.
 const LINGER: Duration = Duration::from_secs(5);
@@ -44,14 +51,26 @@ enum Phase {
     Busy,
 }
 
+/// The head that arrives, or the last one that did.
+#[derive(Clone, Copy)]
+struct Head {
+    /// Requests begun when its first byte came.
+    begun: u32,
+    /// When that was.
+    since: Instant,
+    /// What came until the request began.
+    bytes: usize,
+}
+
 /// A client stream with its deadlines.
 pub struct GuardedIo<T> {
     io: T,
     connection: Arc<Connection>,
     deadlines: Deadlines,
     http2: bool,
-    /// Requests begun when the first byte of the current head came, and when that was.
-    head: Option<(u32, Instant)>,
+    /// The first bytes, read to see which protocol it is, until the parser takes them.
+    first: Bytes,
+    head: Option<Head>,
     timer: Pin<Box<Sleep>>,
     /// What stands in for the library's answer to a malformed head, as far as it is not written.
     substitute: Option<Bytes>,
@@ -68,6 +87,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> GuardedIo<T> {
             connection,
             deadlines,
             http2: false,
+            first: Bytes::new(),
             head: None,
             timer,
             substitute: None,
@@ -76,10 +96,29 @@ impl<T: AsyncRead + AsyncWrite + Unpin> GuardedIo<T> {
         }
     }
 
+    /// Whether the client begins with HTTP/2; waits for as many bytes as that takes. They are read again by the parser.
+    ///
+    /// # Errors
+    /// Those of the stream, and the passing of a deadline.
+    pub async fn speaks_http2(&mut self) -> io::Result<bool> {
+        let mut first = Vec::with_capacity(FIRST_BYTES_MAX);
+        while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+            if self.read_buf(&mut first).await? == 0 {
+                break;
+            }
+        }
+        self.http2 = first.starts_with(PREFACE);
+        if self.http2 {
+            self.head = None;
+        }
+        self.first = first.into();
+        Ok(self.http2)
+    }
+
     fn phase(&self) -> Phase {
         if self.connection.is_active() {
             Phase::Busy
-        } else if self.head.is_some_and(|(begun, _)| begun == self.connection.begun()) {
+        } else if self.head.is_some_and(|head| head.begun == self.connection.begun()) {
             Phase::Head
         } else {
             Phase::Idle
@@ -91,13 +130,24 @@ impl<T: AsyncRead + AsyncWrite + Unpin> GuardedIo<T> {
         if bytes.is_empty() || self.http2 {
             return;
         }
-        let begun = self.connection.begun();
-        if begun == 0 && self.head.is_none() {
-            self.http2 = bytes.starts_with(b"PRI ");
+        if self.phase() == Phase::Idle {
+            self.head = Some(Head { begun: self.connection.begun(), since: Instant::now(), bytes: 0 });
         }
-        if !self.http2 && self.phase() == Phase::Idle {
-            self.head = Some((begun, Instant::now()));
+        if let Some(head) = &mut self.head {
+            head.bytes = head.bytes.saturating_add(bytes.len());
         }
+    }
+
+    /// Reads no further than a head may be long, so that the library, which looks at what it has after each read, cannot take
+    /// a longer one that ends inside a large read.
+    fn poll_more_of_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let room = HEAD_BYTES_MAX.saturating_sub(self.head.map_or(0, |head| head.bytes));
+        let room = room.max(1).min(buf.remaining());
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut part))?;
+        let read = part.filled().len();
+        buf.advance(read);
+        Poll::Ready(Ok(()))
     }
 
     /// Called while a read waits: has the phase lasted too long?
@@ -105,7 +155,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> GuardedIo<T> {
         let phase = self.phase();
         let deadline = match (phase, self.head) {
             (Phase::Busy, _) => return Poll::Pending,
-            (Phase::Head, Some((_, since))) => since + self.deadlines.header,
+            (Phase::Head, Some(head)) => head.since + self.deadlines.header,
             (Phase::Head | Phase::Idle, _) => {
                 self.connection.app().clock.at(self.connection.idle_since()) + self.deadlines.idle
             }
@@ -186,8 +236,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for GuardedIo<T> {
         if this.expired {
             return Poll::Ready(Ok(()));
         }
+        if !this.first.is_empty() {
+            let taken = this.first.split_to(this.first.len().min(buf.remaining()));
+            buf.put_slice(&taken);
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
-        match Pin::new(&mut this.io).poll_read(cx, buf) {
+        let read = match this.phase() {
+            Phase::Head => this.poll_more_of_head(cx, buf),
+            Phase::Idle | Phase::Busy => Pin::new(&mut this.io).poll_read(cx, buf),
+        };
+        match read {
             Poll::Ready(Ok(())) => {
                 this.note(&buf.filled()[before..]);
                 Poll::Ready(Ok(()))

@@ -9,15 +9,16 @@ pub mod limits;
 pub mod proxy_protocol;
 pub mod tls;
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -116,12 +117,16 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-fn http_builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
     // The guard keeps the deadline for heads; see there.
-    builder.http1().header_read_timeout(None).max_buf_size(HEAD_BYTES_MAX);
+    builder.header_read_timeout(None).max_buf_size(HEAD_BYTES_MAX);
     builder
-        .http2()
+}
+
+fn http2_builder() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).expect("64 KiB"))
         .max_concurrent_streams(STREAMS_MAX)
@@ -135,7 +140,8 @@ fn http_builder() -> auto::Builder<TokioExecutor> {
 /// What every connection of a listener shares.
 pub struct Server {
     gateway: Gateway,
-    http: auto::Builder<TokioExecutor>,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
     options: ServerOptions,
     shutdown: Shutdown,
 }
@@ -143,7 +149,8 @@ pub struct Server {
 impl Server {
     /// A server in front of `gateway`, which drains when the gateway's app does.
     pub fn new(gateway: Gateway, options: ServerOptions) -> Self {
-        Self { shutdown: gateway.app().shutdown.clone(), gateway, http: http_builder(), options }
+        let shutdown = gateway.app().shutdown.clone();
+        Self { gateway, http1: http1_builder(), http2: http2_builder(), options, shutdown }
     }
 
     /// One connection's life. `_slot` is given back at its end.
@@ -183,13 +190,29 @@ impl Server {
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let connection = Arc::new(self.gateway.connection(peer));
-        let io = GuardedIo::new(stream, Arc::clone(&connection), self.options.deadlines);
+        let mut io = GuardedIo::new(stream, Arc::clone(&connection), self.options.deadlines);
+        let http2 = tokio::select! {
+            http2 = io.speaks_http2() => http2?,
+            () = self.shutdown.drained() => return Ok(()),
+        };
         let gateway = self.gateway.clone();
         let service = service_fn(move |request| {
             let (gateway, connection) = (gateway.clone(), Arc::clone(&connection));
             async move { Ok::<_, std::convert::Infallible>(gateway.handle(&connection, request).await) }
         });
-        let mut http = std::pin::pin!(self.http.serve_connection(TokioIo::new(io), service));
+        match http2 {
+            false => self.drive(self.http1.serve_connection(TokioIo::new(io), service)).await,
+            // Boxed: its state is large, and most connections are of the other kind.
+            true => Box::pin(self.drive(self.http2.serve_connection(TokioIo::new(io), service))).await,
+        }
+    }
+
+    /// Runs a connection to its end, which is soon once the drain has begun.
+    async fn drive<C>(&self, http: C) -> Result<(), BoxError>
+    where
+        C: GracefulConnection<Error = hyper::Error>,
+    {
+        let mut http = std::pin::pin!(http);
         let mut drain = self.shutdown.watch();
         poll_fn(|cx| {
             if drain.begins(cx) {
@@ -197,6 +220,7 @@ impl Server {
             }
             http.as_mut().poll(cx)
         })
-        .await
+        .await?;
+        Ok(())
     }
 }
