@@ -138,11 +138,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> GuardedIo<T> {
         }
     }
 
-    /// Reads no further than a head may be long, so that the library, which looks at what it has after each read, cannot take
-    /// a longer one that ends inside a large read.
-    fn poll_more_of_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let room = HEAD_BYTES_MAX.saturating_sub(self.head.map_or(0, |head| head.bytes));
-        let room = room.max(1).min(buf.remaining());
+    /// How much may still be read of a head. The library looks at what it has after each read, so it would take a longer head
+    /// that ends inside a large read.
+    fn room_for_head(&self) -> usize {
+        match (self.phase(), self.head) {
+            (Phase::Head, Some(head)) => HEAD_BYTES_MAX.saturating_sub(head.bytes).max(1),
+            _ => usize::MAX,
+        }
+    }
+
+    /// Reads at most `room` bytes.
+    fn poll_read_part(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, room: usize) -> Poll<io::Result<()>> {
         let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut part))?;
         let read = part.filled().len();
@@ -242,9 +248,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for GuardedIo<T> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        let read = match this.phase() {
-            Phase::Head => this.poll_more_of_head(cx, buf),
-            Phase::Idle | Phase::Busy => Pin::new(&mut this.io).poll_read(cx, buf),
+        let room = this.room_for_head();
+        let read = match room < buf.remaining() {
+            true => this.poll_read_part(cx, buf, room),
+            false => Pin::new(&mut this.io).poll_read(cx, buf),
         };
         match read {
             Poll::Ready(Ok(())) => {

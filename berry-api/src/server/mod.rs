@@ -12,6 +12,7 @@ pub mod tls;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -201,18 +202,17 @@ impl Server {
             async move { Ok::<_, std::convert::Infallible>(gateway.handle(&connection, request).await) }
         });
         match http2 {
-            false => self.drive(self.http1.serve_connection(TokioIo::new(io), service)).await,
+            false => self.drive(pin!(self.http1.serve_connection(TokioIo::new(io), service))).await,
             // Boxed: its state is large, and most connections are of the other kind.
-            true => Box::pin(self.drive(self.http2.serve_connection(TokioIo::new(io), service))).await,
+            true => self.drive(Box::pin(self.http2.serve_connection(TokioIo::new(io), service)).as_mut()).await,
         }
     }
 
     /// Runs a connection to its end, which is soon once the drain has begun.
-    async fn drive<C>(&self, http: C) -> Result<(), BoxError>
+    async fn drive<C>(&self, mut http: Pin<&mut C>) -> Result<(), BoxError>
     where
         C: GracefulConnection<Error = hyper::Error>,
     {
-        let mut http = std::pin::pin!(http);
         let mut drain = self.shutdown.watch();
         poll_fn(|cx| {
             if drain.begins(cx) {
