@@ -170,14 +170,15 @@ impl Server {
         let mut client = peer;
         let address = peer.ip().to_canonical();
         if self.options.proxy_protocol_from.iter().any(|net| net.contains(&address)) {
-            let told = tokio::time::timeout(header, proxy_protocol::read_header(&mut stream)).await??;
+            let told = Box::pin(tokio::time::timeout(header, proxy_protocol::read_header(&mut stream))).await??;
             client = told.unwrap_or(peer);
         }
         match &self.options.tls {
             None => self.serve(stream, client).await,
+            // Boxed, so that a connection without TLS does not carry the state of one with it.
             Some(acceptor) => {
-                let stream = tokio::time::timeout(header, acceptor.accept(stream)).await??;
-                self.serve(stream, client).await
+                let stream = Box::pin(tokio::time::timeout(header, acceptor.accept(stream))).await??;
+                Box::pin(self.serve(stream, client)).await
             }
         }
     }
