@@ -8,6 +8,7 @@
 //! Facts about formats come from the vendors' API references (platform.openai.com/docs/api-reference, docs.anthropic.com/en/api,
 //! ai.google.dev/api), read in 2025 and 2026.
 
+pub mod gemini_generate;
 pub mod ir;
 pub mod loss;
 pub mod text;

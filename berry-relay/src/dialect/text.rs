@@ -338,6 +338,15 @@ impl Writer {
         self
     }
 
+    /// Writes a key with the escapes it needs; its value comes next.
+    pub fn quoted_key(&mut self, key: &str) -> &mut Self {
+        self.separate();
+        self.open.extend_from_slice(&json::quote(key));
+        self.open.extend_from_slice(b":");
+        self.comma = false;
+        self
+    }
+
     /// Writes a string.
     pub fn text(&mut self, text: &Text) {
         self.texts(&[text]);

@@ -44,6 +44,11 @@ pub fn usage_of_answer(body: &Chunks, members: &Members) -> Usage {
         .unwrap_or_default()
 }
 
+/// Reads a usage object of any vendor.
+pub(crate) fn usage_of_object(usage: &[u8]) -> Usage {
+    usage::read(usage)
+}
+
 /// The HTTP status that an error object names in `status` or `code`, as Azure and OpenRouter write it.
 pub(crate) fn status_of_error(error: &[u8]) -> Option<StatusCode> {
     let mut named = None;

@@ -1,0 +1,142 @@
+//! Gemini's `generateContent` and `streamGenerateContent`, as a client's and as an upstream's format.
+//!
+//! Facts: ai.google.dev/api/generate-content, /gemini-api/docs/thinking, /thought-signatures and /structured-output, read in 2026.
+
+mod request_in;
+mod request_out;
+mod response;
+mod schema;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+
+use super::ir::{ErrorClass, Request, Response, Stop, UpstreamError};
+use super::loss::Losses;
+use super::text::{Json, Writer};
+use super::{Codec, Malformed, Reply, StreamDecoder, StreamEncoder, Target};
+use crate::body::Chunks;
+
+/// The codec.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GeminiGenerate;
+
+impl Codec for GeminiGenerate {
+    fn decode_request(&self, body: &Bytes, losses: &mut Losses) -> Result<Request, Malformed> {
+        request_in::decode(body, losses)
+    }
+
+    fn encode_request(&self, request: &Request, target: &Target<'_>, losses: &mut Losses) -> Result<Chunks, Malformed> {
+        request_out::encode(request, target, losses)
+    }
+
+    fn decode_response(&self, body: &Bytes) -> Result<Response, Malformed> {
+        response::decode(body)
+    }
+
+    fn encode_response(&self, response: &Response, reply: &Reply) -> Bytes {
+        response::encode(response, reply)
+    }
+
+    fn stream_decoder(&self) -> Box<dyn StreamDecoder> {
+        Box::new(stream::Decoder::default())
+    }
+
+    fn stream_encoder(&self, reply: &Reply) -> Box<dyn StreamEncoder> {
+        Box::new(stream::Encoder::new(reply))
+    }
+
+    fn encode_error(&self, error: &UpstreamError, status: u16, _request_id: &str) -> Bytes {
+        let mut writer = Writer::new();
+        write_error(&mut writer, error, status);
+        writer.finish().into_bytes()
+    }
+}
+
+/// The object of an error.
+fn write_error(w: &mut Writer, error: &UpstreamError, status: u16) {
+    w.object(|w| {
+        w.key("error").object(|w| {
+            w.key("code").integer(u64::from(status));
+            w.key("message").string(&error.message);
+            w.key("status").string(status_word(error.kind));
+        });
+    });
+}
+
+/// Google's word for an error.
+fn status_word(kind: ErrorClass) -> &'static str {
+    match kind {
+        ErrorClass::BadRequest | ErrorClass::ContextTooLong | ErrorClass::ContentFilter | ErrorClass::TooLarge => {
+            "INVALID_ARGUMENT"
+        }
+        ErrorClass::BadKey => "UNAUTHENTICATED",
+        ErrorClass::Billing | ErrorClass::RateLimit => "RESOURCE_EXHAUSTED",
+        ErrorClass::Forbidden => "PERMISSION_DENIED",
+        ErrorClass::NotFound => "NOT_FOUND",
+        ErrorClass::Server => "INTERNAL",
+        ErrorClass::Overloaded => "UNAVAILABLE",
+        ErrorClass::Timeout => "DEADLINE_EXCEEDED",
+    }
+}
+
+/// The status that goes with an error inside a stream.
+const fn status_of(kind: ErrorClass) -> u16 {
+    match kind {
+        ErrorClass::BadRequest | ErrorClass::ContextTooLong | ErrorClass::ContentFilter => 400,
+        ErrorClass::BadKey => 401,
+        ErrorClass::Forbidden => 403,
+        ErrorClass::NotFound => 404,
+        ErrorClass::TooLarge => 413,
+        ErrorClass::Billing | ErrorClass::RateLimit => 429,
+        ErrorClass::Server => 500,
+        ErrorClass::Overloaded => 503,
+        ErrorClass::Timeout => 504,
+    }
+}
+
+/// What an error object of Gemini means.
+fn read_error(error: &Json) -> UpstreamError {
+    let mut fields = error.fields();
+    let word = fields.string("status").unwrap_or_default();
+    let code = fields.take("code").and_then(|code| code.integer()).unwrap_or(0);
+    let kind = match (word.as_str(), code) {
+        ("UNAUTHENTICATED", _) | (_, 401) => ErrorClass::BadKey,
+        ("PERMISSION_DENIED", _) | (_, 403) => ErrorClass::Forbidden,
+        ("NOT_FOUND", _) | (_, 404) => ErrorClass::NotFound,
+        ("RESOURCE_EXHAUSTED", _) | (_, 429) => ErrorClass::RateLimit,
+        ("UNAVAILABLE", _) | (_, 503) => ErrorClass::Overloaded,
+        ("DEADLINE_EXCEEDED", _) | (_, 504) => ErrorClass::Timeout,
+        ("INVALID_ARGUMENT" | "FAILED_PRECONDITION" | "OUT_OF_RANGE", _) | (_, 400..500) => ErrorClass::BadRequest,
+        _ => ErrorClass::Server,
+    };
+    UpstreamError { kind, message: fields.string("message").unwrap_or_default(), param: None }
+}
+
+/// Why an answer ended; a word that is not known is a plain end.
+fn read_stop(reason: &str) -> Option<Stop> {
+    Some(match reason {
+        "" | "FINISH_REASON_UNSPECIFIED" => return None,
+        "MAX_TOKENS" => Stop::Length,
+        "SAFETY" | "RECITATION" | "LANGUAGE" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "NO_IMAGE" => Stop::Filter,
+        image if image.starts_with("IMAGE_") => Stop::Filter,
+        "MALFORMED_FUNCTION_CALL"
+        | "UNEXPECTED_TOOL_CALL"
+        | "TOO_MANY_TOOL_CALLS"
+        | "MALFORMED_RESPONSE"
+        | "MISSING_THOUGHT_SIGNATURE" => Stop::MalformedCall,
+        _ => Stop::End,
+    })
+}
+
+/// The word for why an answer ended.
+fn stop_word(stop: &Stop) -> &'static str {
+    match stop {
+        Stop::End | Stop::Sequence(_) | Stop::ToolCalls | Stop::Pause | Stop::Refusal => "STOP",
+        Stop::Length | Stop::ContextFull => "MAX_TOKENS",
+        Stop::Filter => "SAFETY",
+        Stop::MalformedCall => "MALFORMED_FUNCTION_CALL",
+        Stop::Error => "OTHER",
+    }
+}
