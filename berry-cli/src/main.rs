@@ -7,6 +7,7 @@ mod check;
 mod generate;
 mod metrics;
 mod output;
+mod simulate;
 mod upstream;
 
 use std::path::PathBuf;
@@ -54,6 +55,8 @@ enum Command {
     },
     /// Show the figures of a running server.
     Metrics(metrics::Arguments),
+    /// Run a strategy against scripted upstreams under a virtual clock.
+    Simulate(simulate::Arguments),
 }
 
 /// Which configuration is meant.
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::HealthCheck { config, provider } => upstream::health_check(&config, provider.as_deref()),
         Command::TestBackend { config, provider, model } => upstream::test_backend(&config, &provider, &model),
         Command::Metrics(arguments) => metrics::run(&arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
     };
     finish(cli.json, result)
 }

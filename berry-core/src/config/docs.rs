@@ -133,11 +133,14 @@ pub fn reference() -> String {
     }
     page.push_str("\n## The file\n\n");
     table(&mut page, &RawConfig::SCHEMA);
-    schema::walk(&mut |header, schema| {
-        let _ = write!(page, "\n### `{header}`\n\n{}\n\n", paragraph(schema.doc));
-        table(&mut page, schema);
-    });
+    schema::walk(&mut |header, schema| section(&mut page, header, schema));
     page
+}
+
+/// A table of the format under its header.
+pub(super) fn section(page: &mut String, header: &str, schema: &TableSchema) {
+    let _ = write!(page, "\n### `{header}`\n\n{}\n\n", paragraph(schema.doc));
+    table(page, schema);
 }
 
 fn paragraph(doc: &[&str]) -> String {

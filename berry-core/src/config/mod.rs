@@ -14,6 +14,7 @@ mod mask;
 mod path;
 mod problem;
 mod raw;
+pub mod scenario;
 mod schema;
 pub mod snapshot;
 mod source;

@@ -191,6 +191,11 @@ impl Problems {
         self.list.retain(|problem| !problem.span.as_ref().is_some_and(|span| inside(span.start)));
     }
 
+    /// Drops what is no error.
+    pub(crate) fn keep_errors(&mut self) {
+        self.list.retain(|problem| problem.severity == Severity::Error);
+    }
+
     /// Puts everything into the order of the file, with the lines of the (masked) text that it points at. What has no place
     /// comes first.
     pub(crate) fn finish(mut self, file: &str, masked: &str) -> Report {

@@ -12,7 +12,7 @@ use super::compile;
 use super::decode::{At, Choice, Decode, Decoder, Fields, Map, OneOf, Seconds, Table, Text, bare_name, read_table, table};
 use super::interpolate::ProcessEnvironment;
 use super::path::KeyPath;
-use super::problem::{Problems, Severity, Span};
+use super::problem::{Problems, Severity};
 use super::raw::{RawConfig, RawModel, RawPrices, RawProvider, RawSettings};
 use super::schema::{Bounds, KeySchema, TableSchema};
 use super::snapshot::{Model, Snapshot, Strategy};
@@ -399,16 +399,16 @@ fn compile_upstreams(
             let message = "no provider is called so";
             problems.error(&at, entry.key_span.clone(), message).hint("write its [providers.NAME], or mend the name");
         }
-        all.insert(id, compile_upstream(entry.value, entry.span, &at, problems));
+        all.insert(id, compile_upstream(entry.value, &at, problems));
     }
     for id in snapshot.providers.keys() {
         all.entry(id.clone())
-            .or_insert_with(|| compile_upstream(super::decode::defaults(), 0..0, &at.key(id.as_str()), problems));
+            .or_insert_with(|| compile_upstream(super::decode::defaults(), &at.key(id.as_str()), problems));
     }
     all
 }
 
-fn compile_upstream(raw: RawUpstream, _table: Span, at: &KeyPath<'_>, problems: &mut Problems) -> Upstream {
+fn compile_upstream(raw: RawUpstream, at: &KeyPath<'_>, problems: &mut Problems) -> Upstream {
     let RawUpstream {
         ttft_ms,
         ttft_p99_ms,
@@ -491,7 +491,7 @@ pub fn reference() -> String {
         ("[[upstreams.NAME.phases]]", &RawPhase::SCHEMA),
     ];
     for (header, schema) in tables {
-        super::docs::write_table(&mut page, header, schema);
+        super::docs::section(&mut page, header, schema);
     }
     page
 }
