@@ -101,7 +101,8 @@ fn legend(out: &mut String, names: &[String]) {
     let mut at = LEFT;
     for (position, name) in names.iter().enumerate() {
         let name = escaped(name);
-        let _ = writeln!(out, "<rect x=\"{at:.1}\" y=\"40\" width=\"12\" height=\"12\" fill=\"{}\"/>", colour(position));
+        let _ =
+            writeln!(out, "<rect x=\"{at:.1}\" y=\"40\" width=\"12\" height=\"12\" fill=\"{}\"/>", colour(position));
         let _ = writeln!(out, "<text x=\"{:.1}\" y=\"51\">{name}</text>", at + 17.0);
         at += 34.0 + 7.5 * name.chars().count() as f64;
     }
@@ -166,7 +167,8 @@ fn bar(out: &mut String, top: f64, column: usize, below: f64, height: f64, colou
 }
 
 fn latency(out: &mut String, top: f64, columns: &[Column]) {
-    let line = |share| columns.iter().map(move |column| percentile(&column.waits, share)).map(|p| p.map(|p| p.as_secs_f64()));
+    let line =
+        |share| columns.iter().map(move |column| percentile(&column.waits, share)).map(|p| p.map(|p| p.as_secs_f64()));
     let max = line(0.99).flatten().fold(0.1_f64, f64::max) * 1.05;
     frame(out, top, "Time to first token: half (blue), 99 of 100 (line)", max, " s");
     for (share, style) in [(0.5, "stroke=\"#0072b2\""), (0.99, "class=\"p99\"")] {

@@ -229,7 +229,10 @@ fn keep(page: &str, begin: &str, end: &str, part: &str) {
         std::fs::write(&path, &expected).unwrap();
         return;
     }
-    assert!(found == expected, "{page} is stale; write it anew with: BERRY_UPDATE_DOCS=1 cargo test -p berry-cli simulate");
+    assert!(
+        found == expected,
+        "{page} is stale; write it anew with: BERRY_UPDATE_DOCS=1 cargo test -p berry-cli simulate"
+    );
 }
 
 #[test]

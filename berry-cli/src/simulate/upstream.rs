@@ -42,11 +42,7 @@ pub(super) enum Fate {
         rest: Duration,
     },
     /// An error status.
-    Refused {
-        status: StatusCode,
-        body: &'static str,
-        retry_after: Option<Duration>,
-    },
+    Refused { status: StatusCode, body: &'static str, retry_after: Option<Duration> },
     /// Nothing comes.
     Lost {
         /// When that is noticed.
@@ -97,9 +93,9 @@ pub(super) struct Ask {
 /// A source of chances for `what`, of a run.
 pub(super) fn chances(seed: u64, what: &[u64]) -> SmallRng {
     // The odd factor spreads neighbours; the generator's own seeding scatters them.
-    SmallRng::seed_from_u64(what.iter().fold(seed, |sum, part| {
-        (sum ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
-    }))
+    SmallRng::seed_from_u64(
+        what.iter().fold(seed, |sum, part| (sum ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)),
+    )
 }
 
 /// A draw from a lognormal distribution.

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::compile;
-use super::decode::{At, Choice, Decode, Decoder, Fields, Map, OneOf, Seconds, Table, Text, bare_name, read_table, table};
+use super::decode::{
+    At, Choice, Decode, Decoder, Fields, Map, OneOf, Seconds, Table, Text, bare_name, read_table, table,
+};
 use super::interpolate::ProcessEnvironment;
 use super::path::KeyPath;
 use super::problem::{Problems, Severity};
@@ -466,10 +468,7 @@ fn compile_phase(raw: At<RawPhase>, usual: Behaviour, at: &KeyPath<'_>, problems
         let span = repeat_seconds.and_then(|repeat| repeat.span);
         problems.error(&at.key("repeat_seconds"), span, "is shorter than the phase");
     }
-    let ttft = Lognormal {
-        median: usual.ttft.median * ttft_factor.value,
-        p99: usual.ttft.p99 * ttft_factor.value,
-    };
+    let ttft = Lognormal { median: usual.ttft.median * ttft_factor.value, p99: usual.ttft.p99 * ttft_factor.value };
     let behaviour = Behaviour {
         ttft,
         failure_rate: failure_rate.map_or(usual.failure_rate, |rate| rate.value),
@@ -533,7 +532,8 @@ ttft_factor = 2
         assert_eq!((scenario.requests_per_second, scenario.model.strategy), (2.0, Strategy::Cheapest));
         let upstream = &scenario.upstreams[&ProviderId::from("a")];
         assert_eq!(upstream.at(0.0).ttft, Lognormal { median: 0.2, p99: 0.6 });
-        for (second, failing) in [(9.9, false), (10.0, true), (19.9, true), (20.0, false), (40.0, true), (50.0, false)] {
+        for (second, failing) in [(9.9, false), (10.0, true), (19.9, true), (20.0, false), (40.0, true), (50.0, false)]
+        {
             assert_eq!(upstream.at(second).failure_rate > 0.0, failing, "{second}");
         }
         assert_eq!((upstream.at(10.0).failure, upstream.at(10.0).ttft.median), (Failure::Overloaded, 0.4));
