@@ -28,6 +28,7 @@ use crate::auth::failures::FailedAttempts;
 use crate::cors::Cors;
 use crate::decisions::Decisions;
 use crate::error::Voice;
+use crate::reload::Generations;
 use crate::request_id::RequestIds;
 use crate::shutdown::Shutdown;
 use crate::status::{Status, WallClock};
@@ -63,6 +64,8 @@ pub struct App {
     pub shutdown: Shutdown,
     /// The file that the configuration came from, once the server runs; what a reload reads.
     pub config_file: OnceLock<PathBuf>,
+    /// The configurations that were in force.
+    pub generations: Generations,
     /// Requests whose answer is not over.
     pub in_flight: AtomicU64,
     /// Bytes held.
@@ -113,6 +116,7 @@ impl App {
             failures: FailedAttempts::default(),
             shutdown,
             config_file: OnceLock::new(),
+            generations: Generations::default(),
             in_flight: AtomicU64::new(0),
             buffers,
             decisions: Arc::default(),

@@ -11,7 +11,7 @@ use berry_api::app::{App, AppOptions};
 use berry_api::gateway::Gateway;
 use berry_api::run::{self, Ended};
 use berry_api::server::{bind, limits};
-use berry_api::{demo, telemetry};
+use berry_api::{demo, reload, telemetry};
 use berry_core::config::snapshot::Snapshot;
 use berry_core::config::{Config, Found, Loaded, ProcessEnvironment, Severity, locate};
 use clap::Parser;
@@ -206,6 +206,7 @@ async fn listen_and_serve(
         },
     )
     .map_err(|error| error.to_string())?;
+    reload::started_with(&app, loaded);
     let gateway = Gateway::new(Arc::new(app));
     run::until_signal(listener, gateway, options, found.path.clone())
         .await

@@ -47,7 +47,7 @@ pub fn server_options(server: &Server) -> Result<ServerOptions, tls::TlsError> {
     })
 }
 
-/// Serves until a signal comes, then drains; SIGHUP reads `config` again. The drain: not ready, no new connections, no new requests, cut.
+/// Serves until a signal comes, then drains; SIGHUP and a change of the file read `config` again. The drain: not ready, no new connections, no new requests, cut.
 ///
 /// # Errors
 /// When signals cannot be listened to.
@@ -65,9 +65,8 @@ pub async fn until_signal(
     let accepting = tasks.spawn(server::accept_all(listener, server, tasks.clone()));
     tasks.spawn(prober::run(Arc::clone(gateway.app())));
     #[cfg(unix)]
-    tasks.spawn(reload::on_hangup(Arc::clone(gateway.app()), config)?);
-    #[cfg(not(unix))]
-    drop(config);
+    tasks.spawn(reload::on_hangup(Arc::clone(gateway.app()), config.clone())?);
+    tasks.spawn(reload::watch::on_change(Arc::clone(gateway.app()), config));
     let signal = signals.next().await;
     let runtime = gateway.app().runtime();
     let Server { drain_delay, shutdown_grace, .. } = runtime.snapshot.server;

@@ -72,6 +72,10 @@ pub fn router(app: Arc<App>) -> Router {
     table.add(Admin, "/admin/backend-health", get(admin::backend_health));
     table.add(Admin, "/admin/system-stats", get(admin::system_stats));
     table.add_post(Admin, "/admin/reload-config", post(admin::reload_config));
+    table.add(Admin, "/admin/config", get(admin::running));
+    table.add(Admin, "/admin/config/history", get(admin::history));
+    table.add_post(Admin, "/admin/config/validate", post(admin::validate));
+    table.add_post(Admin, "/admin/config/rollback", post(admin::roll_back));
     table.add_post(Admin, "/admin/explain", post(admin::dry_run));
     table.add(Admin, "/admin/explain/{request_id}", get(admin::recorded));
     table.add(User, "/models", get(models::list));

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use berry_api::reload::reload;
+use berry_api::reload::watch::{PERIOD, on_change};
+use berry_api::reload::{Cause, reload};
 use berry_api::telemetry::access::AccessLog;
 use berry_mock::{Mock, Reply, Script};
 use berry_relay::client::Dial;
@@ -72,7 +73,7 @@ async fn a_bad_file_changes_nothing_and_the_error_names_the_place() {
         ("[users.a\n", "berry.toml:1"),
     ] {
         std::fs::write(&path, text).unwrap();
-        let error = reload(gateway.gateway.app(), &path).unwrap_err().to_string();
+        let error = reload(gateway.gateway.app(), &path, Cause::Signal).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
         assert_eq!(gateway.post("/v1/chat/completions", ADMIN, ASK).await.status, 200);
     }
@@ -95,4 +96,122 @@ async fn an_admin_reloads_and_is_told_every_problem() {
     let problems = refused.json()["problems"].to_string();
     assert!(problems.contains("berry.toml:25:1: models.wide.strategie"), "{problems}");
     assert_eq!(gateway.post("/admin/reload-config", crate::support::NARROW, "").await.status, 403);
+}
+
+/// A gateway that reloads from a file of its own.
+fn with_file() -> (TestGateway, tempfile::TempDir, std::path::PathBuf) {
+    let (gateway, _) = gateway(Script { replies: vec![Reply::json("/", "{}")], ..Script::default() });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("berry.toml");
+    std::fs::write(&path, CONFIG).unwrap();
+    gateway.gateway.app().config_file.set(path.clone()).unwrap();
+    (gateway, folder, path)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_running_configuration_is_shown_without_a_secret() {
+    let (gateway, _folder, path) = with_file();
+    gateway.post("/admin/reload-config", ADMIN, "").await;
+    let shown = gateway.get("/admin/config", ADMIN).await.json();
+    assert_eq!((&shown["generation"], &shown["cause"]), (&1.into(), &"admin ada".into()), "{shown}");
+    assert_eq!(shown["file"], path.display().to_string());
+    assert_eq!(shown["config"]["models"]["wide"]["strategy"], "round_robin");
+    assert!(!shown.to_string().contains(ADMIN) && !shown.to_string().contains("canary"), "{shown}");
+    // The operator may ask for the ends of keys; a whole one is never shown, and in a diff not even its ends.
+    std::fs::write(&path, format!("[settings]\nmask_api_keys = false\n{}", CONFIG.replace("canary", "canary2")))
+        .unwrap();
+    let reloaded = gateway.post("/admin/reload-config", ADMIN, "").await.json();
+    assert!(
+        reloaded["changes"].to_string().contains("api_key") && !reloaded.to_string().contains("nary2"),
+        "{reloaded}"
+    );
+    let shown = gateway.get("/admin/config", ADMIN).await.json();
+    assert_eq!(shown["config"]["providers"]["nowhere"]["api_key"], "prov…ary2");
+    assert_eq!(gateway.get("/admin/config", crate::support::NARROW).await.status, 403);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_tells_what_is_different_and_a_dry_run_changes_nothing() {
+    let (gateway, _folder, path) = with_file();
+    gateway.post("/admin/reload-config", ADMIN, "").await;
+    let other = CONFIG.replacen("strategy = \"round_robin\"", "strategy = \"random\"", 1);
+    let dry = gateway.post("/admin/config/validate", ADMIN, &other).await.json();
+    let expected = serde_json::json!([
+        {"path": "models.wide.strategy", "kind": "changed", "from": "round_robin", "to": "random"}
+    ]);
+    assert_eq!((&dry["valid"], &dry["changes"]), (&true.into(), &expected));
+    assert_eq!(gateway.get("/admin/config", ADMIN).await.json()["generation"], 1);
+    std::fs::write(&path, &other).unwrap();
+    assert_eq!(gateway.post("/admin/reload-config", ADMIN, "").await.json()["changes"], expected);
+    let bad = gateway.post("/admin/config/validate", ADMIN, "[users.a\n").await.json();
+    assert_eq!(bad["valid"], false);
+    assert!(bad["problems"].to_string().contains("the posted configuration:1"), "{bad}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollback_brings_an_earlier_configuration_back() {
+    let (gateway, _folder, path) = with_file();
+    gateway.post("/admin/reload-config", ADMIN, "").await;
+    std::fs::write(&path, CONFIG.replace("org/wide", "org/wider")).unwrap();
+    gateway.post("/admin/reload-config", ADMIN, "").await;
+    assert_eq!(gateway.post("/v1/chat/completions", ADMIN, ASK).await.status, 404);
+    let back = gateway.post("/admin/config/rollback", ADMIN, r#"{"generation": 1}"#).await.json();
+    assert_eq!((&back["reloaded"], &back["generation"]), (&true.into(), &3.into()), "{back}");
+    assert_eq!(gateway.post("/v1/chat/completions", ADMIN, ASK).await.status, 200);
+    let history = gateway.get("/admin/config/history", ADMIN).await.json();
+    let causes: Vec<_> = history["generations"].as_array().unwrap().iter().map(|past| past["cause"].clone()).collect();
+    assert_eq!(causes, ["rollback to 1 by ada", "admin ada", "admin ada"]);
+    assert_eq!(gateway.post("/admin/config/rollback", ADMIN, r#"{"generation": 9}"#).await.status, 404);
+    assert_eq!(gateway.post("/admin/config/rollback", ADMIN, "{}").await.status, 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_reload_is_shown_until_one_succeeds() {
+    let (gateway, _folder, path) = with_file();
+    std::fs::write(&path, "[users.a\n").unwrap();
+    assert_eq!(gateway.post("/admin/reload-config", ADMIN, "").await.status, 400);
+    let failure = gateway.get("/admin/config", ADMIN).await.json()["last_failure"]["error"].to_string();
+    assert!(failure.contains("berry.toml:1"), "{failure}");
+    std::fs::write(&path, CONFIG).unwrap();
+    gateway.post("/admin/reload-config", ADMIN, "").await;
+    assert!(gateway.get("/admin/config", ADMIN).await.json()["last_failure"].is_null());
+    assert_eq!(gateway.get("/admin/config/history", ADMIN).await.json()["failed_reloads"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_file_takes_effect_by_itself_whatever_brought_it() {
+    let (gateway, folder, path) = with_file();
+    let app = Arc::clone(gateway.gateway.app());
+    let strategy = |strategy: &str| CONFIG.replace("\"round_robin\"", &format!("\"{strategy}\""));
+    let in_force = || app.generations.outline().tree()["models"]["wide"]["strategy"].clone();
+    let changes = async {
+        // The clock is paused, so these waits take no time.
+        tokio::time::sleep(4 * PERIOD).await;
+        assert_eq!(app.generations.number(), 0, "nothing has changed yet");
+        std::fs::write(&path, strategy("random")).unwrap();
+        tokio::time::sleep(4 * PERIOD).await;
+        assert_eq!(in_force(), "random");
+        // An editor's rename.
+        let beside = folder.path().join("berry.toml.swp");
+        std::fs::write(&beside, strategy("failover")).unwrap();
+        std::fs::rename(&beside, &path).unwrap();
+        tokio::time::sleep(4 * PERIOD).await;
+        assert_eq!(in_force(), "failover");
+        // An orchestrator's swap of a link.
+        #[cfg(unix)]
+        {
+            std::fs::write(&beside, strategy("least_busy")).unwrap();
+            let link = folder.path().join("link");
+            std::os::unix::fs::symlink(&beside, &link).unwrap();
+            std::fs::rename(&link, &path).unwrap();
+            tokio::time::sleep(4 * PERIOD).await;
+            assert_eq!(in_force(), "least_busy");
+        }
+        // A file that is gone for a while is no change.
+        std::fs::remove_file(&path).unwrap();
+        tokio::time::sleep(4 * PERIOD).await;
+        assert_eq!(app.generations.failures(), 0);
+        app.shutdown.drain();
+    };
+    tokio::join!(on_change(Arc::clone(&app), path.clone()), changes);
 }

@@ -11,6 +11,7 @@ mod docs;
 mod interpolate;
 mod locate;
 mod mask;
+mod outline;
 mod path;
 mod problem;
 mod raw;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 pub use docs::reference;
 pub use interpolate::{Environment, MAX_SECRET_FILE_BYTES, ProcessEnvironment};
 pub use locate::{Found, LocateError, SEARCH_ORDER, locate};
+pub use outline::{CHANGES_MAX, Change, ChangeKind, Diff, OUTLINE_ENTRIES_MAX, Outline};
 pub use problem::{Place, Problem, Report, Severity};
 pub use schema::{KeyFacts, keys};
 pub use source::MAX_CONFIG_BYTES;
@@ -35,6 +37,8 @@ use decode::Decoder;
 use path::KeyPath;
 use problem::Problems;
 use snapshot::Snapshot;
+
+use crate::secret::Secret;
 
 /// A complete configuration: every key with its default and a line of explanation. Runs as it is, on the demo provider.
 pub const EXAMPLE: &str = include_str!("../../../config-example.toml");
@@ -54,7 +58,14 @@ pub struct Loaded {
     pub warnings: Report,
     /// How much of everything there is.
     pub summary: Summary,
+    /// What was written, secrets hidden.
+    pub outline: Outline,
+    /// The file's text, where it is at most [`KEPT_TEXT_BYTES_MAX`] long: what a rollback compiles again.
+    pub text: Option<Secret>,
 }
+
+/// Longest configuration text that is kept for a rollback.
+pub const KEPT_TEXT_BYTES_MAX: usize = 1 << 20;
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +143,7 @@ fn from_source(name: &str, text: &str, mode: Option<u32>, env: &dyn Environment)
     let mut cx = Decoder { problems: &mut found, env, dormant: false, secrets: Vec::new(), inline_secret: None };
     let raw = decode::read_table(tree.get_ref(), &KeyPath::ROOT, &mut cx);
     let Decoder { secrets, inline_secret, .. } = cx;
+    let outline = Outline::new(tree.get_ref(), text, &secrets);
     // With a million users the tree is large, and everything is in the raw tables now.
     drop(tree);
     let masked = mask::mask(text, secrets, !broken.is_empty());
@@ -153,7 +165,8 @@ fn from_source(name: &str, text: &str, mode: Option<u32>, env: &dyn Environment)
         return Err(LoadError::Invalid(report));
     }
     let summary = Summary::of(&snapshot);
-    Ok(Loaded { snapshot: Arc::new(snapshot), warnings: report, summary })
+    let text = (text.len() <= KEPT_TEXT_BYTES_MAX).then(|| Secret::from(text));
+    Ok(Loaded { snapshot: Arc::new(snapshot), warnings: report, summary, outline, text })
 }
 
 /// How much of everything a configuration has, switched-off things included.

@@ -4,18 +4,18 @@
 //! functions that make the choices.
 
 mod backend_health;
+mod config;
 mod explain;
 mod model_weights;
-mod reload;
 mod system_stats;
 
 use berry_core::config::snapshot::BillingMode;
 use berry_loadbalance::pool::Pool;
 
 pub(super) use backend_health::backend_health;
+pub(super) use config::{history, reload_config, roll_back, running, validate};
 pub(super) use explain::{dry_run, recorded};
 pub(super) use model_weights::model_weights;
-pub(super) use reload::reload_config;
 pub(super) use system_stats::system_stats;
 
 use crate::app::Runtime;

@@ -1,0 +1,163 @@
+//! Reload: a configuration is read, checked and compiled, and then swapped in whole; or the old one stays, and the log, the reply
+//! and the figures say why.
+//!
+//! It is asked for by a signal, by a changed file ([`watch`]) or by an administrator. One at a time: what is told as the
+//! difference is the difference to what was in force before.
+
+mod history;
+pub mod watch;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use berry_core::config::{Change, Config, Diff, LoadError, Loaded, ProcessEnvironment, Report, Severity, Summary};
+use berry_relay::client::ClientError;
+
+pub use history::{Cause, Failure, GENERATIONS_KEPT, Generation, Generations};
+
+use crate::app::App;
+use crate::demo;
+
+/// Changes that a line of the log names.
+const CHANGES_LOGGED: usize = 20;
+
+/// Why the old configuration stays.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The file has errors, or cannot be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A provider cannot be reached as configured.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A rollback to what is not kept.
+    #[error("generation {0} is not kept; GET /admin/config/history lists those that are")]
+    UnknownGeneration(u64),
+    /// A rollback to a file that was too large to keep.
+    #[error("the file of generation {0} was too large to be kept; put it back in place and reload")]
+    NotKept(u64),
+}
+
+/// A configuration that was put in force.
+#[derive(Clone, Debug)]
+pub struct Reloaded {
+    /// Its number.
+    pub generation: u64,
+    /// How much of everything it has.
+    pub summary: Summary,
+    /// What is different.
+    pub diff: Diff,
+    /// Its warnings.
+    pub warnings: Report,
+}
+
+/// Notes the configuration that the process started with.
+pub fn started_with(app: &App, loaded: Loaded) {
+    app.generations.begin(loaded);
+}
+
+/// Puts the file's configuration in force.
+///
+/// # Errors
+/// [`ReloadError`]; nothing has changed then.
+pub fn reload(app: &App, path: &Path, cause: Cause) -> Result<Reloaded, ReloadError> {
+    put_in_force(app, cause, || Ok(Config::load(path, &ProcessEnvironment)?))
+}
+
+/// Puts the configuration of an earlier generation in force again. The file stays as it is, so its next change, or a reload, ends
+/// the rollback.
+///
+/// # Errors
+/// [`ReloadError`]; nothing has changed then.
+pub fn roll_back(app: &App, generation: u64, cause: Cause) -> Result<Reloaded, ReloadError> {
+    put_in_force(app, cause, || {
+        let text = app.generations.text_of(generation)?;
+        Ok(Config::from_text(&format!("generation {generation}"), text.expose(), &ProcessEnvironment)?)
+    })
+}
+
+/// What a reload of this text would do; changes nothing.
+///
+/// # Errors
+/// The text's problems.
+pub fn validate(app: &App, text: &str) -> Result<Reloaded, LoadError> {
+    let loaded = Config::from_text("the posted configuration", text, &ProcessEnvironment)?;
+    let diff = app.generations.diff_to(&loaded.outline);
+    let generation = app.generations.number();
+    Ok(Reloaded { generation, summary: loaded.summary, diff, warnings: loaded.warnings })
+}
+
+fn put_in_force(
+    app: &App,
+    cause: Cause,
+    load: impl FnOnce() -> Result<Loaded, ReloadError>,
+) -> Result<Reloaded, ReloadError> {
+    let _one_at_a_time = app.generations.begin_change();
+    let put = load().and_then(|loaded| {
+        let dials = demo::dials(loaded.snapshot.providers.values());
+        app.replace(Arc::clone(&loaded.snapshot), &dials)?;
+        Ok(loaded)
+    });
+    let told = cause.to_string();
+    match put {
+        Ok(loaded) => {
+            let (summary, warnings) = (loaded.summary, loaded.warnings.clone());
+            let (generation, diff) = app.generations.succeeded(loaded, cause);
+            let reloaded = Reloaded { generation, summary, diff, warnings };
+            tell(&reloaded, &told);
+            Ok(reloaded)
+        }
+        Err(error) => {
+            tracing::error!(cause = told, %error, "configuration not reloaded, the old one stays in force");
+            app.generations.failed(error.to_string(), cause);
+            Err(error)
+        }
+    }
+}
+
+fn tell(reloaded: &Reloaded, cause: &str) {
+    for (_, line) in reloaded.warnings.lines().filter(|(severity, _)| *severity == Severity::Warning) {
+        tracing::warn!("{line}");
+    }
+    let Reloaded { generation, summary: Summary { providers, models, users, .. }, diff, .. } = reloaded;
+    let named: Vec<String> = diff.changes.iter().take(CHANGES_LOGGED).map(words).collect();
+    let more = diff.changes.len().saturating_sub(CHANGES_LOGGED) + diff.left_out;
+    let changes = named.join("; ");
+    tracing::info!(generation, cause, providers, models, users, changes, more, "configuration reloaded");
+}
+
+fn words(change: &Change) -> String {
+    let Change { path, kind, from, to } = change;
+    let kind = format!("{kind:?}").to_lowercase();
+    match (from, to) {
+        (Some(from), Some(to)) => format!("{kind} {path}: {from} -> {to}"),
+        _ => format!("{kind} {path}"),
+    }
+}
+
+/// Reloads on each SIGHUP, until the process drains.
+///
+/// # Errors
+/// When the signal cannot be listened to.
+#[cfg(unix)]
+pub fn on_hangup(app: Arc<App>, path: PathBuf) -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut hangups = signal(SignalKind::hangup())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                Some(()) = hangups.recv() => {}
+                () = app.shutdown.drained() => return,
+            }
+            in_background(&app, &path, Cause::Signal).await;
+        }
+    })
+}
+
+/// Reloads on a thread of its own: reading and compiling a large file takes a while, and requests go on meanwhile. How it went
+/// is in the log.
+async fn in_background(app: &Arc<App>, path: &Path, cause: Cause) {
+    let (app, path) = (Arc::clone(app), path.to_owned());
+    let _ = tokio::task::spawn_blocking(move || reload(&app, &path, cause)).await;
+}
