@@ -11,6 +11,7 @@
 pub mod gemini_generate;
 pub mod ir;
 pub mod loss;
+pub mod openai_responses;
 pub mod text;
 
 use bytes::{Bytes, BytesMut};
