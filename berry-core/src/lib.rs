@@ -11,5 +11,6 @@ pub mod money;
 pub mod operation;
 pub mod policy;
 pub mod secret;
+pub mod tariff;
 pub mod time;
 pub mod usage;

@@ -91,6 +91,13 @@ impl fmt::Display for NanoUsd {
     }
 }
 
+/// As it prints: a string, so that no reader turns it into a floating point number.
+impl serde::Serialize for NanoUsd {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// A price in USD per million tokens, kept as nano-USD per million tokens so that any catalogue price is exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PricePerMillion(NanoUsd);
@@ -122,12 +129,24 @@ pub struct Prices {
     pub cached_input: Option<PricePerMillion>,
     /// Input written to the vendor's prompt cache.
     pub cache_write: Option<PricePerMillion>,
+    /// Input written to the cache to be kept for an hour; without it as any other write.
+    pub cache_write_1h: Option<PricePerMillion>,
+    /// Audio in the prompt; without it as other input.
+    pub audio_input: Option<PricePerMillion>,
+    /// Images in the prompt; without it as other input.
+    pub image_input: Option<PricePerMillion>,
     /// Visible output.
     pub output: Option<PricePerMillion>,
     /// Reasoning output; without it reasoning is priced as output.
     pub reasoning: Option<PricePerMillion>,
+    /// Generated audio; without it as other output.
+    pub audio_output: Option<PricePerMillion>,
+    /// Generated images; without it as other output.
+    pub image_output: Option<PricePerMillion>,
     /// A fixed amount for each request.
     pub request: Option<NanoUsd>,
+    /// A fixed amount for each call of a tool that the vendor runs, such as a web search.
+    pub tool_call: Option<NanoUsd>,
 }
 
 #[cfg(test)]

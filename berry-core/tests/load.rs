@@ -548,9 +548,9 @@ fn prices_and_limits_of_a_backend_are_kept() {
         billing_mode = \"per_request\"\ntags = [\"premium\"]\nweight = 0.25\npriority = 7\n";
     let loaded = load(&(small() + keys + "[pricing.\"gpt-4o\"]\noutput_price = 10\n"));
     let backend = &loaded.snapshot.models.all[0].backends[0];
-    assert_eq!(backend.prices.input.unwrap().per_million(), NanoUsd::from_usd(2.5).unwrap());
-    assert_eq!(backend.prices.request, Some(NanoUsd::from_nanos(2_000_000)));
+    assert_eq!(backend.tariff.base().input.unwrap().per_million(), NanoUsd::from_usd(2.5).unwrap());
+    assert_eq!(backend.tariff.base().request, Some(NanoUsd::from_nanos(2_000_000)));
     assert_eq!((backend.limits.context_window, backend.limits.max_concurrent), (Some(128_000), Some(100)));
     assert_eq!((backend.billing, backend.weight, backend.priority), (BillingMode::PerRequest, 0.25, 7));
-    assert!(loaded.snapshot.pricing["gpt-4o"].output.is_some());
+    assert!(loaded.snapshot.prices.configured("gpt-4o").unwrap().base().output.is_some());
 }

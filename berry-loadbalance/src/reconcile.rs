@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use berry_core::config::snapshot::{Backend, Model, Snapshot};
 use berry_core::id::BackendId;
-use berry_core::money::Prices;
 
 use crate::endpoint::Endpoint;
 use crate::pool::Pool;
@@ -21,7 +20,7 @@ pub(crate) fn pool(model: &Arc<Model>, snapshot: &Snapshot, old: Option<&Pool>) 
     let known: HashMap<&BackendId, &Arc<Endpoint>> =
         old.into_iter().flat_map(Pool::endpoints).map(|endpoint| (&endpoint.backend().id, endpoint)).collect();
     let endpoint = |backend: &Arc<Backend>| {
-        let (new, prices) = (Arc::clone(backend), prices(backend, snapshot));
+        let (new, prices) = (Arc::clone(backend), *backend.tariff.base());
         Arc::new(match known.get(&backend.id) {
             Some(endpoint) => endpoint.reconfigured(new, Arc::clone(&rules), prices),
             None => Endpoint::new(new, Arc::clone(&rules), prices),
@@ -30,12 +29,4 @@ pub(crate) fn pool(model: &Arc<Model>, snapshot: &Snapshot, old: Option<&Pool>) 
     let state = old.map(|pool| Arc::clone(pool.state())).unwrap_or_default();
     let endpoints = model.backends.iter().map(endpoint).collect();
     Pool::assemble(Arc::clone(model), rules, endpoints, state)
-}
-
-/// The backend's own prices; where it states none, those of `[pricing]` for its upstream model.
-fn prices(backend: &Backend, snapshot: &Snapshot) -> Prices {
-    if backend.prices != Prices::default() {
-        return backend.prices;
-    }
-    snapshot.pricing.get(&backend.id.upstream).copied().unwrap_or_default()
 }

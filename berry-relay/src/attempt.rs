@@ -260,6 +260,7 @@ impl Attempt<'_> {
         let usage_was_added = prepared.usage_was_added;
         exchange.edited = std::mem::take(&mut prepared.edited);
         let (head, incoming) = self.exchange_heads(request, prepared).await?;
+        self.note_acceptance(&head, request, exchange);
         if !(usage_was_added && head.status == StatusCode::BAD_REQUEST) {
             return self.reply(head, incoming, usage_was_added, exchange).await;
         }
@@ -271,7 +272,15 @@ impl Attempt<'_> {
         self.upstream.note_refused_stream_options(&self.backend.id.upstream);
         let prepared = prepare::request(&self.backend, self.upstream, self.operation, self.streams, request)?;
         let (head, incoming) = Box::pin(self.exchange_heads(request, prepared)).await?;
+        self.note_acceptance(&head, request, exchange);
         self.reply(head, incoming, false, exchange).await
+    }
+
+    /// From here on the request is paid for, whatever becomes of its answer.
+    fn note_acceptance(&self, head: &Head, request: &RelayRequest, exchange: &mut Exchange) {
+        if head.status.is_success() {
+            exchange.tariff = Some(Arc::clone(self.backend.tariff_of(request.body.model())));
+        }
     }
 
     /// Sends the request and waits for the head of the answer. A request that a used connection lost by closing under it,

@@ -8,6 +8,7 @@ use berry_core::config::snapshot::{Backend, Model, User};
 use berry_core::error::ErrorKind;
 use berry_core::id::RequestId;
 use berry_core::operation::Operation;
+use berry_core::tariff::{Cost, Tariff};
 use berry_core::time::Instant;
 use berry_core::usage::Usage;
 
@@ -63,6 +64,10 @@ pub struct Facts {
     pub edited: Vec<Edited>,
     /// What was used.
     pub usage: Usage,
+    /// What the upstream that accepted the request charges; `None` while none has.
+    pub tariff: Option<Arc<Tariff>>,
+    /// What it cost, once the request settles; `None` when no upstream accepted it.
+    pub cost: Option<Cost>,
     /// How it ended.
     pub end: End,
 }
@@ -101,6 +106,8 @@ impl Exchange {
             ttft: None,
             edited: Vec::new(),
             usage: Usage::default(),
+            tariff: None,
+            cost: None,
             end: End::Cancelled,
         };
         Self { inner: Some(Box::new(Inner { facts, clock, sink })) }
@@ -140,7 +147,8 @@ impl DerefMut for Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if let Some(inner) = self.inner.take() {
-            let Inner { facts, clock, sink } = *inner;
+            let Inner { mut facts, clock, sink } = *inner;
+            facts.cost = facts.tariff.as_ref().map(|tariff| tariff.cost(&facts.usage));
             sink.settle(facts, clock.now());
         }
     }

@@ -13,6 +13,8 @@ mod settings;
 mod stores;
 mod users;
 
+use std::sync::Arc;
+
 use super::decode::{At, Text};
 use super::path::KeyPath;
 use super::problem::Problems;
@@ -28,7 +30,8 @@ pub(crate) fn compile(raw: RawConfig, problems: &mut Problems) -> Snapshot {
     let root = KeyPath::ROOT;
     let (settings, times) = settings::compile(settings, &root.key("settings"), problems);
     let providers = providers::compile(providers, &times, &root.key("providers"), problems);
-    let models = models::compile(models, &providers, &root.key("models"), problems);
+    let prices = Arc::new(limits::pricing(pricing, &root.key("pricing"), problems));
+    let models = models::compile(models, &providers, &prices, &root.key("models"), problems);
     let users = users::compile(users, &models, &providers, &root.key("users"), problems);
     if !settings.mask_api_keys {
         problems
@@ -49,7 +52,7 @@ pub(crate) fn compile(raw: RawConfig, problems: &mut Problems) -> Snapshot {
         cluster: stores::cluster(cluster, &root.key("cluster"), problems),
         telemetry: stores::telemetry(telemetry, &root.key("telemetry"), problems),
         cache: stores::cache(cache, &root.key("cache"), problems),
-        pricing: limits::pricing(pricing, &root.key("pricing"), problems),
+        prices,
         tags: limits::tags(tags, &root.key("tags"), problems),
     }
 }

@@ -321,12 +321,24 @@ table! {
         cached_input_price: optional<f64>, Bounds::at_least(0.0);
         /// USD per million input tokens that were written to the vendor's cache.
         cache_write_price: optional<f64>, Bounds::at_least(0.0);
+        /// USD per million input tokens that were written to the vendor's cache to be kept for an hour; as other writes without it.
+        cache_write_1h_price: optional<f64>, Bounds::at_least(0.0);
+        /// USD per million tokens of audio in the prompt; as other input without it.
+        audio_input_price: optional<f64>, Bounds::at_least(0.0);
+        /// USD per million tokens of images in the prompt; as other input without it.
+        image_input_price: optional<f64>, Bounds::at_least(0.0);
         /// USD per million output tokens.
         output_price: optional<f64>, Bounds::at_least(0.0);
         /// USD per million reasoning tokens; as output without it.
         reasoning_price: optional<f64>, Bounds::at_least(0.0);
+        /// USD per million tokens of generated audio; as other output without it.
+        audio_output_price: optional<f64>, Bounds::at_least(0.0);
+        /// USD per million tokens of generated images; as other output without it.
+        image_output_price: optional<f64>, Bounds::at_least(0.0);
         /// USD per request.
         request_price: optional<f64>, Bounds::at_least(0.0);
+        /// USD per call of a tool that the vendor runs, such as a web search.
+        tool_call_price: optional<f64>, Bounds::at_least(0.0);
         /// Tokens that fit in, input and output together.
         context_window: optional<u64>, Bounds::at_least(1.0);
         /// Requests at the same time.
@@ -461,12 +473,24 @@ table! {
         cached_input_price: optional<f64>, Bounds::at_least(0.0);
         /// USD per million input tokens that were written to the vendor's cache.
         cache_write_price: optional<f64>, Bounds::at_least(0.0);
+        /// USD per million input tokens that were written to the vendor's cache to be kept for an hour; as other writes without it.
+        cache_write_1h_price: optional<f64>, Bounds::at_least(0.0);
+        /// USD per million tokens of audio in the prompt; as other input without it.
+        audio_input_price: optional<f64>, Bounds::at_least(0.0);
+        /// USD per million tokens of images in the prompt; as other input without it.
+        image_input_price: optional<f64>, Bounds::at_least(0.0);
         /// USD per million output tokens.
         output_price: optional<f64>, Bounds::at_least(0.0);
         /// USD per million reasoning tokens; as output without it.
         reasoning_price: optional<f64>, Bounds::at_least(0.0);
+        /// USD per million tokens of generated audio; as other output without it.
+        audio_output_price: optional<f64>, Bounds::at_least(0.0);
+        /// USD per million tokens of generated images; as other output without it.
+        image_output_price: optional<f64>, Bounds::at_least(0.0);
         /// USD per request.
         request_price: optional<f64>, Bounds::at_least(0.0);
+        /// USD per call of a tool that the vendor runs, such as a web search.
+        tool_call_price: optional<f64>, Bounds::at_least(0.0);
     }
 
     /// What all users with a tag share.

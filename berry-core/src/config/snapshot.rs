@@ -4,6 +4,7 @@
 
 mod health;
 mod limits;
+mod prices;
 mod request;
 mod stores;
 
@@ -19,6 +20,7 @@ use ipnet::IpNet;
 
 pub use health::{Adjustments, Circuit, HealthCheck, Probing, SmartAi};
 pub use limits::{BackendLimits, Budget, BudgetZone, RateLimit, UserLimits};
+pub use prices::PriceTable;
 pub use request::{Commit, Edits, Expose, LossPolicy};
 pub(crate) use stores::StoreKind;
 pub use stores::{
@@ -27,10 +29,10 @@ pub use stores::{
 
 use crate::auth::key::KeyTable;
 use crate::id::{BackendId, ModelId, ModelName, ProviderId, UpstreamModel, UserId};
-use crate::money::Prices;
 use crate::operation::Dialect;
 use crate::policy::{ModelPattern, ModelPolicy};
 use crate::secret::Secret;
+use crate::tariff::Tariff;
 
 /// Everything that one configuration says.
 #[derive(Debug)]
@@ -53,8 +55,8 @@ pub struct Snapshot {
     pub telemetry: Telemetry,
     /// `[cache]`.
     pub cache: Cache,
-    /// `[pricing]`: for backends that state no price.
-    pub pricing: HashMap<UpstreamModel, Prices>,
+    /// Prices for backends that state none.
+    pub prices: Arc<PriceTable>,
     /// `[tags]`.
     pub tags: HashMap<Box<str>, Tag>,
 }
@@ -410,8 +412,10 @@ pub struct Backend {
     pub tags: Vec<String>,
     /// What it charges for.
     pub billing: BillingMode,
-    /// What it charges.
-    pub prices: Prices,
+    /// What it charges; of a backend that is asked for whatever was requested, see [`Backend::tariff_of`].
+    pub tariff: Arc<Tariff>,
+    /// Where prices are found for a backend that is asked for whatever was requested and states none.
+    pub prices_by_name: Option<Arc<PriceTable>>,
     /// What it takes.
     pub limits: BackendLimits,
     /// What is done to its requests, after the model's edits.
@@ -421,6 +425,14 @@ pub struct Backend {
 impl Backend {
     /// What stands for the requested name in [`BackendId::upstream`] of a pattern model's backend.
     pub const REQUESTED: &'static str = "$name";
+
+    /// What it charges for a request that asked for `requested`.
+    pub fn tariff_of(&self, requested: &str) -> &Arc<Tariff> {
+        match &self.prices_by_name {
+            Some(prices) => prices.find(&self.provider.upstream, self.upstream_model(requested)),
+            None => &self.tariff,
+        }
+    }
 
     /// The model to ask the upstream for, when the client asked for `requested`.
     pub fn upstream_model<'a>(&'a self, requested: &'a str) -> &'a str {

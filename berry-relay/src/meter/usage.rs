@@ -23,13 +23,15 @@ pub(super) fn read(json: &[u8]) -> Usage {
             let mut own = Figures::default();
             iteration.members(|key, value| own.read(key, value))?;
             if own.is_compaction {
-                compactions = sum(compactions, own.into_usage());
+                compactions.add(&own.into_usage());
             }
             Some(())
         }),
         _ => figures.read(key, value),
     });
-    sum(figures.into_usage(), compactions)
+    let mut usage = figures.into_usage();
+    usage.add(&compactions);
+    usage
 }
 
 /// Figures under the names that vendors give them.
@@ -122,7 +124,7 @@ impl Figures {
             cache_write_tokens: self.cache_write.or(self.cache_creation_input),
             output_tokens: output,
             reasoning_tokens: self.reasoning.or(self.gemini_thoughts),
-            estimated: false,
+            ..Usage::default()
         }
     }
 
@@ -130,22 +132,6 @@ impl Figures {
     fn outside_reasoning(&self) -> Option<u64> {
         let reasoning = self.reasoning?;
         (self.total? == self.prompt? + self.completion? + reasoning).then_some(reasoning)
-    }
-}
-
-/// Both together; a figure that only one has is that one's.
-fn sum(one: Usage, other: Usage) -> Usage {
-    let add = |one: Option<u64>, other: Option<u64>| match (one, other) {
-        (Some(one), Some(other)) => Some(one.saturating_add(other)),
-        (one, other) => one.or(other),
-    };
-    Usage {
-        input_tokens: add(one.input_tokens, other.input_tokens),
-        cached_tokens: add(one.cached_tokens, other.cached_tokens),
-        cache_write_tokens: add(one.cache_write_tokens, other.cache_write_tokens),
-        output_tokens: add(one.output_tokens, other.output_tokens),
-        reasoning_tokens: add(one.reasoning_tokens, other.reasoning_tokens),
-        estimated: one.estimated || other.estimated,
     }
 }
 
@@ -172,7 +158,7 @@ mod tests {
             cache_write_tokens: write,
             output_tokens: output,
             reasoning_tokens: reasoning,
-            estimated: false,
+            ..Usage::default()
         };
         for (json, expected) in [
             (

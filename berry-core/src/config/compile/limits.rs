@@ -1,14 +1,16 @@
 //! Rate limits, budgets and prices.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::config::decode::{At, Map};
 use crate::config::path::KeyPath;
 use crate::config::problem::Problems;
 use crate::config::raw::{RawBudget, RawPrices, RawRateLimit, RawTag};
-use crate::config::snapshot::{Budget, RateLimit, Tag};
+use crate::config::snapshot::{Budget, PriceTable, RateLimit, Tag};
 use crate::id::UpstreamModel;
 use crate::money::{MoneyError, NanoUsd, PricePerMillion, Prices};
+use crate::tariff::{PriceSource, Tariff};
 
 /// Compiles a `rate_limit` table.
 pub(super) fn rate(raw: RawRateLimit) -> RateLimit {
@@ -42,16 +44,34 @@ pub(super) fn budget(raw: RawBudget, at: &KeyPath<'_>, problems: &mut Problems) 
 
 /// Compiles the price keys of a backend or a `[pricing]` table.
 pub(super) fn prices(raw: RawPrices, at: &KeyPath<'_>, problems: &mut Problems) -> Prices {
-    let RawPrices { input_price, cached_input_price, cache_write_price, output_price, reasoning_price, request_price } =
-        raw;
-    let per_million = PricePerMillion::from_usd;
+    let RawPrices {
+        input_price,
+        cached_input_price,
+        cache_write_price,
+        cache_write_1h_price,
+        audio_input_price,
+        image_input_price,
+        output_price,
+        reasoning_price,
+        audio_output_price,
+        image_output_price,
+        request_price,
+        tool_call_price,
+    } = raw;
+    let mut per_million = |usd, key| amount(usd, &at.key(key), problems, PricePerMillion::from_usd);
     Prices {
-        input: amount(input_price, &at.key("input_price"), problems, per_million),
-        cached_input: amount(cached_input_price, &at.key("cached_input_price"), problems, per_million),
-        cache_write: amount(cache_write_price, &at.key("cache_write_price"), problems, per_million),
-        output: amount(output_price, &at.key("output_price"), problems, per_million),
-        reasoning: amount(reasoning_price, &at.key("reasoning_price"), problems, per_million),
+        input: per_million(input_price, "input_price"),
+        cached_input: per_million(cached_input_price, "cached_input_price"),
+        cache_write: per_million(cache_write_price, "cache_write_price"),
+        cache_write_1h: per_million(cache_write_1h_price, "cache_write_1h_price"),
+        audio_input: per_million(audio_input_price, "audio_input_price"),
+        image_input: per_million(image_input_price, "image_input_price"),
+        output: per_million(output_price, "output_price"),
+        reasoning: per_million(reasoning_price, "reasoning_price"),
+        audio_output: per_million(audio_output_price, "audio_output_price"),
+        image_output: per_million(image_output_price, "image_output_price"),
         request: amount(request_price, &at.key("request_price"), problems, NanoUsd::from_usd),
+        tool_call: amount(tool_call_price, &at.key("tool_call_price"), problems, NanoUsd::from_usd),
     }
 }
 
@@ -76,15 +96,16 @@ pub(super) fn pricing(
     raw: Option<At<Map<RawPrices>>>,
     at: &KeyPath<'_>,
     problems: &mut Problems,
-) -> HashMap<UpstreamModel, Prices> {
+) -> PriceTable {
     let entries = raw.map(|map| map.value.0).unwrap_or_default();
-    entries
+    let tariffs = entries
         .into_iter()
         .map(|entry| {
             let prices = prices(entry.value, &at.key(&entry.key), problems);
-            (UpstreamModel::new(entry.key), prices)
+            (UpstreamModel::new(entry.key), Arc::new(Tariff::flat(prices, PriceSource::Pricing)))
         })
-        .collect()
+        .collect();
+    PriceTable::new(tariffs)
 }
 
 /// Compiles `[tags]`.

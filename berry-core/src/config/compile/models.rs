@@ -10,9 +10,11 @@ use crate::config::decode::{At, Entry, HiddenText, Map, Text};
 use crate::config::path::KeyPath;
 use crate::config::problem::{Problems, Span, closest};
 use crate::config::raw::{Parameters, RawBackend, RawCommit, RawModel, RawPrices};
-use crate::config::snapshot::{Backend, BackendLimits, Commit, Edits, Model, Models, Provider};
+use crate::config::snapshot::{Backend, BackendLimits, Commit, Edits, Model, Models, PriceTable, Provider};
 use crate::id::{BackendId, ModelId, ModelName, ProviderId, UpstreamModel};
+use crate::money::Prices;
 use crate::policy::ModelPattern;
+use crate::tariff::{PriceSource, Tariff};
 
 /// The providers by table key.
 type Providers = HashMap<ProviderId, Arc<Provider>>;
@@ -21,6 +23,7 @@ type Providers = HashMap<ProviderId, Arc<Provider>>;
 pub(super) fn compile(
     raw: Option<At<Map<RawModel>>>,
     providers: &Providers,
+    prices: &Arc<PriceTable>,
     at: &KeyPath<'_>,
     problems: &mut Problems,
 ) -> Models {
@@ -37,7 +40,7 @@ pub(super) fn compile(
     let mut models = Models::default();
     for entry in entries {
         let claims = Claims::of(&entry);
-        let model = Arc::new(model(entry, providers, at, problems));
+        let model = Arc::new(model(entry, providers, prices, at, problems));
         models.all.push(Arc::clone(&model));
         if !model.enabled {
             continue;
@@ -114,7 +117,13 @@ impl Names {
     }
 }
 
-fn model(entry: Entry<RawModel>, providers: &Providers, at: &KeyPath<'_>, problems: &mut Problems) -> Model {
+fn model(
+    entry: Entry<RawModel>,
+    providers: &Providers,
+    prices: &Arc<PriceTable>,
+    at: &KeyPath<'_>,
+    problems: &mut Problems,
+) -> Model {
     let at = &at.key(&entry.key);
     let RawModel {
         name,
@@ -146,7 +155,7 @@ fn model(entry: Entry<RawModel>, providers: &Providers, at: &KeyPath<'_>, proble
     }
     let pattern = name.contains('*').then(|| ModelPattern::new(&name));
     let id = ModelId::new(entry.key.as_str());
-    let pool = Pool { model: &id, enabled, is_pattern: pattern.is_some(), providers };
+    let pool = Pool { model: &id, enabled, is_pattern: pattern.is_some(), providers, prices };
     let backends = backends(raw_backends, &pool, &at.key("backends"), problems);
     let usable = backends.iter().any(|backend| backend.enabled);
     if enabled && !usable && !problems.failed_within(&at.key("backends")) {
@@ -229,6 +238,7 @@ struct Pool<'a> {
     enabled: bool,
     is_pattern: bool,
     providers: &'a Providers,
+    prices: &'a Arc<PriceTable>,
 }
 
 fn backends(
@@ -265,9 +275,15 @@ fn backend(raw: At<RawBackend>, pool: &Pool<'_>, at: &KeyPath<'_>, problems: &mu
         input_price,
         cached_input_price,
         cache_write_price,
+        cache_write_1h_price,
+        audio_input_price,
+        image_input_price,
         output_price,
         reasoning_price,
+        audio_output_price,
+        image_output_price,
         request_price,
+        tool_call_price,
         context_window,
         max_concurrent,
         requests_per_minute,
@@ -280,7 +296,20 @@ fn backend(raw: At<RawBackend>, pool: &Pool<'_>, at: &KeyPath<'_>, problems: &mu
     } = raw.value;
     let active = pool.enabled && enabled.value;
     let prices = limits::prices(
-        RawPrices { input_price, cached_input_price, cache_write_price, output_price, reasoning_price, request_price },
+        RawPrices {
+            input_price,
+            cached_input_price,
+            cache_write_price,
+            cache_write_1h_price,
+            audio_input_price,
+            image_input_price,
+            output_price,
+            reasoning_price,
+            audio_output_price,
+            image_output_price,
+            request_price,
+            tool_call_price,
+        },
         at,
         problems,
     );
@@ -288,6 +317,11 @@ fn backend(raw: At<RawBackend>, pool: &Pool<'_>, at: &KeyPath<'_>, problems: &mu
     let provider = found_provider(provider, raw.span.clone(), active, pool, &at.key("provider"), problems);
     let model = upstream_model(model, raw.span, active, provider.as_deref(), pool, &at.key("model"), problems);
     let (provider, upstream) = (provider?, model?);
+    let by_name = upstream.as_str() == Backend::REQUESTED && prices == Prices::default();
+    let tariff = match prices == Prices::default() {
+        true => Arc::clone(pool.prices.find(&provider.upstream, upstream.as_str())),
+        false => Arc::new(Tariff::flat(prices, PriceSource::Backend)),
+    };
     Some(Backend {
         id: BackendId { model: pool.model.clone(), provider: provider.id.clone(), upstream, repeat: 0 },
         enabled: active && provider.enabled,
@@ -296,7 +330,8 @@ fn backend(raw: At<RawBackend>, pool: &Pool<'_>, at: &KeyPath<'_>, problems: &mu
         priority: priority.value,
         tags: strings(tags.value),
         billing: billing_mode.value.0,
-        prices,
+        tariff,
+        prices_by_name: by_name.then(|| Arc::clone(pool.prices)),
         limits: BackendLimits {
             context_window: context_window.map(|n| n.value),
             max_concurrent: max_concurrent.map(|n| n.value),

@@ -1,0 +1,43 @@
+//! Prices by upstream model, for backends that state none.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::Upstream;
+use crate::id::UpstreamModel;
+use crate::tariff::Tariff;
+
+/// The tariffs that do not stand on a backend.
+#[derive(Debug)]
+pub struct PriceTable {
+    configured: HashMap<UpstreamModel, Arc<Tariff>>,
+    unknown: Arc<Tariff>,
+    free: Arc<Tariff>,
+}
+
+impl Default for PriceTable {
+    fn default() -> Self {
+        Self::new(HashMap::new())
+    }
+}
+
+impl PriceTable {
+    /// Those of `[pricing]`.
+    pub(crate) fn new(configured: HashMap<UpstreamModel, Arc<Tariff>>) -> Self {
+        Self { configured, unknown: Arc::new(Tariff::unknown()), free: Arc::new(Tariff::free()) }
+    }
+
+    /// What `model` costs at `upstream`.
+    pub fn find(&self, upstream: &Upstream, model: &str) -> &Arc<Tariff> {
+        match (self.configured.get(model), upstream) {
+            (Some(tariff), _) => tariff,
+            (None, Upstream::Demo(_)) => &self.free,
+            (None, _) => &self.unknown,
+        }
+    }
+
+    /// What `[pricing]` states of `model`.
+    pub fn configured(&self, model: &str) -> Option<&Arc<Tariff>> {
+        self.configured.get(model)
+    }
+}

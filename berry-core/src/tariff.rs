@@ -1,0 +1,368 @@
+//! What a backend charges, from every source of prices, and what an answer cost.
+//!
+//! A tariff is one or more rows of [`Prices`]. A row holds for one service class and from one size of prompt on, as vendors that
+//! charge more for long contexts do for the *whole* request. Amounts are integers: each line is rounded half up to a whole
+//! nano-USD and the total is the sum of the lines.
+
+use crate::money::{NanoUsd, PricePerMillion, Prices};
+use crate::usage::{Buckets, ServiceTier, Usage};
+
+/// Most tokens that one image is billed as (vendors' pages, 2026: OpenAI's high detail and Gemini's tiles stay below).
+pub const IMAGE_TOKENS_MAX: u64 = 16_384;
+/// Most tokens that one page of a document is billed as: its text and its picture.
+pub const PAGE_TOKENS_MAX: u64 = 8_192;
+/// Calls that are reserved for each tool of the vendor's that a request switches on.
+pub const SERVER_TOOL_CALLS_MAX: u64 = 10;
+
+/// Where a tariff's prices come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PriceSource {
+    /// The backend's own keys.
+    Backend,
+    /// `[pricing]`.
+    Pricing,
+    /// The price book.
+    Book,
+    /// Nothing is charged: the built-in demo upstream.
+    Free,
+    /// Nobody states a price.
+    Unknown,
+}
+
+/// Prices for one service class, for prompts from one size on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TariffRow {
+    /// The service class.
+    pub tier: ServiceTier,
+    /// Holds for prompts of more tokens than this.
+    pub above_input_tokens: u64,
+    /// What is charged.
+    pub prices: Prices,
+}
+
+/// What a backend charges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tariff {
+    /// The row of ordinary requests first; never empty.
+    rows: Box<[TariffRow]>,
+    source: PriceSource,
+}
+
+/// What a request sends beside text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Images.
+    pub images: u64,
+    /// Pages of documents.
+    pub pages: u64,
+    /// Tools that the vendor runs and charges by the call.
+    pub server_tools: u64,
+}
+
+/// What an answer cost, line by line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct CostLines {
+    /// Uncached text of the prompt.
+    pub input: NanoUsd,
+    /// Read from the prompt cache.
+    pub cached: NanoUsd,
+    /// Written to the prompt cache.
+    pub cache_write: NanoUsd,
+    /// Audio and images of the prompt.
+    pub media_input: NanoUsd,
+    /// Generated text.
+    pub output: NanoUsd,
+    /// Generated reasoning.
+    pub reasoning: NanoUsd,
+    /// Generated audio and images.
+    pub media_output: NanoUsd,
+    /// Calls of the vendor's tools.
+    pub tools: NanoUsd,
+    /// The fixed amount for a request.
+    pub request: NanoUsd,
+}
+
+impl CostLines {
+    fn sum(&self) -> NanoUsd {
+        let Self { input, cached, cache_write, media_input, output, reasoning, media_output, tools, request } = *self;
+        [input, cached, cache_write, media_input, output, reasoning, media_output, tools, request].into_iter().sum()
+    }
+}
+
+/// What an answer cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Cost {
+    /// All lines together.
+    pub total: NanoUsd,
+    /// What it is made of.
+    pub lines: CostLines,
+    /// Whether everything that was used has a price; otherwise the total is too small.
+    pub priced: bool,
+    /// Whether some of the usage was counted by us.
+    pub estimated: bool,
+    /// What the vendor says that it cost.
+    pub reported: Option<NanoUsd>,
+}
+
+impl Cost {
+    /// The vendor's figure less ours; positive when we bill too little. `None` without a figure of the vendor's.
+    pub fn drift(&self) -> Option<NanoUsd> {
+        let reported = self.reported?.as_nanos();
+        self.priced.then(|| NanoUsd::from_nanos(reported.saturating_sub(self.total.as_nanos())))
+    }
+}
+
+impl Tariff {
+    /// One row, for every request.
+    pub fn flat(prices: Prices, source: PriceSource) -> Self {
+        Self::new(vec![TariffRow { prices, ..TariffRow::default() }], source)
+    }
+
+    /// Several rows. Where the ordinary one is missing, nothing is known of ordinary requests.
+    pub fn new(mut rows: Vec<TariffRow>, source: PriceSource) -> Self {
+        let is_base = |row: &TariffRow| row.tier == ServiceTier::Standard && row.above_input_tokens == 0;
+        match rows.iter().position(is_base) {
+            Some(position) => rows.swap(0, position),
+            None => rows.insert(0, TariffRow::default()),
+        }
+        Self { rows: rows.into_boxed_slice(), source }
+    }
+
+    /// Of something that costs nothing.
+    pub fn free() -> Self {
+        let nothing = Some(PricePerMillion::default());
+        Self::flat(Prices { input: nothing, output: nothing, ..Prices::default() }, PriceSource::Free)
+    }
+
+    /// Of something of which nobody states a price.
+    pub fn unknown() -> Self {
+        Self::flat(Prices::default(), PriceSource::Unknown)
+    }
+
+    /// Where the prices come from.
+    pub fn source(&self) -> PriceSource {
+        self.source
+    }
+
+    /// Whether there is any price.
+    pub fn is_known(&self) -> bool {
+        self.source != PriceSource::Unknown
+    }
+
+    /// The row of ordinary requests.
+    pub fn base(&self) -> &Prices {
+        &self.rows[0].prices
+    }
+
+    /// All rows.
+    pub fn rows(&self) -> &[TariffRow] {
+        &self.rows
+    }
+
+    /// What `usage` cost. The fixed amount for a request is owed once the upstream accepted it, so call this only then.
+    pub fn cost(&self, usage: &Usage) -> Cost {
+        let buckets = usage.buckets();
+        let prices = self.row(usage.tier.unwrap_or_default(), usage.input_tokens.unwrap_or(0));
+        let (lines, priced) = lines(prices, &buckets, usage.server_tool_calls.unwrap_or(0));
+        Cost {
+            total: lines.sum(),
+            lines,
+            priced: priced && self.is_known(),
+            estimated: usage.estimated,
+            reported: usage.reported_cost,
+        }
+    }
+
+    /// The most that a request can cost, as far as that can be said without counting tokens: `input_bytes` is the length of its
+    /// text, at least the number of tokens of any tokenizer that works on bytes; `max_output_tokens` is what the upstream is held
+    /// to. Every token is taken at the dearest price that may apply to it. Nothing for an unknown tariff.
+    pub fn upper_bound(&self, input_bytes: u64, extras: Extras, max_output_tokens: u64) -> NanoUsd {
+        let images = extras.images.saturating_mul(IMAGE_TOKENS_MAX);
+        let pages = extras.pages.saturating_mul(PAGE_TOKENS_MAX);
+        let input_tokens = input_bytes.saturating_add(images).saturating_add(pages);
+        let calls = extras.server_tools.saturating_mul(SERVER_TOOL_CALLS_MAX);
+        let may_apply = self.rows.iter().filter(|row| row.above_input_tokens == 0 || row.above_input_tokens < input_tokens);
+        may_apply.map(|row| bound(&row.prices, input_tokens, max_output_tokens, calls)).max().unwrap_or_default()
+    }
+
+    /// The row of the class with the highest threshold below the prompt; the ordinary class where the vendor has no prices for
+    /// this one.
+    fn row(&self, tier: ServiceTier, input_tokens: u64) -> &Prices {
+        let of_tier = |tier| {
+            let applies = |row: &&TariffRow| {
+                row.tier == tier && (row.above_input_tokens == 0 || row.above_input_tokens < input_tokens)
+            };
+            self.rows.iter().filter(applies).max_by_key(|row| row.above_input_tokens)
+        };
+        let row = of_tier(tier).or_else(|| of_tier(ServiceTier::Standard)).unwrap_or(&self.rows[0]);
+        &row.prices
+    }
+}
+
+/// The lines of a bill, and whether everything on it has a price.
+fn lines(prices: &Prices, buckets: &Buckets, tool_calls: u64) -> (CostLines, bool) {
+    // A backend that charges by the request alone charges nothing for tokens.
+    let by_request = prices.request.is_some() && prices.input.is_none() && prices.output.is_none();
+    let mut priced = true;
+    let mut line = |tokens: u64, price: Option<PricePerMillion>| match price {
+        _ if tokens == 0 => NanoUsd::ZERO,
+        Some(price) => price.cost(tokens),
+        None => {
+            priced &= by_request;
+            NanoUsd::ZERO
+        }
+    };
+    let Prices { input, output, cache_write, .. } = *prices;
+    let cache_write = cache_write.or(input);
+    let lines = CostLines {
+        input: line(buckets.input, input),
+        cached: line(buckets.cached, prices.cached_input.or(input)),
+        cache_write: line(buckets.cache_write, cache_write)
+            + line(buckets.cache_write_1h, prices.cache_write_1h.or(cache_write)),
+        media_input: line(buckets.audio_input, prices.audio_input.or(input))
+            + line(buckets.image_input, prices.image_input.or(input)),
+        output: line(buckets.output, output),
+        reasoning: line(buckets.reasoning, prices.reasoning.or(output)),
+        media_output: line(buckets.audio_output, prices.audio_output.or(output))
+            + line(buckets.image_output, prices.image_output.or(output)),
+        tools: times(prices.tool_call, tool_calls),
+        request: prices.request.unwrap_or_default(),
+    };
+    (lines, priced)
+}
+
+/// The dearest that a request of this size can be in one row.
+fn bound(prices: &Prices, input_tokens: u64, output_tokens: u64, tool_calls: u64) -> NanoUsd {
+    let input = [
+        prices.input,
+        prices.cached_input,
+        prices.cache_write,
+        prices.cache_write_1h,
+        prices.audio_input,
+        prices.image_input,
+    ];
+    let output = [prices.output, prices.reasoning, prices.audio_output, prices.image_output];
+    // Each line is rounded by itself, up by less than one nano-dollar: one for each line that there may be.
+    let rounding = NanoUsd::from_nanos(ROUNDED_LINES);
+    dearest(&input).cost(input_tokens)
+        + dearest(&output).cost(output_tokens)
+        + times(prices.tool_call, tool_calls)
+        + prices.request.unwrap_or_default()
+        + if prices.input.is_some() || prices.output.is_some() { rounding } else { NanoUsd::ZERO }
+}
+
+/// Lines of a bill that are rounded.
+const ROUNDED_LINES: i64 = 10;
+
+fn dearest(prices: &[Option<PricePerMillion>]) -> PricePerMillion {
+    prices.iter().flatten().max().copied().unwrap_or_default()
+}
+
+fn times(price: Option<NanoUsd>, count: u64) -> NanoUsd {
+    let nanos = i128::from(price.unwrap_or_default().as_nanos()) * i128::from(count);
+    NanoUsd::from_nanos(i64::try_from(nanos).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn usd(usd: f64) -> Option<PricePerMillion> {
+        Some(PricePerMillion::from_usd(usd).unwrap())
+    }
+
+    fn claude() -> Tariff {
+        let prices = Prices {
+            input: usd(3.0),
+            cached_input: usd(0.3),
+            cache_write: usd(3.75),
+            cache_write_1h: usd(6.0),
+            output: usd(15.0),
+            tool_call: Some(NanoUsd::from_nanos(10_000_000)),
+            ..Prices::default()
+        };
+        let long = Prices { input: usd(6.0), output: usd(22.5), ..prices };
+        let row = |tier, above_input_tokens, prices| TariffRow { tier, above_input_tokens, prices };
+        let batch = Prices { input: usd(1.5), output: usd(7.5), ..prices };
+        let rows = vec![
+            row(ServiceTier::Standard, 200_000, long),
+            row(ServiceTier::Batch, 0, batch),
+            row(ServiceTier::Standard, 0, prices),
+        ];
+        Tariff::new(rows, PriceSource::Book)
+    }
+
+    fn usage(input: u64, output: u64) -> Usage {
+        Usage { input_tokens: Some(input), output_tokens: Some(output), ..Usage::default() }
+    }
+
+    fn nanos(tariff: &Tariff, usage: &Usage) -> i64 {
+        tariff.cost(usage).total.as_nanos()
+    }
+
+    #[test]
+    fn every_bucket_has_its_own_price() {
+        let usage = Usage {
+            cached_tokens: Some(500),
+            cache_write_tokens: Some(300),
+            cache_write_1h_tokens: Some(100),
+            server_tool_calls: Some(2),
+            ..usage(1_000, 10)
+        };
+        // 200 × 3000 + 500 × 300 + 200 × 3750 + 100 × 6000 + 10 × 15000 + 2 × 10 000 000
+        assert_eq!(nanos(&claude(), &usage), 600_000 + 150_000 + 750_000 + 600_000 + 150_000 + 20_000_000);
+    }
+
+    #[test]
+    fn a_long_prompt_makes_the_whole_request_dearer() {
+        assert_eq!(nanos(&claude(), &usage(200_000, 1)), 600_000_000 + 15_000);
+        assert_eq!(nanos(&claude(), &usage(200_001, 1)), 1_200_006_000 + 22_500);
+    }
+
+    #[test]
+    fn a_service_class_without_prices_of_its_own_is_an_ordinary_one() {
+        let of = |tier| nanos(&claude(), &Usage { tier: Some(tier), ..usage(10, 1) });
+        assert_eq!(of(ServiceTier::Batch), 15_000 + 7_500);
+        assert_eq!(of(ServiceTier::Priority), 30_000 + 15_000);
+    }
+
+    #[test]
+    fn what_has_no_price_is_not_free() {
+        let only_input = Tariff::flat(Prices { input: usd(1.0), ..Prices::default() }, PriceSource::Backend);
+        assert!(only_input.cost(&usage(5, 0)).priced, "an embedding has no output");
+        assert!(!only_input.cost(&usage(5, 1)).priced);
+        assert!(!Tariff::unknown().cost(&usage(0, 0)).priced);
+        assert!(Tariff::free().cost(&usage(5, 5)).priced);
+        let by_request = Prices { request: Some(NanoUsd::from_nanos(7)), ..Prices::default() };
+        let cost = Tariff::flat(by_request, PriceSource::Backend).cost(&usage(5, 5));
+        assert_eq!((cost.priced, cost.total.as_nanos()), (true, 7));
+    }
+
+    #[test]
+    fn drift_is_the_vendors_figure_less_ours() {
+        let reported_cost = Some(NanoUsd::from_nanos(50_000));
+        let cost = claude().cost(&Usage { reported_cost, ..usage(10, 1) });
+        assert_eq!(cost.drift(), Some(NanoUsd::from_nanos(5_000)));
+        assert_eq!(claude().cost(&usage(10, 1)).drift(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_within_the_bound_costs_more_than_it(
+            input in 0u64..400_000, output in 0u64..10_000, parts in proptest::array::uniform4(0u64..400_000),
+            slack in 0u64..300_000, tier in 0usize..4, tools in 0u64..3,
+        ) {
+            let tier = [ServiceTier::Standard, ServiceTier::Flex, ServiceTier::Priority, ServiceTier::Batch][tier];
+            let usage = Usage {
+                cached_tokens: Some(parts[0]), cache_write_tokens: Some(parts[1]), cache_write_1h_tokens: Some(parts[2]),
+                reasoning_tokens: Some(parts[3]), tier: Some(tier),
+                server_tool_calls: Some(tools * SERVER_TOOL_CALLS_MAX), ..usage(input, output)
+            };
+            let extras = Extras { server_tools: tools, ..Extras::default() };
+            prop_assert!(claude().upper_bound(input + slack, extras, output) >= claude().cost(&usage).total);
+        }
+    }
+}
