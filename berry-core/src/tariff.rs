@@ -182,7 +182,8 @@ impl Tariff {
         let pages = extras.pages.saturating_mul(PAGE_TOKENS_MAX);
         let input_tokens = input_bytes.saturating_add(images).saturating_add(pages);
         let calls = extras.server_tools.saturating_mul(SERVER_TOOL_CALLS_MAX);
-        let may_apply = self.rows.iter().filter(|row| row.above_input_tokens == 0 || row.above_input_tokens < input_tokens);
+        let may_apply =
+            self.rows.iter().filter(|row| row.above_input_tokens == 0 || row.above_input_tokens < input_tokens);
         may_apply.map(|row| bound(&row.prices, input_tokens, max_output_tokens, calls)).max().unwrap_or_default()
     }
 

@@ -92,11 +92,7 @@ fn amount<T>(
 }
 
 /// Compiles `[pricing]`.
-pub(super) fn pricing(
-    raw: Option<At<Map<RawPrices>>>,
-    at: &KeyPath<'_>,
-    problems: &mut Problems,
-) -> PriceTable {
+pub(super) fn pricing(raw: Option<At<Map<RawPrices>>>, at: &KeyPath<'_>, problems: &mut Problems) -> PriceTable {
     let entries = raw.map(|map| map.value.0).unwrap_or_default();
     let tariffs = entries
         .into_iter()
