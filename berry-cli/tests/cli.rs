@@ -197,3 +197,70 @@ fn figures_without_a_server_name_the_next_step() {
     assert_eq!(run.code, Some(2));
     assert!(run.err.contains("Is the server running?") && run.err.contains("--url"), "{}", run.err);
 }
+
+const SCENARIO: &str = r#"
+[simulation]
+seconds = 60
+requests_per_second = 2
+[providers.a]
+backend_type = "demo"
+[providers.b]
+backend_type = "demo"
+[models.m]
+[[models.m.backends]]
+provider = "a"
+model = "x"
+[[models.m.backends]]
+provider = "b"
+model = "x"
+[upstreams.a]
+failure_rate = 0.5
+"#;
+
+#[test]
+fn a_scenario_is_simulated_the_same_way_every_time_and_drawn() {
+    let place = Place::new();
+    place.write("s.toml", SCENARIO);
+    let run = || place.run(&["simulate", "s.toml", "--strategy", "random", "--seed", "7", "--svg", "s.svg"]);
+    let (first, second) = (run(), run());
+    assert_eq!((first.code, first.err.as_str()), (Some(0), ""));
+    assert_eq!(first.out, second.out);
+    for part in
+        ["s: random, ", "seed 7", "answered", "first token", "cost", "attempts", "against the best fixed choice, b"]
+    {
+        assert!(first.out.contains(part), "{part}: {}", first.out);
+    }
+    let svg = std::fs::read_to_string(place.path("s.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("s: random"));
+}
+
+#[test]
+fn strategies_are_compared_for_people_and_for_machines() {
+    let place = Place::new();
+    place.write("s.toml", SCENARIO);
+    let text = place.run(&["simulate", "s.toml", "--strategies", "failover, smart_ai"]);
+    assert!(text.out.contains("failover ") && text.out.contains("smart_ai "), "{}", text.out);
+    let json = place.run(&["--json", "simulate", "s.toml", "--strategies", "all"]);
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(json["best_fixed"]["backend"], "b");
+    let results = json["results"].as_array().unwrap();
+    assert_eq!(results.len(), 11);
+    assert!(results.iter().all(|result| result["requests"] == results[0]["requests"]));
+    assert!(results.is_sorted_by_key(|result| result["regret_percent"].as_f64().unwrap()));
+}
+
+#[test]
+fn a_scenario_that_cannot_be_used_is_told_with_every_problem_and_its_place() {
+    let place = Place::new();
+    place.write(
+        "s.toml",
+        &SCENARIO.replace("seconds = 60", "secnds = 60").replace("failure_rate = 0.5", "failure_rate = 5"),
+    );
+    let run = place.run(&["simulate", "s.toml"]);
+    assert_eq!(run.code, Some(2));
+    for part in ["s.toml:3:1", "did you mean \"seconds\"?", "s.toml:17:16", "must be 0 to 1"] {
+        assert!(run.err.contains(part), "{part}: {}", run.err);
+    }
+    let wrong = place.run(&["simulate", "s.toml", "--strategy", "fastest"]);
+    assert!(wrong.code == Some(2) && wrong.err.contains("the strategies are: weighted_random"), "{}", wrong.err);
+}

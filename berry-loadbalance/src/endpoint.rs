@@ -4,7 +4,7 @@
 //! under one short lock of the endpoint, so writers do not lose each other's samples.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use berry_core::config::snapshot::{Backend, BillingMode, HealthCheck};
@@ -88,6 +88,8 @@ struct State {
     breaker: Breaker,
     cooldown: Cooldown,
     latency: PeakEwma,
+    /// Attempts under way whose first token has not come.
+    waiting: AtomicU32,
     confidence: Confidence,
     /// Since when the last news was bad; see [`Suspicion`].
     suspicion: AtomicU64,
@@ -188,6 +190,7 @@ impl Endpoint {
             breaker: Breaker::new(),
             cooldown: Cooldown::default(),
             latency: PeakEwma::default(),
+            waiting: AtomicU32::new(0),
             confidence: Confidence::default(),
             suspicion: AtomicU64::new(0),
             ejected_until: AtomicU64::new(0),
@@ -277,9 +280,13 @@ impl Endpoint {
         self.latency_nanos(now).map(Duration::from_nanos)
     }
 
-    /// [`Endpoint::latency`] in nanoseconds.
+    /// [`Endpoint::latency`] in nanoseconds. It does not fade while an attempt waits for its first token: one is enough to see
+    /// how a slow endpoint is by now, and until it knows, nobody else is to follow it there.
     pub(crate) fn latency_nanos(&self, now: Instant) -> Option<u64> {
-        self.state.latency.read_nanos(now)
+        match self.state.waiting.load(Ordering::Relaxed) {
+            0 => self.state.latency.read_nanos(now),
+            _ => self.state.latency.last_nanos(),
+        }
     }
 
     /// Confidence of `smart_ai`, 0 to 1.
@@ -360,10 +367,16 @@ impl Endpoint {
             return Err(if trial { Exclusion::CircuitOpen } else { Exclusion::Parked });
         };
         self.state.counters.selections.fetch_add(1, Ordering::Relaxed);
+        self.state.waiting.fetch_add(1, Ordering::Relaxed);
         if self.facts.rated {
             self.state.learnt.lock().rate.record(1, 0, now);
         }
         Ok(Claim { pass, let_through, started: now, jitter })
+    }
+
+    /// An attempt has its first token, or none will come.
+    pub(crate) fn no_longer_waiting(&self) {
+        self.state.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The first content arrived: what there is to learn from it is not kept back until the end of a long answer.

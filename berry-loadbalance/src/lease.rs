@@ -68,7 +68,9 @@ impl Lease {
 
     /// The first content arrived `ttft` after the attempt began. Optional: without it the outcome's own figure is taken.
     pub fn first_token(&mut self, ttft: Duration, now: Instant) {
-        self.sampled = true;
+        if !std::mem::replace(&mut self.sampled, true) {
+            self.endpoint.no_longer_waiting();
+        }
         self.endpoint.first_token(&self.claim, ttft, now);
     }
 
@@ -103,6 +105,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if !self.sampled {
+            self.endpoint.no_longer_waiting();
+        }
         if !self.reported {
             self.endpoint.abandon(&self.claim);
         }

@@ -44,6 +44,11 @@ impl PeakEwma {
         (nanos != 0).then(|| faded(nanos, age))
     }
 
+    /// The figure as it was when the last sample came; `None` when nothing was ever measured.
+    pub(crate) fn last_nanos(&self) -> Option<u64> {
+        Some(self.nanos.load(Ordering::Relaxed)).filter(|nanos| *nanos != 0)
+    }
+
     /// Takes a sample in.
     pub(crate) fn record(&self, sample: Duration, now: Instant) {
         let sample = nanos(sample).max(1);

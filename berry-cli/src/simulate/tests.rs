@@ -113,11 +113,12 @@ fn a_dead_backend_is_found_out_within_few_attempts_and_its_traffic_comes_back() 
 
 #[test]
 fn strategies_that_look_at_latency_leave_a_slow_backend() {
-    for strategy in [Strategy::LeastLatency, Strategy::LeastBusy] {
+    // `least_busy` keeps a double weight a little longer.
+    for (strategy, most) in [(Strategy::LeastLatency, 0.03), (Strategy::LeastBusy, 0.1)] {
         let log = played(&scenario("slow_node", strategy));
         let slow = attempts_at(&log, 0, 310, 600);
         let all: usize = (0..3).map(|position| attempts_at(&log, position, 310, 600)).sum();
-        assert!(slow * 6 <= all, "{strategy:?}: {slow} of {all}");
+        assert!(slow as f64 <= most * all as f64, "{strategy:?}: {slow} of {all}");
     }
 }
 
@@ -207,7 +208,9 @@ fn table() -> String {
         for (row, (_, strategy)) in rows.iter_mut().zip(all()) {
             let scenario = scenario(name, strategy);
             let figures = Figures::of(&scenario, &played(&scenario));
-            let _ = write!(row, " {:.1}", figures.regret(&scenario, &fixed));
+            // Adding zero takes the sign from a zero that has one.
+            let regret = (figures.regret(&scenario, &fixed) * 10.0).round() / 10.0 + 0.0;
+            let _ = write!(row, " {regret:.1}");
             if figures.answered_percent() < 99.95 {
                 let _ = write!(row, " ({:.1})", figures.answered_percent());
             }

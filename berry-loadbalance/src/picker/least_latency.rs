@@ -2,7 +2,8 @@
 //!
 //! An endpoint that was never measured comes first (of several, the one with the fewest attempts under way); then the lowest
 //! figure wins. Figures fade with time ([`crate::signal`]), so a slow endpoint is seen again: once in about `3·ln(slow/fast)`
-//! seconds, which is 12 s for 300 ms against 5 ms. Ties, which only unmeasured or equally faded ones have, are drawn.
+//! seconds, which is 12 s for 300 ms against 5 ms, and by one request, since a figure does not fade while an attempt waits for its
+//! first token there. Ties, which only unmeasured or equally faded ones have, are drawn.
 //!
 //! Use it when speed is what counts and traffic is steady enough to keep the figures fresh, about one request a second and more.
 //! Not for shares (the fastest takes nearly all), not against overload (it looks at load only through latency: `least_busy`),

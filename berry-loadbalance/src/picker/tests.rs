@@ -140,3 +140,33 @@ fn a_draw_at_either_end_lands_on_a_weight() {
         assert!((1..=3).contains(&hit), "{hit}");
     }
 }
+
+/// Pearson's sum over what was counted and what was expected.
+fn chi_square(counts: &[u32], weights: &[f64]) -> f64 {
+    let (total, sum) = (f64::from(counts.iter().sum::<u32>()), weights.iter().sum::<f64>());
+    let term = |(count, weight): (&u32, &f64)| {
+        let expected = total * weight / sum;
+        (f64::from(*count) - expected).powi(2) / expected
+    };
+    counts.iter().zip(weights).map(term).sum()
+}
+
+#[test]
+fn b26_shares_by_weight_pass_a_chi_square_test_over_twenty_thousand_picks() {
+    /// What chance alone exceeds once in a thousand times, with four degrees of freedom (tables of the distribution).
+    const CRITICAL: f64 = 18.467;
+    let weights = [1.0, 2.0, 3.0, 4.0, 10.0];
+    // The second three share by weight where priority, cost or conversation do not decide.
+    for name in ["weighted_random", "weighted_failover", "smart_weighted_failover", "failover", "cheapest", "sticky"] {
+        let (_, picker) = all_pickers().find(|(known, _)| *known == name).unwrap();
+        let counts = Shares::of(picker, &by_weight(&weights), 20_000).counts;
+        let sum = chi_square(&counts, &weights);
+        assert!(sum < CRITICAL, "{name}: {sum:.1} from {counts:?}");
+    }
+}
+
+#[test]
+fn the_chi_square_test_notices_a_share_that_is_off_by_a_twentieth() {
+    assert!(chi_square(&[1_000, 2_000, 3_000, 4_000, 10_000], &[1.0, 2.0, 3.0, 4.0, 10.0]) < 1e-9);
+    assert!(chi_square(&[1_000, 2_000, 3_000, 4_500, 9_500], &[1.0, 2.0, 3.0, 4.0, 10.0]) > 18.467);
+}

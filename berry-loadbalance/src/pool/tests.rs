@@ -406,6 +406,30 @@ fn serve<const N: usize>(
 }
 
 #[test]
+fn a_slow_backend_is_seen_again_by_one_request_and_not_by_all_that_come_meanwhile() {
+    for strategy in ["least_latency", "least_busy"] {
+        let mut rig = Rig::unprobed(strategy, 2);
+        let slow = Outcome::Success { ttft: Some(secs(8)), latency: secs(9) };
+        let now = rig.now;
+        rig.end_at(0, slow);
+        rig.end_at(1, SUCCESS);
+        let mut waiting = Vec::new();
+        while rig.now < now + secs(30) {
+            rig.wait(Duration::from_millis(200));
+            let mut lease = rig.choose().unwrap();
+            match lease.position() {
+                0 => waiting.push(lease),
+                _ => {
+                    lease.first_token(Duration::from_millis(100), rig.now);
+                    lease.report(SUCCESS, rig.now);
+                }
+            }
+        }
+        assert_eq!(waiting.len(), 1, "{strategy}");
+    }
+}
+
+#[test]
 fn b25_a_slow_node_loses_its_share_and_gets_it_back_after_it_heals() {
     for seed in 0..20 {
         let mut rig = Rig::unprobed("least_latency", 2);
