@@ -21,6 +21,7 @@ use berry_relay::client::{ClientError, Dial, Upstreams};
 use berry_relay::clock::Clock;
 use berry_relay::exchange::{ExchangeSink, Facts};
 use berry_relay::forward::{Limits, Relay, Seeds, Shared};
+use berry_relay::objects::Issued;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -70,6 +71,8 @@ pub struct App {
     pub in_flight: AtomicU64,
     /// Bytes held.
     pub buffers: BufferBudget,
+    /// Responses that upstreams keep, and whose they are.
+    pub issued: Arc<Issued>,
     /// The choices of explained requests.
     pub decisions: Arc<Decisions>,
     /// Takes the records of finished requests.
@@ -95,12 +98,14 @@ impl App {
         let clock = Clock::start();
         let shutdown = Shutdown::default();
         let buffers = BufferBudget::new(snapshot.server.max_buffered_bytes);
+        let issued = Arc::<Issued>::default();
         let mut starts = SmallRng::seed_from_u64(options.seed);
         let seeds = Arc::new(Seeds::new(starts.next_u64()));
         let shared = Shared {
             clock,
             seeds: Arc::clone(&seeds),
             buffers: buffers.clone(),
+            issued: Arc::clone(&issued),
             cut: shutdown.cut_token().clone(),
             say: Arc::new(Voice),
         };
@@ -119,6 +124,7 @@ impl App {
             generations: Generations::default(),
             in_flight: AtomicU64::new(0),
             buffers,
+            issued,
             decisions: Arc::default(),
             sink: Arc::new(Settled { access: options.access }),
         })

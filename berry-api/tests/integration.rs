@@ -42,5 +42,7 @@ mod prober;
 mod relay;
 #[path = "integration/reload.rs"]
 mod reload;
+#[path = "integration/responses.rs"]
+mod responses;
 #[path = "integration/sockets.rs"]
 mod sockets;

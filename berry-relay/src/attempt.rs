@@ -30,6 +30,7 @@ use crate::error::ForwardError;
 use crate::exchange::Exchange;
 use crate::forward::{Deadline, Relay, RelayRequest};
 use crate::json::{Kind, Members, Scanner};
+use crate::objects::Issuer;
 use crate::pool::{Choice, PooledBody, SendError};
 use crate::prepare::{self, Prepared, PublicModel};
 use crate::stream::{EventStream, Treatment};
@@ -41,7 +42,7 @@ const ERROR_BODY_MAX: usize = 1024 * 1024;
 /// How much of an error body is read for what it means.
 const ERROR_BODY_READ_MAX: usize = 64 * 1024;
 /// Members of a plain answer that are looked at.
-const ANSWER_MEMBERS: &[&str] = &["model", "usage", "usageMetadata", "error"];
+const ANSWER_MEMBERS: &[&str] = &["model", "usage", "usageMetadata", "error", "id"];
 
 /// What an attempt came to: an answer that may go to the client.
 pub(crate) struct Committed {
@@ -379,12 +380,25 @@ impl Attempt<'_> {
         }
         exchange.ttft = Some(exchange.now().since(exchange.started));
         exchange.usage = meter::usage_of_answer(&held.chunks, &members);
+        if let Some(id) = members.get("id") {
+            self.note_issued(&held.chunks.slice(id.value.clone()), exchange);
+        }
         let rename = PublicModel::wanted(exchange.model.as_ref()).and_then(|name| name.edit(&members));
         let chunks = match rename {
             Some(edit) => held.chunks.splice(&mut [edit]),
             None => held.chunks,
         };
         Ok((head, Reply::Held(chunks, held.permit)))
+    }
+
+    /// Remembers whose a response is that the upstream keeps.
+    fn note_issued(&self, id: &[u8], exchange: &Exchange) {
+        if self.operation == Operation::Responses
+            && let Some(user) = &exchange.user
+        {
+            let issuer = Issuer { provider: self.backend.provider.id.clone(), user: user.id.clone() };
+            self.relay.shared.issued.note(id, issuer);
+        }
     }
 
     /// The status that an error object in an answer with status 200 stands for. A failed response of the Responses API holds
@@ -478,6 +492,9 @@ impl Attempt<'_> {
         let commit = exchange.model.as_ref().map(|model| model.commit).unwrap_or_default();
         if commit != Commit::default() {
             Box::pin(self.hold_back(&mut events, commit)).await?;
+        }
+        if let Some(id) = events.response_id() {
+            self.note_issued(id, exchange);
         }
         let now = exchange.now();
         exchange.ttft = Some(now.since(exchange.started));

@@ -10,7 +10,7 @@ use crate::body::{Chunks, Edit};
 use crate::json::{Cursor, JsonError, Kind, Member, Members, Scanner, quote, unquote};
 
 /// The members that are looked at.
-pub const MEMBERS: &[&str] = &["model", "stream", "backend", "stream_options"];
+pub const MEMBERS: &[&str] = &["model", "stream", "backend", "stream_options", "previous_response_id"];
 
 /// Longest string that is read, as it is written. Names are short; what is not need not be copied to be refused.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -27,6 +27,8 @@ pub struct Envelope {
     pub stream: bool,
     /// The provider that is forced.
     pub backend: Option<String>,
+    /// The earlier response that it goes on from.
+    pub previous_response: Option<String>,
     /// Whether the client itself asks for usage on its stream.
     pub wants_usage: bool,
     /// Where the model's name stands; Gemini names it in the URL and in some bodies once more.
@@ -139,6 +141,11 @@ impl Envelope {
             model,
             stream: stream(body, &members)?,
             backend: backend.map(|member| text(body, member)).transpose()?,
+            previous_response: members
+                .get("previous_response_id")
+                .filter(|member| member.kind == Kind::String)
+                .map(|member| text(body, member))
+                .transpose()?,
             wants_usage,
             model_values: smallvec![model_member.value.clone()],
             model_prefix: "",
@@ -166,6 +173,7 @@ impl Envelope {
             model,
             stream: operation.always_streams(),
             backend: backend.map(|member| text(body, member)).transpose()?,
+            previous_response: None,
             wants_usage: true,
             model_values: gemini_models(body, operation),
             model_prefix: GEMINI_MODEL_PREFIX,

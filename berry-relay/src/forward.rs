@@ -29,6 +29,7 @@ use crate::envelope::Envelope;
 use crate::error::ForwardError;
 use crate::exchange::{End, Exchange, Facts};
 use crate::multipart::Form;
+use crate::objects::Issued;
 
 /// Says an error in the dialect of the request, as an event of its stream or as a body. `berry-api` has the one mapping.
 pub trait SayError: Send + Sync {
@@ -80,6 +81,8 @@ pub struct Shared {
     pub seeds: Arc<Seeds>,
     /// The bound on held bytes.
     pub buffers: BufferBudget,
+    /// Responses that upstreams keep.
+    pub issued: Arc<Issued>,
     /// Cancelled when the grace period of a shutdown is over.
     pub cut: CancellationToken,
     /// How errors are said.

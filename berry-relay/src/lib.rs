@@ -20,6 +20,7 @@ mod headers;
 pub mod json;
 pub mod meter;
 pub mod multipart;
+pub mod objects;
 pub mod params;
 mod pool;
 mod prepare;

@@ -159,6 +159,11 @@ impl EventStream {
         self.splitter.between_events()
     }
 
+    /// The id of a response, as JSON.
+    pub(crate) fn response_id(&self) -> Option<&[u8]> {
+        self.tap.response_id()
+    }
+
     /// What was used.
     pub(crate) fn usage(&self) -> Usage {
         self.tap.usage()

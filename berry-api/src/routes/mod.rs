@@ -9,6 +9,7 @@ mod landing;
 mod metrics;
 mod models;
 pub mod relay;
+mod responses;
 mod smart_ai;
 mod unsupported;
 
@@ -83,6 +84,9 @@ pub fn router(app: Arc<App>) -> Router {
     table.add(User, "/v1/models/{*id}", get(models::one));
     table.add(User, "/v1beta/models", get(models::gemini_list));
     table.add(User, "/v1beta/models/{*id}", get(models::gemini_one));
+    table.add_kept("/v1/responses/{id}", get(responses::whole).delete(responses::whole), "GET, DELETE");
+    table.add_kept("/v1/responses/{id}/cancel", post(responses::cancel), "POST");
+    table.add_kept("/v1/responses/{id}/input_items", get(responses::input_items), "GET");
     for path in unsupported::PATHS {
         table.add_any(User, path, unsupported::endpoint);
     }
@@ -109,6 +113,11 @@ impl Table {
         let gate = from_fn_with_state((Arc::clone(&self.app), access), check);
         let methods = methods.route_layer(gate).fallback(move |request| method_not_allowed(request, allow));
         self.router = std::mem::take(&mut self.router).route(path, methods);
+    }
+
+    /// A path of something that an upstream keeps for a user.
+    fn add_kept(&mut self, path: &str, methods: MethodRouter<Arc<App>>, allow: &'static str) {
+        self.add_methods(Access::User, path, methods, allow);
     }
 
     /// A path with every method.

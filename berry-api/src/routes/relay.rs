@@ -27,7 +27,7 @@ use crate::decisions::Recorder;
 use crate::error::ApiError;
 use crate::intake::{Reader, Timed};
 use crate::reply::{BoxError, Content};
-use crate::routes::gemini;
+use crate::routes::{gemini, responses};
 use crate::server::connection::Connection;
 use crate::{gate, intake};
 
@@ -139,6 +139,12 @@ where
         Some(provider) => Some(provider),
         None => forced_provider(&parts.headers)?,
     };
+    let provider = match &asked.previous_response {
+        Some(previous) if exchange.operation == Operation::Responses => {
+            Some(issuer_of(app, &user, previous, provider.as_deref())?)
+        }
+        _ => provider,
+    };
     Ok(RelayRequest {
         user,
         model,
@@ -155,6 +161,7 @@ struct Asked {
     model: String,
     stream: bool,
     backend: Option<String>,
+    previous_response: Option<String>,
     body: Read,
 }
 
@@ -197,6 +204,7 @@ where
         model: envelope.model.clone(),
         stream: envelope.stream,
         backend: envelope.backend.take(),
+        previous_response: envelope.previous_response.take(),
         body: Read::Json(body, envelope),
     })
 }
@@ -223,6 +231,7 @@ where
         model: model.ok_or_else(|| unreadable_form(&FormError::MissingModel))?,
         stream: false,
         backend: scanner.backend().map(str::to_owned),
+        previous_response: None,
         body: Read::Form(held, Box::new(scanner)),
     })
 }
@@ -273,6 +282,14 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
         )
         .on("x-request-timeout")),
     }
+}
+
+/// The provider that a conversation has to go on at: the one that holds its earlier response.
+fn issuer_of(app: &App, user: &User, previous: &str, forced: Option<&str>) -> Result<String, ApiError> {
+    let issuer = app.issued.of_user(previous, &user.id);
+    let issuer = issuer.filter(|issuer| forced.is_none_or(|forced| forced == issuer.as_str()));
+    let issuer = issuer.ok_or_else(|| responses::unknown().on("previous_response_id"))?;
+    Ok(issuer.as_str().to_owned())
 }
 
 fn forced_provider(headers: &HeaderMap) -> Result<Option<String>, ApiError> {

@@ -27,7 +27,6 @@ pub(super) const PATHS: &[&str] = &[
     "/v1/fine_tuning/{*rest}",
     "/v1/messages/batches",
     "/v1/messages/batches/{*rest}",
-    "/v1/responses/{*rest}",
     "/v1beta/{*rest}",
 ];
 

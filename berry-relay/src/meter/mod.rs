@@ -81,6 +81,8 @@ pub struct StreamTap {
     usual: Template,
     /// What the long event is of which pieces are coming.
     long: Option<EventClass>,
+    /// The id of a response, as JSON.
+    response_id: Option<Box<[u8]>>,
 }
 
 impl StreamTap {
@@ -96,12 +98,18 @@ impl StreamTap {
             finished: 0,
             usual: Template::default(),
             long: None,
+            response_id: None,
         }
     }
 
     /// What was reported so far.
     pub fn usage(&self) -> Usage {
         self.usage
+    }
+
+    /// The id that a response of the Responses API has given itself, as JSON.
+    pub(crate) fn response_id(&self) -> Option<&[u8]> {
+        self.response_id.as_deref()
     }
 
     /// Whether the stream may end now and be whole.
@@ -204,7 +212,7 @@ impl StreamTap {
 
     fn responses(&mut self, data: &[u8]) -> Option<EventClass> {
         let (mut kind, mut usage, mut delta, mut is_error) = (None, None, None, false);
-        let mut free = Free::default();
+        let (mut id, mut free) = (None, Free::default());
         read(data, |key, value| {
             match key {
                 b"type" => kind = value.value()?.text(),
@@ -214,13 +222,26 @@ impl StreamTap {
                     free.note(value);
                 }
                 b"sequence_number" | b"obfuscation" => free.note(value.value()?),
-                b"response" => return member(value, b"usage", &mut usage),
+                b"response" => {
+                    return value.members(|key, value| {
+                        let value = value.value()?;
+                        match key {
+                            b"usage" => usage = Some(value),
+                            b"id" => id = Some(value),
+                            _ => {}
+                        }
+                        Some(())
+                    });
+                }
                 b"error" => is_error = !value.value()?.is_nothing(),
                 _ => value.skip()?,
             }
             Some(())
         })?;
         self.merge_usage(usage);
+        if self.response_id.is_none() {
+            self.response_id = id.map(|id| id.0.into());
+        }
         if let Some(class) = kind.and_then(class_of_kind) {
             self.finish_seen |= class == EventClass::Terminal;
             return Some(class);
