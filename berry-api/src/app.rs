@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use berry_core::config::snapshot::Snapshot;
+use berry_core::config::snapshot::{Backend, Snapshot};
 use berry_core::id::ProviderId;
 use berry_core::time::Instant;
 use berry_loadbalance::course::Allowance;
@@ -26,6 +26,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::auth::failures::FailedAttempts;
+use crate::changes::Changes;
 use crate::cors::Cors;
 use crate::decisions::Decisions;
 use crate::error::Voice;
@@ -67,6 +68,8 @@ pub struct App {
     pub config_file: OnceLock<PathBuf>,
     /// The configurations that were in force.
     pub generations: Generations,
+    /// What administrators changed at run time.
+    pub changes: Changes,
     /// Requests whose answer is not over.
     pub in_flight: AtomicU64,
     /// Bytes held.
@@ -110,7 +113,7 @@ impl App {
             say: Arc::new(Voice),
         };
         let ids = RequestIds::new(starts.next_u64());
-        let runtime = Runtime::new(snapshot, &options.dials, None, shared.clone())?;
+        let runtime = Runtime::new(snapshot, &options.dials, None, shared.clone(), &Changes::default())?;
         Ok(Self {
             runtime: ArcSwap::from_pointee(runtime),
             shared,
@@ -122,6 +125,7 @@ impl App {
             shutdown,
             config_file: OnceLock::new(),
             generations: Generations::default(),
+            changes: Changes::default(),
             in_flight: AtomicU64::new(0),
             buffers,
             issued,
@@ -139,10 +143,21 @@ impl App {
     /// When a provider's TLS files or proxy cannot be used; nothing has changed then.
     pub fn replace(&self, snapshot: Arc<Snapshot>, dials: &HashMap<ProviderId, Dial>) -> Result<(), ClientError> {
         let old = self.runtime();
-        let runtime = Runtime::new(snapshot, dials, Some(&old), self.shared.clone())?;
+        let runtime = Runtime::new(snapshot, dials, Some(&old), self.shared.clone(), &self.changes)?;
         self.buffers.set_limit(runtime.snapshot.server.max_buffered_bytes);
         self.runtime.store(Arc::new(runtime));
         Ok(())
+    }
+
+    /// Lays the changes at run time over the configuration in force anew.
+    ///
+    /// # Errors
+    /// Those of [`App::replace`].
+    pub fn renew(&self) -> Result<(), ClientError> {
+        // What is being reloaded now would be lost otherwise.
+        let _one_at_a_time = self.generations.begin_change();
+        let snapshot = Arc::clone(&self.runtime().snapshot);
+        self.replace(snapshot, &HashMap::new())
     }
 
     /// What holds now. Taken once for a request and kept to its end.
@@ -168,8 +183,11 @@ impl Runtime {
         dials: &HashMap<ProviderId, Dial>,
         old: Option<&Self>,
         shared: Shared,
+        changes: &Changes,
     ) -> Result<Self, ClientError> {
-        let selector = Arc::new(PoolSelector::new(&snapshot, old.map(|old| &*old.selector)));
+        let changed = changes.over(&snapshot);
+        let adjust = |backend: &Arc<Backend>| Arc::clone(changed.get(&backend.id).unwrap_or(backend));
+        let selector = Arc::new(PoolSelector::adjusted(&snapshot, old.map(|old| &*old.selector), &adjust));
         let upstreams = Upstreams::new(snapshot.providers.values(), dials, old.map(|old| old.relay.upstreams()))?;
         let limits = limits(&snapshot);
         let relay = Relay::new(Arc::clone(&selector) as Arc<dyn RouteSelector>, Arc::new(upstreams), limits, shared);

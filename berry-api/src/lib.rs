@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod auth;
+pub mod changes;
 pub mod cors;
 pub mod decisions;
 pub mod demo;

@@ -12,6 +12,8 @@ mod admin;
 mod auth;
 #[path = "integration/bodies.rs"]
 mod bodies;
+#[path = "integration/changes.rs"]
+mod changes;
 #[path = "integration/connections.rs"]
 mod connections;
 #[path = "integration/cors.rs"]

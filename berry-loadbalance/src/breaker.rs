@@ -340,6 +340,14 @@ impl<W: Word> Breaker<W> {
         });
     }
 
+    /// Opens it until then, because an operator says so. What is under way meanwhile says nothing any more.
+    pub(crate) fn force_open(&self, until: Instant) {
+        self.change(|circuit| {
+            let phase = Phase::Open { until, failures: 0 };
+            Some(Circuit { phase, cause: Cause::Traffic, generation: circuit.generation.wrapping_add(1), ..circuit })
+        });
+    }
+
     /// Starts afresh, for a backend whose address or key was changed.
     pub(crate) fn reset(&self) {
         self.change(|circuit| Some(Circuit { generation: circuit.generation.wrapping_add(1), ..Circuit::NEW }));
@@ -392,6 +400,17 @@ mod tests {
         }
         assert!(strike(&breaker, breaker.pass(), 1));
         assert_eq!(breaker.read().trial_due(), Some(at(61)));
+    }
+
+    #[test]
+    fn an_operator_opens_it_until_a_moment_and_old_attempts_do_not_close_it() {
+        let breaker = Breaker::<AtomicU64>::new();
+        let before = breaker.pass();
+        breaker.force_open(at(300));
+        breaker.succeed(before, at(2));
+        assert_eq!((breaker.read().name(), breaker.read().trial_due()), ("open", Some(at(300))));
+        breaker.reset();
+        assert_eq!(breaker.read().name(), "closed");
     }
 
     #[test]

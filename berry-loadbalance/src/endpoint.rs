@@ -206,12 +206,22 @@ impl Endpoint {
         let (old, new) = (&self.backend.provider, &backend.provider);
         let same_upstream = format!("{:?}", old.upstream) == format!("{:?}", new.upstream);
         if old.api_key != new.api_key || !same_upstream {
-            self.state.breaker.reset();
-            self.state.cooldown.clear();
-            self.state.suspicion.store(0, Ordering::Relaxed);
-            self.state.ejected_until.store(0, Ordering::Relaxed);
+            self.reset();
         }
         Self::with_state(backend, rules, prices, Arc::clone(&self.state))
+    }
+
+    /// Closes its circuit and ends its pauses and its ejection, as if nothing had ever gone wrong there. Figures stay.
+    pub fn reset(&self) {
+        self.state.breaker.reset();
+        self.state.cooldown.clear();
+        self.state.suspicion.store(0, Ordering::Relaxed);
+        self.state.ejected_until.store(0, Ordering::Relaxed);
+    }
+
+    /// Opens its circuit: no traffic until the first trial after `until`.
+    pub fn open_circuit(&self, until: Instant) {
+        self.state.breaker.force_open(until);
     }
 
     fn with_state(backend: Arc<Backend>, rules: Arc<Rules>, prices: Prices, state: Arc<State>) -> Self {

@@ -14,13 +14,18 @@ use crate::endpoint::Endpoint;
 use crate::pool::Pool;
 use crate::rules::Rules;
 
-/// The pool of `model`, continuing `old`.
-pub(crate) fn pool(model: &Arc<Model>, snapshot: &Snapshot, old: Option<&Pool>) -> Pool {
+/// The pool of `model`, continuing `old`. Each backend is what `adjust` makes of the configured one.
+pub(crate) fn pool(
+    model: &Arc<Model>,
+    snapshot: &Snapshot,
+    old: Option<&Pool>,
+    adjust: &dyn Fn(&Arc<Backend>) -> Arc<Backend>,
+) -> Pool {
     let rules = Arc::new(Rules::from(&snapshot.settings));
     let known: HashMap<&BackendId, &Arc<Endpoint>> =
         old.into_iter().flat_map(Pool::endpoints).map(|endpoint| (&endpoint.backend().id, endpoint)).collect();
     let endpoint = |backend: &Arc<Backend>| {
-        let (new, prices) = (Arc::clone(backend), *backend.tariff.base());
+        let (new, prices) = (adjust(backend), *backend.tariff.base());
         Arc::new(match known.get(&backend.id) {
             Some(endpoint) => endpoint.reconfigured(new, Arc::clone(&rules), prices),
             None => Endpoint::new(new, Arc::clone(&rules), prices),

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berry_core::config::snapshot::{Snapshot, Strategy};
+use berry_core::config::snapshot::{Backend, Snapshot, Strategy};
 use berry_core::id::{BackendId, ModelId, ModelName};
 use berry_core::time::Instant;
 use rand::rngs::SmallRng;
@@ -169,12 +169,18 @@ pub struct PoolSelector {
 impl PoolSelector {
     /// Pools for the models of `snapshot`; live state of what `old` knew is carried over.
     pub fn new(snapshot: &Snapshot, old: Option<&Self>) -> Self {
+        Self::adjusted(snapshot, old, &Arc::clone)
+    }
+
+    /// The same, with each backend as `adjust` makes it of the configured one: what an operator changed at run time. Its id must
+    /// stay.
+    pub fn adjusted(snapshot: &Snapshot, old: Option<&Self>, adjust: &dyn Fn(&Arc<Backend>) -> Arc<Backend>) -> Self {
         let models = &snapshot.models.all;
         let pools = models
             .iter()
             .map(|model| {
                 let old = old.and_then(|selector| selector.pools.get(&model.id));
-                let pool = reconcile::pool(model, snapshot, old.map(Arc::as_ref));
+                let pool = reconcile::pool(model, snapshot, old.map(Arc::as_ref), adjust);
                 (model.id.clone(), Arc::new(pool))
             })
             .collect();

@@ -102,7 +102,7 @@ struct State {
 
 impl Generations {
     /// Only one configuration is put in force at a time.
-    pub(super) fn begin_change(&self) -> MutexGuard<'_, ()> {
+    pub(crate) fn begin_change(&self) -> MutexGuard<'_, ()> {
         self.change.lock()
     }
 

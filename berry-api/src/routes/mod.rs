@@ -21,7 +21,7 @@ use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{MethodRouter, any, get, post};
+use axum::routing::{MethodRouter, any, delete, get, post};
 use berry_core::config::snapshot::User;
 use berry_core::error::ErrorKind;
 use berry_core::id::RequestId;
@@ -73,6 +73,8 @@ pub fn router(app: Arc<App>) -> Router {
     table.add(Admin, "/admin/backend-health", get(admin::backend_health));
     table.add(Admin, "/admin/system-stats", get(admin::system_stats));
     table.add_post(Admin, "/admin/reload-config", post(admin::reload_config));
+    table.add_methods(Admin, "/admin/changes", get(admin::changes).post(admin::make_change), "GET, HEAD, POST");
+    table.add_methods(Admin, "/admin/changes/{id}", delete(admin::take_back_change), "DELETE");
     table.add(Admin, "/admin/config", get(admin::running));
     table.add(Admin, "/admin/config/history", get(admin::history));
     table.add_post(Admin, "/admin/config/validate", post(admin::validate));
@@ -190,7 +192,11 @@ async fn method_not_allowed(request: Request, allow: &'static str) -> Response {
         allow: Some(allow),
         ..ApiError::new(
             ErrorKind::MethodNotAllowed,
-            format!("This path does not know {}. Use {}.", parts.method, if allow == "POST" { "POST" } else { "GET" }),
+            format!(
+                "This path does not know {}. Use {}.",
+                parts.method,
+                if allow == "GET, HEAD" { "GET" } else { allow }
+            ),
         )
     };
     refusal(&parts, &error)

@@ -396,7 +396,7 @@ pub struct Model {
 }
 
 /// One backend of a model's pool.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Backend {
     /// Who it is.
     pub id: BackendId,

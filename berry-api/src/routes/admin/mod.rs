@@ -4,6 +4,7 @@
 //! functions that make the choices.
 
 mod backend_health;
+mod changes;
 mod config;
 mod explain;
 mod model_weights;
@@ -13,6 +14,7 @@ use berry_core::config::snapshot::BillingMode;
 use berry_loadbalance::pool::Pool;
 
 pub(super) use backend_health::backend_health;
+pub(super) use changes::{list as changes, make as make_change, take_back as take_back_change};
 pub(super) use config::{history, reload_config, roll_back, running, validate};
 pub(super) use explain::{dry_run, recorded};
 pub(super) use model_weights::model_weights;
