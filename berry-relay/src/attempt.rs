@@ -42,7 +42,7 @@ const ERROR_BODY_MAX: usize = 1024 * 1024;
 /// How much of an error body is read for what it means.
 const ERROR_BODY_READ_MAX: usize = 64 * 1024;
 /// Members of a plain answer that are looked at.
-const ANSWER_MEMBERS: &[&str] = &["model", "usage", "usageMetadata", "error", "id"];
+const ANSWER_MEMBERS: &[&str] = &["model", "usage", "usageMetadata", "meta", "service_tier", "error", "id"];
 
 /// What an attempt came to: an answer that may go to the client.
 pub(crate) struct Committed {

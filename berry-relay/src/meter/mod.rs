@@ -3,11 +3,13 @@
 //! An event is read once, by a cursor that checks it on the way; nothing is built and nothing is allocated. A member counts by its
 //! place, never by its text alone: content that quotes `"finish_reason":"stop"` is content.
 
+#[cfg(test)]
+mod corpus;
 mod template;
 mod usage;
 
 use berry_core::operation::StreamFormat;
-use berry_core::usage::Usage;
+use berry_core::usage::{ServiceTier, Usage};
 use http::StatusCode;
 
 use self::template::{Free, Template};
@@ -37,11 +39,16 @@ pub enum EventClass {
 
 /// Reads the usage of a plain answer.
 pub fn usage_of_answer(body: &Chunks, members: &Members) -> Usage {
-    ["usage", "usageMetadata"]
-        .iter()
-        .find_map(|name| members.get(name))
-        .map(|member| usage::read(&body.slice(member.value.clone())))
-        .unwrap_or_default()
+    let slice = |name| Some(body.slice(members.get(name)?.value.clone()));
+    // Rankings of Cohere and those who follow it tell what is billed in `meta`.
+    let Some(object) = slice("usage").or_else(|| slice("usageMetadata")).or_else(|| slice("meta")) else {
+        return Usage::default();
+    };
+    let mut usage = usage::read(&object);
+    if let Some(name) = slice("service_tier") {
+        usage.tier = Raw(&name).text().map(ServiceTier::from_wire).or(usage.tier);
+    }
+    usage
 }
 
 /// Reads a usage object of any vendor.
@@ -177,17 +184,19 @@ impl StreamTap {
             return Some(EventClass::Terminal);
         }
         let mut seen = Chunk::default();
-        let mut is_error = false;
+        let (mut is_error, mut tier) = (false, None);
         read(data, |key, value| {
             match key {
                 b"choices" => return value.elements(|choice| seen.choice(choice)),
                 b"usage" => seen.note_usage(value.value()?),
                 b"error" => is_error = !value.value()?.is_nothing(),
                 b"created" | b"obfuscation" => seen.free.note(value.value()?),
+                b"service_tier" => tier = value.value()?.text().map(ServiceTier::from_wire),
                 _ => value.skip()?,
             }
             Some(())
         })?;
+        self.usage.tier = tier.or(self.usage.tier);
         let has_usage = seen.usage.is_some();
         self.merge_usage(seen.usage);
         self.content_seen |= seen.content;

@@ -4,9 +4,11 @@
 //! Anthropic's `input_tokens` leaves out both cache counts, and its compaction stands beside the rest, in `iterations`; Gemini's
 //! `promptTokenCount` includes cached tokens and leaves out those of tool results, and its thoughts stand beside
 //! `candidatesTokenCount`. Mistral and DeepSeek have names of their own for cached tokens; xAI counts reasoning beside
-//! `completion_tokens`. Left out: what a second model used (Anthropic's adviser), because it has another price.
+//! `completion_tokens`. Parts with prices of their own (long cache writes, audio, images) are kept apart. Left out: what a second
+//! model used (Anthropic's adviser), because it has another price.
 
-use berry_core::usage::Usage;
+use berry_core::money::NanoUsd;
+use berry_core::usage::{ServiceTier, Usage};
 
 use crate::json::{Cursor, Raw};
 
@@ -34,6 +36,13 @@ pub(super) fn read(json: &[u8]) -> Usage {
     usage
 }
 
+/// Which side of an answer details belong to.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    Input,
+    Output,
+}
+
 /// Figures under the names that vendors give them.
 #[derive(Default)]
 struct Figures {
@@ -44,13 +53,23 @@ struct Figures {
     total: Option<u64>,
     cached: Option<u64>,
     cache_write: Option<u64>,
+    cache_write_1h: Option<u64>,
+    /// Anthropic's writes for five minutes, where only the parts are told.
+    cache_write_5m: Option<u64>,
     reasoning: Option<u64>,
+    audio_input: Option<u64>,
+    image_input: Option<u64>,
+    audio_output: Option<u64>,
+    image_output: Option<u64>,
     /// Anthropic's, beside `input`, unless details of `input` stand there too.
     cache_read_input: Option<u64>,
     cache_creation_input: Option<u64>,
     has_input_details: bool,
     gemini_tool_prompt: Option<u64>,
     gemini_thoughts: Option<u64>,
+    server_tool_calls: Option<u64>,
+    tier: Option<ServiceTier>,
+    cost: Option<NanoUsd>,
     /// Anthropic's, of what was used to shorten the conversation before answering.
     is_compaction: bool,
 }
@@ -61,9 +80,15 @@ impl Figures {
         match key {
             b"prompt_tokens_details" | b"input_tokens_details" | b"input_token_details" => {
                 self.has_input_details = true;
-                return self.details(value);
+                return self.details(value, Side::Input);
             }
-            b"completion_tokens_details" | b"output_tokens_details" => return self.details(value),
+            b"completion_tokens_details" | b"output_tokens_details" => return self.details(value, Side::Output),
+            b"promptTokensDetails" => return self.modalities(value, Side::Input),
+            b"candidatesTokensDetails" => return self.modalities(value, Side::Output),
+            b"cache_creation" => return self.cache_creation(value),
+            b"server_tool_use" => return self.server_tools(value),
+            // Cohere's: what is billed goes before what was counted.
+            b"billed_units" => return value.members(|key, value| self.read(key, value)),
             _ => {}
         }
         let value = value.value()?;
@@ -80,6 +105,15 @@ impl Figures {
             b"cache_creation_input_tokens" => &mut self.cache_creation_input,
             b"toolUsePromptTokenCount" => &mut self.gemini_tool_prompt,
             b"thoughtsTokenCount" => &mut self.gemini_thoughts,
+            b"num_sources_used" | b"search_units" => &mut self.server_tool_calls,
+            b"cost" => {
+                self.cost = dollars(value);
+                return Some(());
+            }
+            b"service_tier" => {
+                self.tier = value.text().map(ServiceTier::from_wire);
+                return Some(());
+            }
             b"type" => {
                 self.is_compaction = value.text() == Some(b"compaction");
                 return Some(());
@@ -91,14 +125,67 @@ impl Figures {
         Some(())
     }
 
-    fn details(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
+    /// OpenAI's details, which many others have too.
+    fn details(&mut self, cursor: &mut Cursor<'_>, side: Side) -> Option<()> {
+        cursor.members(|key, value| {
+            let figure = count(value.value()?);
+            match (key, side) {
+                (b"cached_tokens", _) => self.cached = figure.or(self.cached),
+                (b"cache_write_tokens" | b"cache_creation_tokens", _) => self.cache_write = figure,
+                (b"reasoning_tokens" | b"thinking_tokens", _) => self.reasoning = figure,
+                (b"audio_tokens", Side::Input) => self.audio_input = figure,
+                (b"audio_tokens", Side::Output) => self.audio_output = figure,
+                (b"image_tokens", Side::Input) => self.image_input = figure,
+                (b"image_tokens", Side::Output) => self.image_output = figure,
+                _ => {}
+            }
+            Some(())
+        })
+    }
+
+    /// Gemini's details: a list of `{modality, tokenCount}`.
+    fn modalities(&mut self, cursor: &mut Cursor<'_>, side: Side) -> Option<()> {
+        cursor.elements(|entry| {
+            let (mut modality, mut figure) = (None, None);
+            entry.members(|key, value| {
+                let value = value.value()?;
+                match key {
+                    b"modality" => modality = value.text(),
+                    b"tokenCount" => figure = count(value),
+                    _ => {}
+                }
+                Some(())
+            })?;
+            match (modality, side) {
+                (Some(b"AUDIO"), Side::Input) => self.audio_input = figure,
+                (Some(b"AUDIO"), Side::Output) => self.audio_output = figure,
+                (Some(b"IMAGE"), Side::Input) => self.image_input = figure,
+                (Some(b"IMAGE"), Side::Output) => self.image_output = figure,
+                _ => {}
+            }
+            Some(())
+        })
+    }
+
+    /// Anthropic's writes by how long they are kept.
+    fn cache_creation(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
         cursor.members(|key, value| {
             let figure = count(value.value()?);
             match key {
-                b"cached_tokens" => self.cached = figure.or(self.cached),
-                b"cache_write_tokens" | b"cache_creation_tokens" => self.cache_write = figure,
-                b"reasoning_tokens" | b"thinking_tokens" => self.reasoning = figure,
+                b"ephemeral_5m_input_tokens" => self.cache_write_5m = figure,
+                b"ephemeral_1h_input_tokens" => self.cache_write_1h = figure,
                 _ => {}
+            }
+            Some(())
+        })
+    }
+
+    /// Anthropic's calls of tools that it charges by the call; fetching a page is not one.
+    fn server_tools(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
+        cursor.members(|key, value| {
+            let figure = count(value.value()?);
+            if key == b"web_search_requests" {
+                self.server_tool_calls = figure;
             }
             Some(())
         })
@@ -106,10 +193,15 @@ impl Figures {
 
     fn into_usage(self) -> Usage {
         let beside = |figure: Option<u64>| figure.unwrap_or(0);
+        let parts = match (self.cache_write_5m, self.cache_write_1h) {
+            (None, None) => None,
+            (short, long) => Some(beside(short) + beside(long)),
+        };
+        let cache_creation = self.cache_creation_input.or(parts);
         let input = match (self.prompt, self.input) {
             (Some(prompt), _) => Some(prompt + beside(self.gemini_tool_prompt)),
             (None, Some(input)) if self.has_input_details => Some(input),
-            (None, Some(input)) => Some(input + beside(self.cache_read_input) + beside(self.cache_creation_input)),
+            (None, Some(input)) => Some(input + beside(self.cache_read_input) + beside(cache_creation)),
             // Embeddings and rankings of some vendors give one figure for all, and all of it is input.
             (None, None) if self.completion.is_none() && self.output.is_none() => self.total,
             (None, None) => None,
@@ -121,10 +213,19 @@ impl Figures {
         Usage {
             input_tokens: input,
             cached_tokens: self.cached.or(self.cache_read_input),
-            cache_write_tokens: self.cache_write.or(self.cache_creation_input),
+            cache_write_tokens: self.cache_write.or(cache_creation),
+            cache_write_1h_tokens: self.cache_write_1h,
+            audio_input_tokens: self.audio_input,
+            image_input_tokens: self.image_input,
+            tool_prompt_tokens: self.gemini_tool_prompt,
             output_tokens: output,
             reasoning_tokens: self.reasoning.or(self.gemini_thoughts),
-            ..Usage::default()
+            audio_output_tokens: self.audio_output,
+            image_output_tokens: self.image_output,
+            server_tool_calls: self.server_tool_calls,
+            tier: self.tier,
+            reported_cost: self.cost,
+            estimated: false,
         }
     }
 
@@ -133,6 +234,11 @@ impl Figures {
         let reasoning = self.reasoning?;
         (self.total? == self.prompt? + self.completion? + reasoning).then_some(reasoning)
     }
+}
+
+/// An amount of dollars, as OpenRouter writes what it charged. A negative one, or one beyond all bounds, is none.
+fn dollars(value: Raw<'_>) -> Option<NanoUsd> {
+    NanoUsd::from_usd(std::str::from_utf8(value.0).ok()?.parse().ok()?).ok()
 }
 
 /// A count, tolerant of what upstreams send in its place: whole numbers may be written as fractions, anything else is none.
@@ -162,7 +268,7 @@ mod tests {
         };
         for (json, expected) in [
             (
-                r#"{"prompt_tokens":10,"completion_tokens":7,"total_tokens":17,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":2}}"#,
+                r#"{"prompt_tokens":10,"completion_tokens":7,"total_tokens":17,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":2}}"#,
                 usage(Some(10), Some(4), None, Some(7), Some(2)),
             ),
             (
