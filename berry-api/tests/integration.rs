@@ -1,6 +1,8 @@
 //! The service through its real router, and a few behaviours over real sockets. One binary, so that it links once.
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+#[path = "integration/sticky.rs"]
+mod sticky;
 #[path = "integration/support.rs"]
 mod support;
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use berry_core::config::snapshot::{Model, User};
+use berry_core::config::snapshot::{Model, Strategy, User};
 use berry_loadbalance::course::{Allowance, Course};
 use berry_loadbalance::eligibility::{Demand, Hints};
 use berry_loadbalance::lease::Lease;
@@ -25,6 +25,7 @@ use crate::body::Chunks;
 use crate::buffer::{BufferBudget, BufferPermit};
 use crate::client::Upstreams;
 use crate::clock::Clock;
+use crate::conversation;
 use crate::envelope::Envelope;
 use crate::error::ForwardError;
 use crate::exchange::{End, Exchange, Facts};
@@ -116,6 +117,14 @@ impl RequestBody {
         match self {
             Self::Json { envelope, .. } => &envelope.model,
             Self::Form(form) => form.model(),
+        }
+    }
+
+    /// All of it, where it is JSON.
+    pub(crate) fn json(&self) -> Option<&Chunks> {
+        match self {
+            Self::Json { body, .. } => Some(body),
+            Self::Form(_) => None,
         }
     }
 
@@ -219,9 +228,12 @@ impl Relay {
         exchange: &mut Exchange,
     ) -> Result<Committed, ForwardError> {
         let mut rng = self.shared.seeds.next_rng();
+        // Only `sticky` wants to know.
+        let sticky = request.model.strategy == Strategy::Sticky;
+        let conversation = sticky.then(|| conversation::key(&request.headers, request.body.json())).flatten();
         let (mut course, mut errors) = (Course::new(self.limits.attempts), Errors::default());
         loop {
-            let lease = match self.choose(request, &course, exchange, &mut rng) {
+            let lease = match self.choose(request, conversation, &course, exchange, &mut rng) {
                 Ok(lease) => lease,
                 Err(no_route) => match course.pause_before_repeat(exchange.now(), deadline.left(), &mut rng) {
                     Some(pause) => {
@@ -256,6 +268,7 @@ impl Relay {
     fn choose(
         &self,
         request: &RelayRequest,
+        conversation: Option<u64>,
         course: &Course,
         exchange: &Exchange,
         rng: &mut SmallRng,
@@ -266,7 +279,12 @@ impl Relay {
             dialect: exchange.operation.dialect(),
             provider: request.provider.as_deref(),
             tried: course.barred(),
-            hints: Hints { retried: exchange.attempts > 0, window_above: course.window_above(), ..Hints::default() },
+            hints: Hints {
+                conversation,
+                retried: exchange.attempts > 0,
+                window_above: course.window_above(),
+                ..Hints::default()
+            },
         };
         let lease = self.selector.select_route(&request.model.id, &demand, rng)?;
         tracing::debug!(

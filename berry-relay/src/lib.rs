@@ -9,6 +9,7 @@ pub mod body;
 pub mod buffer;
 pub mod client;
 pub mod clock;
+pub mod conversation;
 mod decode;
 pub mod dialect;
 pub mod disposition;

@@ -6,7 +6,7 @@ use super::{DEPTH_MAX, Kind, lex};
 ///
 /// Keys and values come as they are written: strings with their quotes and escapes, so a key is only recognised in its plain
 /// spelling. Good for what upstreams write; what clients write goes through [`super::Scanner`], which also says what is wrong.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Cursor<'a> {
     rest: &'a [u8],
     depth: usize,
