@@ -5,7 +5,10 @@
 
 use berry_core::usage::Usage;
 
-use super::text::{Json, Text};
+use bytes::Bytes;
+
+use super::text::{Json, Text, Writer};
+use crate::json::Kind;
 
 /// A request for an answer.
 #[derive(Clone, Debug, Default)]
@@ -228,6 +231,32 @@ pub enum Arguments {
     Text(Text),
     /// The object itself, as the others have it.
     Json(Json),
+}
+
+impl Arguments {
+    /// As a string that holds JSON. Nothing at all is an empty object.
+    pub fn as_text(&self) -> Text {
+        match self {
+            Self::Text(text) if text.is_blank() => Text::plain("{}"),
+            Self::Text(text) => text.clone(),
+            Self::Json(json) => Text::write(&String::from_utf8_lossy(json.raw())),
+        }
+    }
+
+    /// As an object. What is no object stands in one member of one, so that nothing is lost; then `false` comes with it.
+    pub fn as_object(&self) -> (Json, bool) {
+        let json = match self {
+            Self::Json(json) => Some(json.clone()),
+            Self::Text(text) if text.is_blank() => Some(Json::fixed("{}")),
+            Self::Text(text) => Json::read(&Bytes::from(text.read().trim().to_owned())).ok(),
+        };
+        if let Some(json) = json.filter(|json| json.kind() == Kind::Object) {
+            return (json, true);
+        }
+        let mut writer = Writer::new();
+        writer.object(|w| w.key("arguments").text(&self.as_text()));
+        (Json::written(writer), false)
+    }
 }
 
 /// What a tool gave back.

@@ -8,11 +8,21 @@
 //! Facts about formats come from the vendors' API references (platform.openai.com/docs/api-reference, docs.anthropic.com/en/api,
 //! ai.google.dev/api), read in 2025 and 2026.
 
+pub mod anthropic_messages;
+pub mod capability;
+pub mod error;
 pub mod gemini_generate;
+pub mod history;
+pub mod ids;
 pub mod ir;
+pub mod issuer;
 pub mod loss;
+pub mod openai_chat;
 pub mod openai_responses;
+pub mod schema;
+pub mod serial;
 pub mod text;
+pub mod translate;
 
 use bytes::{Bytes, BytesMut};
 
@@ -153,8 +163,8 @@ pub trait Codec: Send + Sync {
     /// A writer of a client's stream.
     fn stream_encoder(&self, reply: &Reply) -> Box<dyn StreamEncoder>;
 
-    /// Writes the body of an error with this status.
-    fn encode_error(&self, error: &UpstreamError, status: u16, request_id: &str) -> Bytes;
+    /// The status and the body of an error that the upstream answered with `status`.
+    fn encode_error(&self, error: &UpstreamError, status: u16, request_id: &str) -> (u16, Bytes);
 }
 
 /// Reads one upstream stream. A state machine of one answer: what it holds is bounded.

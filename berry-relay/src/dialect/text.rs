@@ -139,6 +139,11 @@ impl Text {
         Self(quoted.slice(1..quoted.len() - 1))
     }
 
+    /// What is written as it must be inside quotes already.
+    pub(crate) fn of_raw(raw: Bytes) -> Self {
+        Self(raw)
+    }
+
     /// A text that needs no escapes.
     pub fn plain(text: &'static str) -> Self {
         debug_assert!(text.bytes().all(|byte| byte >= b' ' && !matches!(byte, b'"' | b'\\')));
@@ -374,6 +379,13 @@ impl Writer {
     pub fn json(&mut self, value: &Json) {
         self.separate();
         self.bytes(&value.0);
+        self.comma = true;
+    }
+
+    /// Writes a value that another writer has written.
+    pub fn chunks(&mut self, value: Chunks) {
+        self.separate();
+        value.iter().for_each(|piece| self.bytes(piece));
         self.comma = true;
     }
 

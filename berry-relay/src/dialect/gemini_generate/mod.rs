@@ -47,10 +47,12 @@ impl Codec for GeminiGenerate {
         Box::new(stream::Encoder::new(reply))
     }
 
-    fn encode_error(&self, error: &UpstreamError, status: u16, _request_id: &str) -> Bytes {
+    fn encode_error(&self, error: &UpstreamError, status: u16, _request_id: &str) -> (u16, Bytes) {
         let mut writer = Writer::new();
+        // Its clients do not know the status that only Anthropic has.
+        let status = if status == 529 { 503 } else { status };
         write_error(&mut writer, error, status);
-        writer.finish().into_bytes()
+        (status, writer.finish().into_bytes())
     }
 }
 

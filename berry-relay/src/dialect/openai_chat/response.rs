@@ -1,0 +1,166 @@
+//! Plain answers of chat completions.
+
+use bytes::Bytes;
+
+use super::{request, wire};
+use crate::dialect::ir::{Candidate, Citation, Part, Response, Stop, ToolCall};
+use crate::dialect::loss::Losses;
+use crate::dialect::text::{Fields, Json, Text, Writer};
+use crate::dialect::{Malformed, Reply, ids};
+use crate::json::Kind;
+use crate::meter;
+
+pub(super) fn decode(body: &Bytes) -> Result<Response, Malformed> {
+    let mut fields = Json::read(body)?.fields();
+    let choices = fields.take("choices").filter(|choices| choices.kind() == Kind::Array);
+    let choices = choices.ok_or_else(|| Malformed::new("choices", "the answer has none"))?;
+    Ok(Response {
+        id: fields.string("id"),
+        model: fields.string("model"),
+        candidates: choices.elements().iter().map(|choice| read_choice(choice.fields())).collect(),
+        usage: fields.take("usage").map(|usage| meter::usage_of_object(usage.raw())).unwrap_or_default(),
+    })
+}
+
+fn read_choice(mut choice: Fields) -> Candidate {
+    let mut message = choice.object("message");
+    let reason = choice.string("finish_reason").map(|reason| wire::stop_of(&reason));
+    // What an upstream adds to its own answer is no loss of the request's.
+    let parts = request::read_answer(&mut message, &mut Losses::default());
+    let has_call = parts.iter().any(|part| matches!(part, Part::ToolCall(_)));
+    Candidate { stop: Some(Stop::settled(reason, has_call)), parts, logprobs: choice.take("logprobs") }
+}
+
+/// The name that the client is told for the model.
+pub(super) fn model<'a>(told: Option<&'a str>, reply: &'a Reply) -> &'a str {
+    reply.model.as_deref().or(told).unwrap_or(&reply.asked_model)
+}
+
+pub(super) fn encode(response: &Response, reply: &Reply) -> Bytes {
+    let mut writer = Writer::new();
+    writer.object(|w| {
+        w.key("id").string(&format!("chatcmpl-{}", reply.request_id));
+        w.key("object").string("chat.completion");
+        w.key("created").integer(reply.created);
+        w.key("model").string(model(response.model.as_deref(), reply));
+        w.key("choices").list(|w| {
+            for (index, candidate) in (0..).zip(&response.candidates) {
+                write_choice(w, index, candidate, reply);
+            }
+        });
+        wire::write_usage(w.key("usage"), &response.usage);
+    });
+    writer.finish().into_bytes()
+}
+
+fn write_choice(w: &mut Writer, index: u64, candidate: &Candidate, reply: &Reply) {
+    let has_call = candidate.parts.iter().any(|part| matches!(part, Part::ToolCall(_)));
+    w.object(|w| {
+        w.key("index").integer(index);
+        w.key("message").object(|w| write_message(w, &candidate.parts, reply));
+        match &candidate.logprobs {
+            Some(logprobs) => w.key("logprobs").json(logprobs),
+            None => w.key("logprobs").literal("null"),
+        }
+        let stop = Stop::settled(candidate.stop.clone(), has_call);
+        w.key("finish_reason").string(wire::finish_reason(&stop));
+    });
+}
+
+fn write_message(w: &mut Writer, parts: &[Part], reply: &Reply) {
+    let (mut texts, mut thoughts, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut calls, mut citations, mut opaque) = (Vec::new(), Vec::new(), false);
+    for part in parts {
+        match part {
+            Part::Text(part) => {
+                texts.push(&part.text);
+                citations.extend(&part.citations);
+            }
+            Part::Thinking(thinking) => {
+                thoughts.push(&thinking.text);
+                opaque |= thinking.signature.is_some();
+            }
+            Part::RedactedThinking(_) => opaque = true,
+            Part::ToolCall(call) => calls.push(call),
+            Part::Refusal(text) => refusals.push(text),
+            Part::Image(_) | Part::Document(_) | Part::Audio(_) | Part::ToolResult(_) | Part::Unknown(_) => {}
+        }
+    }
+    w.key("role").string("assistant");
+    match texts.is_empty() {
+        true => w.key("content").literal("null"),
+        false => w.key("content").texts(&texts),
+    }
+    match refusals.is_empty() {
+        true => w.key("refusal").literal("null"),
+        false => w.key("refusal").texts(&refusals),
+    }
+    if !thoughts.is_empty() {
+        w.key("reasoning_content").texts(&thoughts);
+    }
+    if opaque {
+        w.key("thinking_blocks").list(|w| parts.iter().for_each(|part| write_thinking(w, part)));
+    }
+    if !citations.is_empty() {
+        w.key("annotations").list(|w| citations.iter().for_each(|citation| write_citation(w, citation)));
+    }
+    if !calls.is_empty() {
+        w.key("tool_calls").list(|w| {
+            for (index, call) in calls.iter().enumerate() {
+                write_call(w, call, &call_id(call.id.as_deref(), reply, index));
+            }
+        });
+    }
+}
+
+/// A block of reasoning with its proof, as clients send it back.
+pub(super) fn write_thinking(w: &mut Writer, part: &Part) {
+    match part {
+        Part::Thinking(thinking) => w.object(|w| {
+            w.key("type").string("thinking");
+            w.key("thinking").text(&thinking.text);
+            if let Some(signature) = &thinking.signature {
+                w.key("signature").text(signature);
+            }
+        }),
+        Part::RedactedThinking(data) => w.object(|w| {
+            w.key("type").string("redacted_thinking");
+            w.key("data").text(data);
+        }),
+        _ => {}
+    }
+}
+
+pub(super) fn write_citation(w: &mut Writer, citation: &Citation) {
+    let empty = Text::default();
+    w.object(|w| {
+        w.key("type").string("url_citation");
+        w.key("url_citation").object(|w| {
+            w.key("url").text(citation.url.as_ref().unwrap_or(&empty));
+            w.key("title").text(citation.title.as_ref().unwrap_or(&empty));
+            if let Some((start, end)) = citation.span {
+                w.key("start_index").integer(start);
+                w.key("end_index").integer(end);
+            }
+        });
+    });
+}
+
+/// The id of a call for the client; one of ours where the upstream gave none.
+pub(super) fn call_id(id: Option<&str>, reply: &Reply, index: usize) -> String {
+    match id {
+        Some(id) => ids::shown(id, ids::CALL).into_owned(),
+        None => format!("{}{}_{index}", ids::CALL, reply.request_id),
+    }
+}
+
+fn write_call(w: &mut Writer, call: &ToolCall, id: &str) {
+    w.object(|w| {
+        w.key("id").string(id);
+        w.key("type").string("function");
+        w.key("function").object(|w| {
+            w.key("name").string(&call.name);
+            w.key("arguments").text(&call.arguments.as_text());
+        });
+    });
+}

@@ -1,0 +1,67 @@
+//! Names of OpenAI's chat completions, in both directions (platform.openai.com/docs/api-reference/chat, 2026).
+
+use berry_core::usage::Usage;
+
+use crate::dialect::ir::{ServiceTier, Stop};
+use crate::dialect::text::Writer;
+
+/// Reads `finish_reason`. What is not known is an ordinary end.
+pub(super) fn stop_of(reason: &str) -> Stop {
+    match reason {
+        "length" | "max_tokens" => Stop::Length,
+        "tool_calls" | "function_call" => Stop::ToolCalls,
+        "content_filter" => Stop::Filter,
+        "error" => Stop::Error,
+        _ => Stop::End,
+    }
+}
+
+/// The `finish_reason` of an end.
+pub(super) fn finish_reason(stop: &Stop) -> &'static str {
+    match stop {
+        Stop::End | Stop::Sequence(_) | Stop::Pause | Stop::MalformedCall | Stop::Error => "stop",
+        Stop::Length | Stop::ContextFull => "length",
+        Stop::ToolCalls => "tool_calls",
+        Stop::Filter | Stop::Refusal => "content_filter",
+    }
+}
+
+/// Reads `service_tier`.
+pub(super) fn tier_of(name: &str) -> Option<ServiceTier> {
+    Some(match name {
+        "auto" => ServiceTier::Auto,
+        "default" | "standard" => ServiceTier::Default,
+        "flex" => ServiceTier::Flex,
+        "priority" => ServiceTier::Priority,
+        _ => return None,
+    })
+}
+
+/// The `service_tier` of a level.
+pub(super) fn tier_name(tier: ServiceTier) -> &'static str {
+    match tier {
+        ServiceTier::Auto => "auto",
+        ServiceTier::Default => "default",
+        ServiceTier::Flex => "flex",
+        ServiceTier::Priority => "priority",
+    }
+}
+
+/// Writes the `usage` object: `prompt_tokens` includes what was cached.
+pub(super) fn write_usage(w: &mut Writer, usage: &Usage) {
+    let (input, output) = (usage.input_tokens.unwrap_or(0), usage.output_tokens.unwrap_or(0));
+    w.object(|w| {
+        w.key("prompt_tokens").integer(input);
+        w.key("completion_tokens").integer(output);
+        w.key("total_tokens").integer(input.saturating_add(output));
+        w.key("prompt_tokens_details").object(|w| {
+            w.key("cached_tokens").integer(usage.cached_tokens.unwrap_or(0));
+            if let Some(written) = usage.cache_write_tokens {
+                w.key("cache_creation_tokens").integer(written);
+            }
+        });
+        w.key("completion_tokens_details").object(|w| {
+            w.key("reasoning_tokens").integer(usage.reasoning_tokens.unwrap_or(0));
+        });
+    });
+}

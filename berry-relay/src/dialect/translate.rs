@@ -1,0 +1,344 @@
+//! Which calls can be translated to which upstreams, and the course of one translation.
+
+use berry_core::config::snapshot::{Backend, Provider};
+use berry_core::operation::{Dialect, Operation};
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+
+use super::anthropic_messages::AnthropicMessages;
+use super::gemini_generate::GeminiGenerate;
+use super::ir::{Block, Delta, Event, Part, Request, ToolCall};
+use super::loss::{Losses, Reason};
+use super::openai_chat::OpenAiChat;
+use super::text::Text;
+use super::{
+    Capabilities, Codec, Malformed, Reply, Sampling, StreamDecoder, StreamEncoder, Target, ThinkingAsk, Wire,
+    capability, error, ids, issuer,
+};
+use crate::body::Chunks;
+use crate::sse;
+
+/// The codec of a format.
+fn codec(wire: Wire) -> Option<&'static dyn Codec> {
+    match wire {
+        Wire::OpenAiChat => Some(&OpenAiChat),
+        Wire::AnthropicMessages => Some(&AnthropicMessages),
+        Wire::GeminiGenerate => Some(&GeminiGenerate),
+        Wire::OpenAiResponses => None,
+    }
+}
+
+/// The format of a client's call, where it is one that asks a model for an answer.
+fn client_wire(operation: Operation) -> Option<Wire> {
+    match operation {
+        Operation::ChatCompletions => Some(Wire::OpenAiChat),
+        Operation::Responses => Some(Wire::OpenAiResponses),
+        Operation::Messages => Some(Wire::AnthropicMessages),
+        Operation::GenerateContent | Operation::StreamGenerateContent | Operation::StreamGenerateContentArray => {
+            Some(Wire::GeminiGenerate)
+        }
+        _ => None,
+    }
+}
+
+/// The dialects that a call can be translated to, beside its own.
+pub fn reachable(operation: Operation) -> &'static [Dialect] {
+    match client_wire(operation).filter(|wire| codec(*wire).is_some()) {
+        None | Some(Wire::OpenAiResponses) => &[],
+        Some(Wire::OpenAiChat) => &[Dialect::Anthropic, Dialect::Gemini],
+        Some(Wire::AnthropicMessages) => &[Dialect::OpenAi, Dialect::Gemini],
+        Some(Wire::GeminiGenerate) => &[Dialect::OpenAi, Dialect::Anthropic],
+    }
+}
+
+/// The call that is made at an upstream of `dialect` for a client's `operation`.
+pub fn upstream_operation(operation: Operation, dialect: Dialect, streams: bool) -> Operation {
+    if operation.dialect() == dialect || !reachable(operation).contains(&dialect) {
+        return operation;
+    }
+    match dialect {
+        Dialect::OpenAi => Operation::ChatCompletions,
+        Dialect::Anthropic => Operation::Messages,
+        Dialect::Gemini if streams => Operation::StreamGenerateContent,
+        Dialect::Gemini => Operation::GenerateContent,
+    }
+}
+
+/// A client's request, read once.
+#[derive(Clone, Debug)]
+pub struct Decoded {
+    request: Request,
+    losses: Losses,
+    /// Tokens of its input, roughly.
+    estimate: u64,
+}
+
+impl Decoded {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// [`Malformed`]: not a request of its dialect.
+    pub fn read(operation: Operation, streams: bool, body: &Bytes) -> Result<Self, Malformed> {
+        let codec = client_wire(operation).and_then(codec);
+        let codec = codec.ok_or_else(|| Malformed::new("", "this call cannot be translated"))?;
+        let mut losses = Losses::default();
+        let mut request = codec.decode_request(body, &mut losses)?;
+        // Gemini says it in the path.
+        request.stream = streams;
+        let estimate = estimate(&request);
+        Ok(Self { request, losses, estimate })
+    }
+}
+
+/// Characters that make a token, roughly, in English and code.
+const BYTES_PER_TOKEN: u64 = 4;
+/// Tokens that a picture or a page costs, roughly.
+const TOKENS_PER_IMAGE: u64 = 1000;
+
+/// Input tokens of a request by a rule of thumb, where nobody counts.
+pub fn estimate(request: &Request) -> u64 {
+    fn of_parts(parts: &[Part]) -> u64 {
+        parts.iter().map(of_part).sum()
+    }
+    fn of_part(part: &Part) -> u64 {
+        match part {
+            Part::Text(text) => text.text.raw().len() as u64,
+            Part::Thinking(thinking) => thinking.text.raw().len() as u64,
+            Part::Refusal(text) => text.raw().len() as u64,
+            Part::ToolCall(call) => (call.name.len() + call.arguments.as_text().raw().len()) as u64,
+            Part::ToolResult(result) => of_parts(&result.parts),
+            Part::Image(_) | Part::Document(_) | Part::Audio(_) => TOKENS_PER_IMAGE * BYTES_PER_TOKEN,
+            Part::RedactedThinking(_) | Part::Unknown(_) => 0,
+        }
+    }
+    let system: u64 = request.system.iter().map(|block| block.text.raw().len() as u64).sum();
+    let turns: u64 = request.turns.iter().map(|turn| of_parts(&turn.parts)).sum();
+    let tools = request.tools.iter().map(|tool| {
+        let description = tool.description.as_ref().map_or(0, |text| text.raw().len());
+        let parameters = tool.parameters.as_ref().map_or(0, |json| json.raw().len());
+        (tool.name.len() + description + parameters) as u64
+    });
+    (system + turns + tools.sum::<u64>()).div_ceil(BYTES_PER_TOKEN).max(1)
+}
+
+/// Who issues opaque state at a provider: its kind, and which account, as a digest of its table key.
+fn issuer_of(provider: &Provider) -> String {
+    format!("{}/{:08x}", provider.upstream.dialect().as_str(), ids::digest(provider.id.as_str().as_bytes()) as u32)
+}
+
+/// What a backend's model can do.
+fn capabilities(backend: &Backend, model: &str) -> Capabilities {
+    let known = match backend.provider.upstream.dialect() {
+        Dialect::OpenAi => capability::of_openai(model),
+        Dialect::Anthropic => capability::of_claude(model),
+        Dialect::Gemini => Capabilities {
+            max_output_tokens: None,
+            thinking: if model.contains("gemini-3") { ThinkingAsk::Level } else { ThinkingAsk::Budget },
+            sampling: Sampling::All,
+            structured_output: true,
+            prefill: true,
+        },
+    };
+    Capabilities { max_output_tokens: backend.edits.max_output_tokens.or(known.max_output_tokens), ..known }
+}
+
+/// What the answer of a translation is to look like.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Our name for the request.
+    pub request_id: String,
+    /// The public name of the model, where answers must carry it.
+    pub public_model: Option<String>,
+    /// The name that the client asked for.
+    pub asked_model: String,
+    /// Unix time of the request, seconds.
+    pub created: u64,
+}
+
+/// The translation of one attempt: the request is written, the answer is yet to be read.
+#[derive(Clone)]
+pub struct Translation {
+    client: &'static dyn Codec,
+    upstream: &'static dyn Codec,
+    reply: Reply,
+    issuer: String,
+    /// Names of tools as the upstream was told them, with those of the client, where they differ.
+    names: Vec<(String, String)>,
+}
+
+impl Translation {
+    /// Writes the client's request for a backend of another dialect. `losses` gets everything that was not carried.
+    ///
+    /// # Errors
+    /// [`Malformed`]: it cannot be said there.
+    pub fn begin(
+        decoded: &Decoded,
+        operation: Operation,
+        backend: &Backend,
+        model: &str,
+        asked: Asked,
+        ask_usage: bool,
+        losses: &mut Losses,
+    ) -> Result<(Self, Chunks), Malformed> {
+        let upstream = upstream_operation(operation, backend.provider.upstream.dialect(), decoded.request.stream);
+        let (Some(client), Some(upstream)) = (client_wire(operation).and_then(codec), client_wire(upstream).and_then(codec))
+        else {
+            return Err(Malformed::new("", "this call cannot be translated"));
+        };
+        let issuer = issuer_of(&backend.provider);
+        losses.extend(&decoded.losses);
+        let mut request = decoded.request.clone();
+        claim(&mut request, &issuer, losses);
+        let capabilities = capabilities(backend, model);
+        let target = Target { model, capabilities: &capabilities, own_state: true, ask_usage };
+        let body = upstream.encode_request(&request, &target, losses)?;
+        let reply = Reply {
+            request_id: asked.request_id,
+            model: asked.public_model,
+            asked_model: asked.asked_model,
+            created: asked.created,
+            stream_usage: request.wants_stream_usage,
+            estimated_input: decoded.estimate,
+        };
+        Ok((Self { client, upstream, reply, issuer, names: names(&request) }, body))
+    }
+
+    /// The client's form of a plain answer.
+    ///
+    /// # Errors
+    /// [`Malformed`]: it is no answer.
+    pub fn answer(&self, body: &Bytes) -> Result<Bytes, Malformed> {
+        let mut response = self.upstream.decode_response(body)?;
+        for part in response.candidates.iter_mut().flat_map(|candidate| &mut candidate.parts) {
+            match part {
+                Part::Thinking(thinking) => self.tag(&mut thinking.signature),
+                Part::RedactedThinking(data) => *data = issuer::tag(data, &self.issuer),
+                Part::Text(text) => self.tag(&mut text.signature),
+                Part::ToolCall(ToolCall { name, signature, .. }) => {
+                    self.tag(signature);
+                    self.rename(name);
+                }
+                _ => {}
+            }
+        }
+        Ok(self.client.encode_response(&response, &self.reply))
+    }
+
+    /// The client's form of an error answer.
+    pub fn error(&self, status: StatusCode, body: &Bytes) -> (StatusCode, Bytes) {
+        let error = error::of_answer(status.as_u16(), body);
+        let (told, body) = self.client.encode_error(&error, status.as_u16(), &self.reply.request_id);
+        (StatusCode::from_u16(told).unwrap_or(status), body)
+    }
+
+    /// A translator for a streamed answer.
+    pub fn stream(&self) -> StreamTranslator {
+        StreamTranslator {
+            decoder: self.upstream.stream_decoder(),
+            encoder: self.client.stream_encoder(&self.reply),
+            translation: self.clone(),
+            events: Vec::new(),
+            finished: false,
+        }
+    }
+
+    fn tag(&self, signature: &mut Option<Text>) {
+        if let Some(signature) = signature {
+            *signature = issuer::tag(signature, &self.issuer);
+        }
+    }
+
+    fn rename(&self, name: &mut String) {
+        if let Some((_, own)) = self.names.iter().find(|(told, _)| told == name) {
+            name.clone_from(own);
+        }
+    }
+
+    fn mend(&self, event: &mut Event) {
+        match event {
+            Event::Open { block: Block::ToolCall { name, signature, .. }, .. } => {
+                self.tag(signature);
+                self.rename(name);
+            }
+            Event::Open { block: Block::RedactedThinking(data), .. } => *data = issuer::tag(data, &self.issuer),
+            Event::Delta { delta: Delta::Signature(signature), .. } => *signature = issuer::tag(signature, &self.issuer),
+            _ => {}
+        }
+    }
+}
+
+/// Leaves of the opaque state what this issuer issued.
+fn claim(request: &mut Request, issued_by: &str, losses: &mut Losses) {
+    let mut own = |signature: &mut Option<Text>| {
+        let kept = signature.as_ref().and_then(|signature| issuer::own(signature, issued_by));
+        if signature.is_some() && kept.is_none() {
+            losses.add("messages.signature", Reason::Foreign);
+        }
+        *signature = kept;
+    };
+    for turn in &mut request.turns {
+        turn.parts.retain_mut(|part| {
+            match part {
+                Part::Text(text) => own(&mut text.signature),
+                Part::ToolCall(call) => own(&mut call.signature),
+                Part::Thinking(thinking) => own(&mut thinking.signature),
+                Part::RedactedThinking(data) => {
+                    let mut kept = Some(data.clone());
+                    own(&mut kept);
+                    match kept {
+                        Some(kept) => *data = kept,
+                        None => return false,
+                    }
+                }
+                _ => {}
+            }
+            true
+        });
+    }
+}
+
+/// The tools whose names no dialect but the client's allows.
+fn names(request: &Request) -> Vec<(String, String)> {
+    let lengths = [ids::OPENAI_NAME_MAX, ids::ANTHROPIC_NAME_MAX];
+    let told = |name: &str, max| ids::tool_name(name, max).into_owned();
+    let pairs = request.tools.iter().flat_map(|tool| lengths.map(|max| (told(&tool.name, max), tool.name.clone())));
+    pairs.filter(|(told, own)| told != own).collect()
+}
+
+/// Translates one streamed answer.
+pub struct StreamTranslator {
+    decoder: Box<dyn StreamDecoder>,
+    encoder: Box<dyn StreamEncoder>,
+    translation: Translation,
+    events: Vec<Event>,
+    finished: bool,
+}
+
+impl StreamTranslator {
+    /// The client's frames for an event of the upstream; often none.
+    ///
+    /// # Errors
+    /// [`Malformed`]: not an event of its dialect.
+    pub fn push(&mut self, event: &sse::Event<'_>, out: &mut BytesMut) -> Result<(), Malformed> {
+        self.decoder.push(event, &mut self.events)?;
+        self.write(out);
+        Ok(())
+    }
+
+    /// The end of a stream that ended well.
+    pub fn finish(&mut self, out: &mut BytesMut) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        self.decoder.finish(&mut self.events);
+        self.write(out);
+        self.encoder.finish(out);
+    }
+
+    fn write(&mut self, out: &mut BytesMut) {
+        for mut event in self.events.drain(..) {
+            self.translation.mend(&mut event);
+            self.encoder.push(event, out);
+        }
+    }
+}
