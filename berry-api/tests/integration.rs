@@ -50,3 +50,5 @@ mod reload;
 mod responses;
 #[path = "integration/sockets.rs"]
 mod sockets;
+#[path = "integration/translate.rs"]
+mod translate;

@@ -59,6 +59,7 @@ fn demand(provider: Option<&str>) -> Demand<'_> {
         now: NOW + Duration::from_millis(1_500),
         tags: &[],
         dialect: Dialect::OpenAi,
+        translatable: &[],
         provider,
         tried: &[],
         hints: Hints { conversation: Some(42), ..Hints::default() },

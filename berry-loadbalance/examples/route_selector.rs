@@ -51,6 +51,7 @@ fn main() -> Result<(), LoadError> {
                 now,
                 tags: &[],
                 dialect: Dialect::OpenAi,
+                translatable: &[],
                 provider: None,
                 tried: &tried,
                 hints: Hints::default(),

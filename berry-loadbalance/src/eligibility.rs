@@ -130,6 +130,8 @@ pub struct Demand<'a> {
     pub tags: &'a [String],
     /// The dialect of the request.
     pub dialect: Dialect,
+    /// Other dialects that it can be translated to.
+    pub translatable: &'a [Dialect],
     /// The only provider that will do.
     pub provider: Option<&'a str>,
     /// Positions that were tried before.
@@ -215,7 +217,7 @@ fn lasting(endpoint: &Endpoint, position: usize, demand: &Demand<'_>) -> Result<
     if demand.provider.is_some_and(|provider| provider != endpoint.backend().provider.id.as_str()) {
         return Err(Exclusion::OtherProvider);
     }
-    if facts.dialect != demand.dialect {
+    if facts.dialect != demand.dialect && !demand.translatable.contains(&facts.dialect) {
         return Err(Exclusion::Dialect);
     }
     if !facts.untagged && !tags_allow(demand.tags, &endpoint.backend().tags) {

@@ -99,6 +99,7 @@ impl Rig {
             now: self.now,
             tags: &[],
             dialect: Dialect::OpenAi,
+            translatable: &[],
             provider: None,
             tried: &[],
             hints: Hints::default(),

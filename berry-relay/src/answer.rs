@@ -21,6 +21,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::attempt::Through;
 use crate::body::Chunks;
 use crate::buffer::BufferPermit;
+use crate::dialect::loss::Losses;
 use crate::error::{BoxError, ForwardError};
 use crate::exchange::{End, Exchange};
 use crate::forward::{Refusal, Relay, SayError};
@@ -54,6 +55,11 @@ impl Answer {
     /// The backend that answered; none while that is not decided.
     pub fn backend(&self) -> Option<&Arc<Backend>> {
         self.body.exchange()?.backend.as_ref()
+    }
+
+    /// What a translation could not carry; none while that is not decided.
+    pub fn loss(&self) -> Option<&Losses> {
+        self.body.exchange().map(|exchange| &exchange.loss).filter(|loss| !loss.is_empty())
     }
 
     /// Attempts that it took; none while that is not decided.
@@ -299,6 +305,11 @@ impl Events {
             Silence::Upstream(waited) => {
                 if let Some(error) = self.stream.went_silent(waited) {
                     return Poll::Ready(self.fail(error));
+                }
+                self.stream.conclude();
+                if let Some(bytes) = self.stream.pop() {
+                    self.ended = Some(Ok(()));
+                    return Poll::Ready(Step::Bytes(bytes));
                 }
                 self.settle(None);
                 Poll::Ready(self.end())

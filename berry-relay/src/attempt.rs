@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use berry_core::config::snapshot::{Backend, Commit};
-use berry_core::operation::Operation;
+use berry_core::operation::{Dialect, Operation};
 use berry_core::time::Instant;
 use berry_loadbalance::course::{self, Retry};
 use berry_loadbalance::lease::Lease;
@@ -25,9 +25,11 @@ use crate::body::Chunks;
 use crate::buffer::BufferPermit;
 use crate::client::{ConnectTimeout, Upstream};
 use crate::decode::Decoder;
+use crate::dialect::loss::Losses;
+use crate::dialect::translate::{self, Translation};
 use crate::disposition::{self, Disposition};
 use crate::error::ForwardError;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Facts};
 use crate::forward::{Deadline, Relay, RelayRequest};
 use crate::json::{Kind, Members, Scanner};
 use crate::objects::Issuer;
@@ -136,12 +138,24 @@ pub(crate) async fn run(
         return Err(Box::new(Setback { backend, error, answer: None, retry: Retry::No }));
     };
     let sent_at = exchange.now();
-    let (operation, streams) = (exchange.operation, exchange.stream);
-    let attempt = Attempt { relay, upstream, operation, streams, sent_at, deadline, backend };
+    let translation = match prepare::translation(&backend, request, exchange) {
+        Ok(translation) => translation,
+        Err(error) => return Err(Box::new(untranslatable(lease, backend, error, exchange))),
+    };
+    let streams = exchange.stream;
+    let operation = match &translation {
+        Some(_) => translate::upstream_operation(exchange.operation, backend.provider.upstream.dialect(), streams),
+        None => exchange.operation,
+    };
+    exchange.loss = Losses::default();
+    let attempt = Attempt { relay, upstream, operation, translation, streams, sent_at, deadline, backend };
     match attempt.send(request, exchange).await {
         Ok((head, reply)) => {
             lease.learn_remaining(retry_after::remaining(&head.headers), exchange.now());
             attempt.conclude(head, reply, lease, exchange)
+        }
+        Err(error @ ForwardError::Untranslatable { .. }) => {
+            Err(Box::new(untranslatable(lease, attempt.backend, error, exchange)))
         }
         Err(error) => {
             let retry = if error.failure_class().is_some() { Retry::Anywhere } else { Retry::No };
@@ -153,12 +167,21 @@ pub(crate) async fn run(
     }
 }
 
+/// A request that this backend cannot be told: nothing was sent, and one of another dialect may take it.
+fn untranslatable(lease: Lease, backend: Arc<Backend>, error: ForwardError, exchange: &Exchange) -> Setback {
+    lease.report(Outcome::CallerFault, exchange.now());
+    Setback { backend, error, answer: None, retry: Retry::Elsewhere }
+}
+
 /// What one attempt works with.
 struct Attempt<'a> {
     relay: &'a Relay,
     upstream: &'a Upstream,
     backend: Arc<Backend>,
+    /// The call as it is made there.
     operation: Operation,
+    /// For a backend of another dialect than the client's.
+    translation: Option<Box<Translation>>,
     streams: bool,
     sent_at: Instant,
     /// End of the time for the whole request.
@@ -217,6 +240,10 @@ impl Attempt<'_> {
             Reply::Events(events) => {
                 let now = exchange.now();
                 lease.first_token(now.since(self.sent_at), now);
+                let mut head = head;
+                if self.translation.is_some() {
+                    head.headers = headers::translated(&head.headers, "text/event-stream");
+                }
                 return Ok(head.committed(Content::Events(events, lease)));
             }
             Reply::Through(through) => return Ok(head.committed(Content::Through(through, lease))),
@@ -240,6 +267,16 @@ impl Attempt<'_> {
             }
         }
         let is_json = Scanner::check(&chunks);
+        let mut head = head;
+        let (chunks, is_json) = match &self.translation {
+            Some(translation) => {
+                let (status, body) = translation.error(head.status, &chunks.slice(0..chunks.len()).into_owned().into());
+                head.status = status;
+                head.headers = headers::translated(&head.headers, "application/json");
+                (Chunks::from(body), true)
+            }
+            None => (chunks, is_json),
+        };
         let error = self.error_of(&head, &disposition, retry_after);
         let answer = (is_json && !disposition.refuses_key()).then(|| head.committed(Content::Held(chunks, permit)));
         match (disposition.retry, answer) {
@@ -257,10 +294,10 @@ impl Attempt<'_> {
     }
 
     async fn send(&self, request: &mut RelayRequest, exchange: &mut Exchange) -> Result<(Head, Reply), ForwardError> {
-        let mut prepared = prepare::request(&self.backend, self.upstream, self.operation, self.streams, request)?;
+        let mut prepared = self.prepared(request, exchange)?;
         let usage_was_added = prepared.usage_was_added;
         exchange.edited = std::mem::take(&mut prepared.edited);
-        let (head, incoming) = self.exchange_heads(request, prepared).await?;
+        let (head, incoming) = self.exchange_heads(request, prepared, exchange).await?;
         self.note_acceptance(&head, request, exchange);
         if !(usage_was_added && head.status == StatusCode::BAD_REQUEST) {
             return self.reply(head, incoming, usage_was_added, exchange).await;
@@ -271,8 +308,8 @@ impl Attempt<'_> {
             return Ok((head, Reply::Held(held.chunks, held.permit)));
         }
         self.upstream.note_refused_stream_options(&self.backend.id.upstream);
-        let prepared = prepare::request(&self.backend, self.upstream, self.operation, self.streams, request)?;
-        let (head, incoming) = Box::pin(self.exchange_heads(request, prepared)).await?;
+        let prepared = self.prepared(request, exchange)?;
+        let (head, incoming) = Box::pin(self.exchange_heads(request, prepared, exchange)).await?;
         self.note_acceptance(&head, request, exchange);
         self.reply(head, incoming, false, exchange).await
     }
@@ -284,12 +321,20 @@ impl Attempt<'_> {
         }
     }
 
+    fn prepared(&self, request: &mut RelayRequest, facts: &mut Facts) -> Result<Prepared, ForwardError> {
+        match &self.translation {
+            None => prepare::request(&self.backend, self.upstream, self.operation, self.streams, request),
+            Some(translation) => prepare::translated(&self.backend, self.upstream, translation, request, facts),
+        }
+    }
+
     /// Sends the request and waits for the head of the answer. A request that a used connection lost by closing under it,
     /// before the head of an answer, is sent once more on a new one; that is no attempt of its own.
     async fn exchange_heads(
         &self,
         request: &mut RelayRequest,
         prepared: Prepared,
+        exchange: &mut Exchange,
     ) -> Result<(Head, PooledBody), ForwardError> {
         let timeouts = &self.backend.provider.timeouts;
         let patience = if self.streams { timeouts.stream_headers } else { timeouts.completion };
@@ -299,7 +344,7 @@ impl Attempt<'_> {
         if let Err(SendError::Broken { stale: true, .. }) = sent
             && request.body.can_be_sent_again()
         {
-            let prepared = prepare::request(&self.backend, self.upstream, self.operation, self.streams, request)?;
+            let prepared = self.prepared(request, exchange)?;
             let outgoing = self.outgoing(request, prepared)?;
             let sending = Box::pin(self.upstream.pool.send(outgoing, Choice::Fresh));
             sent = self.within(patience, "the head of its answer", sending).await?;
@@ -317,6 +362,12 @@ impl Attempt<'_> {
             .url(provider, self.operation, self.backend.upstream_model(request.body.model()))
             .map_err(|error| ForwardError::Internal(format!("{}: {error}", self.backend.id)))?;
         let mut headers = headers::request(&request.headers, &provider.forward_headers, &self.upstream.headers);
+        if self.translation.is_some() {
+            headers::of_another_dialect(&mut headers);
+        }
+        if provider.upstream.dialect() == Dialect::Anthropic {
+            headers::default_version(&mut headers);
+        }
         for edits in [&request.model.edits, &self.backend.edits] {
             for (name, value) in &edits.extra_headers {
                 headers.insert(name, value.clone());
@@ -380,6 +431,11 @@ impl Attempt<'_> {
         }
         exchange.ttft = Some(exchange.now().since(exchange.started));
         exchange.usage = meter::usage_of_answer(&held.chunks, &members);
+        if let Some(translation) = &self.translation {
+            let answer = translation.answer(&held.chunks.into_bytes()).map_err(|error| self.bad(error.to_string()))?;
+            let headers = headers::translated(&head.headers, "application/json");
+            return Ok((Head { headers, ..head }, Reply::Held(Chunks::from(answer), held.permit)));
+        }
         if let Some(id) = members.get("id") {
             self.note_issued(&held.chunks.slice(id.value.clone()), exchange);
         }
@@ -472,7 +528,8 @@ impl Attempt<'_> {
     ) -> Result<Box<EventStream>, ForwardError> {
         let timeouts = &self.backend.provider.timeouts;
         let model = PublicModel::wanted(exchange.model.as_ref());
-        let treatment = Treatment { hide_usage, model, idle: timeouts.stream_idle };
+        let translator = self.translation.as_ref().map(|translation| Box::new(translation.stream()));
+        let treatment = Treatment { hide_usage, model, idle: timeouts.stream_idle, translator };
         let mut events = Box::new(EventStream::new(
             incoming,
             self.decoder(head)?,

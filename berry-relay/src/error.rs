@@ -55,6 +55,14 @@ pub enum ForwardError {
         /// 401 or 403.
         status: StatusCode,
     },
+    /// The request cannot be said in the backend's dialect.
+    #[error("{backend}: {why}")]
+    Untranslatable {
+        /// Where.
+        backend: BackendId,
+        /// Why, for the client.
+        why: String,
+    },
     /// It answered with something that is no answer.
     #[error("{backend}: {why}")]
     BadAnswer {
@@ -105,6 +113,7 @@ impl ForwardError {
             Self::NoRoute(NoRoute::NothingEligible { shortage: Shortage::Cooling, .. }) => ErrorKind::RateLimitExceeded,
             Self::NoRoute(_) | Self::Unreachable { .. } | Self::Shutdown => ErrorKind::NoBackendAvailable,
             Self::Network { .. } | Self::BadAnswer { .. } | Self::Rejected { .. } => ErrorKind::UpstreamError,
+            Self::Untranslatable { .. } => ErrorKind::InvalidRequest,
             Self::Timeout { .. } | Self::TotalTimeout(_) => ErrorKind::UpstreamTimeout,
             Self::KeyRefused { .. } => ErrorKind::UpstreamAuthError,
             Self::Incomplete { .. } => ErrorKind::StreamIncomplete,
@@ -139,7 +148,12 @@ impl ForwardError {
             Self::BadAnswer { .. } => Some(FailureClass::Server),
             Self::Rejected { class, .. } => *class,
             Self::Incomplete { .. } => Some(FailureClass::StreamIncomplete),
-            Self::NoRoute(_) | Self::TotalTimeout(_) | Self::Shutdown | Self::Overloaded | Self::Internal(_) => None,
+            Self::NoRoute(_)
+            | Self::Untranslatable { .. }
+            | Self::TotalTimeout(_)
+            | Self::Shutdown
+            | Self::Overloaded
+            | Self::Internal(_) => None,
         }
     }
 
@@ -168,6 +182,7 @@ impl ForwardError {
                 "The upstream refused the gateway's own key. This is for the gateway's operator to mend; your token is fine."
                     .to_owned()
             }
+            Self::Untranslatable { why, .. } => why.clone(),
             Self::BadAnswer { why, .. } => format!("The upstream's answer cannot be used: {why}. Try again."),
             Self::Rejected { status, .. } => format!("The upstream answered with status {}.", status.as_u16()),
             Self::Incomplete { .. } => {

@@ -13,6 +13,7 @@ use berry_core::time::Instant;
 use berry_core::usage::Usage;
 
 use crate::clock::Clock;
+use crate::dialect::loss::Losses;
 use crate::params::Edited;
 
 /// How a request ended, seen from the client.
@@ -62,6 +63,8 @@ pub struct Facts {
     pub ttft: Option<Duration>,
     /// What the operator's settings did to its parameters, in the last attempt.
     pub edited: Vec<Edited>,
+    /// What the translation of the last attempt could not carry.
+    pub loss: Losses,
     /// What was used.
     pub usage: Usage,
     /// What the upstream that accepted the request charges; `None` while none has.
@@ -105,6 +108,7 @@ impl Exchange {
             status: 0,
             ttft: None,
             edited: Vec::new(),
+            loss: Losses::default(),
             usage: Usage::default(),
             tariff: None,
             cost: None,

@@ -26,6 +26,7 @@ use crate::buffer::{BufferBudget, BufferPermit};
 use crate::client::Upstreams;
 use crate::clock::Clock;
 use crate::conversation;
+use crate::dialect::translate::{self, Decoded};
 use crate::envelope::Envelope;
 use crate::error::ForwardError;
 use crate::exchange::{End, Exchange, Facts};
@@ -149,6 +150,8 @@ pub struct RelayRequest {
     pub provider: Option<String>,
     /// The body.
     pub body: RequestBody,
+    /// The body as it was read for a translation; none until one is needed.
+    pub decoded: Option<Box<Decoded>>,
     /// Keeps the held bytes counted.
     pub permit: BufferPermit,
     /// The client's own limit on the time to the head.
@@ -277,6 +280,7 @@ impl Relay {
             now: exchange.now(),
             tags: &request.user.tags,
             dialect: exchange.operation.dialect(),
+            translatable: translate::reachable(exchange.operation),
             provider: request.provider.as_deref(),
             tried: course.barred(),
             hints: Hints {

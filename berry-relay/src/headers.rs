@@ -40,6 +40,7 @@ const NEVER: &[&str] = &[
 ];
 
 const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(concat!("berry-api/", env!("CARGO_PKG_VERSION")));
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-request-id");
 
@@ -60,6 +61,37 @@ pub(crate) fn request(client: &HeaderMap, forward: &[HeaderName], fixed: &[(Head
     for (name, value) in fixed {
         headers.insert(name, value.clone());
     }
+    headers
+}
+
+/// Takes away what only means something in the client's own dialect.
+pub(crate) fn of_another_dialect(headers: &mut HeaderMap) {
+    for name in ["anthropic-beta", "anthropic-version", "openai-beta"] {
+        headers.remove(name);
+    }
+    headers.insert(CONTENT_TYPE, JSON);
+}
+
+/// Anthropic refuses requests without a version.
+pub(crate) fn default_version(headers: &mut HeaderMap) {
+    const NAME: HeaderName = HeaderName::from_static("anthropic-version");
+    if !headers.contains_key(NAME) {
+        headers.insert(NAME, HeaderValue::from_static("2023-06-01"));
+    }
+}
+
+/// What an answer of another dialect keeps of its headers.
+pub(crate) fn translated(upstream: &HeaderMap, content_type: &'static str) -> HeaderMap {
+    let mut headers = upstream.clone();
+    let own = |name: &HeaderName| {
+        let name = name.as_str();
+        name.contains("ratelimit") || name.starts_with("anthropic-") || name.starts_with("openai-")
+    };
+    let foreign: Vec<HeaderName> = headers.keys().filter(|name| own(name)).cloned().collect();
+    for name in foreign {
+        headers.remove(name);
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers
 }
 

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use berry_core::config::snapshot::{Azure, Backend, Model, StreamUsage, Upstream as Kind};
-use berry_core::operation::Operation;
+use berry_core::config::snapshot::{Azure, Backend, LossPolicy, Model, StreamUsage, Upstream as Kind};
+use berry_core::operation::{Dialect, Operation};
 use bytes::Bytes;
 
 use crate::body::Edit;
 use crate::client::Upstream;
+use crate::dialect::Malformed;
+use crate::dialect::loss::{Losses, Reason};
+use crate::dialect::translate::{self, Asked, Decoded, Translation};
 use crate::error::ForwardError;
+use crate::exchange::Facts;
 use crate::forward::{RelayRequest, RequestBody};
 use crate::json::{Kind as JsonKind, Members, Scanner, quote};
 use crate::params::{Control, Edited};
@@ -57,6 +61,81 @@ pub(crate) fn request(
             Ok(Prepared { body: form.take(&model)?, usage_was_added: false, edited: Vec::new() })
         }
     }
+}
+
+/// Makes the upstream's body from a translation of the client's request.
+///
+/// # Errors
+/// [`ForwardError::Untranslatable`]: it cannot be said there, or not whole where the model asks for that.
+pub(crate) fn translated(
+    backend: &Backend,
+    upstream: &Upstream,
+    translation: &Translation,
+    request: &RelayRequest,
+    facts: &mut Facts,
+) -> Result<Prepared, ForwardError> {
+    let untranslatable = |why: String| ForwardError::Untranslatable { backend: backend.id.clone(), why };
+    let decoded = request.decoded.as_ref().ok_or_else(|| untranslatable("the body was not read".to_owned()))?;
+    let dialect = backend.provider.upstream.dialect();
+    let operation = translate::upstream_operation(facts.operation, dialect, facts.stream);
+    let usage_was_added = facts.stream && operation.knows_stream_options() && asks_for_usage(backend, upstream);
+    let model = backend.upstream_model(request.body.model());
+    let mut losses = Losses::default();
+    let body = translation.request(decoded, backend, model, usage_was_added, &mut losses);
+    let body = body.map_err(|error| untranslatable(error.to_string()))?;
+    if request.headers.contains_key("anthropic-beta") && facts.operation.dialect() == Dialect::Anthropic {
+        losses.add("anthropic-beta", Reason::Unsupported);
+    }
+    if request.model.loss_policy == LossPolicy::Reject && !losses.is_empty() {
+        let fields = losses.fields();
+        return Err(untranslatable(format!(
+            "The request cannot be carried whole to a backend of another dialect, which this model asks for \
+             (loss_policy = \"reject\"). Leave out or change: {fields}."
+        )));
+    }
+    facts.loss = losses;
+    let mut edited = Vec::new();
+    let control = Control::new(&request.model.edits, &backend.edits, operation, &backend.provider.upstream);
+    let body = control.apply(body, &mut edited);
+    Ok(Prepared { body: UpstreamBody::from(body), usage_was_added, edited })
+}
+
+/// The translation that a backend needs, if it speaks another dialect. The client's body is read once.
+///
+/// # Errors
+/// [`ForwardError::Untranslatable`]: the body is not what its dialect says.
+pub(crate) fn translation(
+    backend: &Backend,
+    request: &mut RelayRequest,
+    facts: &Facts,
+) -> Result<Option<Box<Translation>>, ForwardError> {
+    let dialect = backend.provider.upstream.dialect();
+    let RequestBody::Json { body, .. } = &request.body else { return Ok(None) };
+    if dialect == facts.operation.dialect() || !translate::reachable(facts.operation).contains(&dialect) {
+        return Ok(None);
+    }
+    let decoded = match &mut request.decoded {
+        Some(decoded) => decoded,
+        none => {
+            let read = Decoded::read(facts.operation, facts.stream, &body.clone().into_bytes());
+            let why =
+                |error: Malformed| ForwardError::Untranslatable { backend: backend.id.clone(), why: error.to_string() };
+            none.insert(Box::new(read.map_err(why)?))
+        }
+    };
+    let model = facts.model.as_ref().filter(|model| model.rewrite_response_model);
+    let asked = Asked {
+        request_id: facts.request_id.as_str().to_owned(),
+        public_model: model.map(|model| model.name.as_str().to_owned()).filter(|name| !name.contains('*')),
+        asked_model: request.body.model().to_owned(),
+        created: unix_seconds(),
+    };
+    Ok(Translation::new(decoded, facts.operation, backend, asked).map(Box::new))
+}
+
+/// The time that answers carry; nothing is decided by it.
+fn unix_seconds() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Whether a stream of this backend is asked for its usage.

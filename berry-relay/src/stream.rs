@@ -18,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 
 use crate::decode::Decoder;
+use crate::dialect::translate::StreamTranslator;
 use crate::error::ForwardError;
 use crate::meter::{EventClass, StreamTap};
 use crate::pool::PooledBody;
@@ -26,6 +27,8 @@ use crate::sse::{self, Event, Splitter};
 
 /// Longest event that is looked into; a longer one passes unseen.
 const EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// Longest event of a stream that is translated, which cannot pass unseen.
+const TRANSLATED_EVENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Most bytes that are held before the first content.
 const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long an upstream may keep a stream open after its terminal event: time for a usage chunk and `[DONE]`.
@@ -39,6 +42,8 @@ pub(crate) struct Treatment {
     pub(crate) model: Option<PublicModel>,
     /// Longest silence.
     pub(crate) idle: Duration,
+    /// Says it in the client's dialect.
+    pub(crate) translator: Option<Box<StreamTranslator>>,
 }
 
 /// Events of one upstream answer.
@@ -83,8 +88,11 @@ impl EventStream {
             incoming,
             decoder,
             backend,
+            splitter: Splitter::new(match treatment.translator {
+                Some(_) => TRANSLATED_EVENT_BYTES_MAX,
+                None => EVENT_BYTES_MAX,
+            }),
             treatment,
-            splitter: Splitter::new(EVENT_BYTES_MAX),
             tap: StreamTap::new(operation.stream_format()),
             sent_at,
             committed_at: None,
@@ -156,7 +164,8 @@ impl EventStream {
 
     /// Whether a comment may be put in now.
     pub(crate) fn between_events(&self) -> bool {
-        self.splitter.between_events()
+        // A translation writes whole events only.
+        self.treatment.translator.is_some() || self.splitter.between_events()
     }
 
     /// The id of a response, as JSON.
@@ -217,13 +226,18 @@ impl EventStream {
     fn end(&mut self, error: Option<hyper::Error>) -> Progress {
         let tail = self.splitter.finish();
         // A last event without its empty line is whole when it makes sense.
-        if error.is_none()
-            && let Err(error) = self.take_events(tail)
-        {
-            return Progress::End(Err(error));
+        if error.is_none() {
+            let taken = match self.treatment.translator {
+                Some(_) => self.translate(&tail),
+                None => self.take_events(tail),
+            };
+            if let Err(error) = taken {
+                return Progress::End(Err(error));
+            }
         }
         self.over = true;
         if self.tap.is_complete() && (error.is_none() || self.tap.terminal_seen()) || self.error_told {
+            self.conclude();
             return Progress::End(Ok(()));
         }
         let backend = self.backend.id.clone();
@@ -240,8 +254,23 @@ impl EventStream {
         }))
     }
 
+    /// Writes how a stream that ended well ends for the client.
+    pub(crate) fn conclude(&mut self) {
+        if let Some(translator) = &mut self.treatment.translator {
+            let mut out = BytesMut::new();
+            translator.finish(&mut out);
+            self.send(out.freeze());
+        }
+    }
+
     fn take(&mut self, data: Bytes) -> Result<(), ForwardError> {
         let cut = self.splitter.push(data);
+        if self.treatment.translator.is_some() {
+            return match cut.unseen.is_empty() {
+                true => self.translate(&cut.events),
+                false => Err(self.bad("an event of the stream is too long to be translated")),
+            };
+        }
         if !cut.unseen.is_empty() {
             let class = self.tap.see_long(&cut.unseen, !self.splitter.inside_long_event());
             self.error_told |= class == EventClass::Error;
@@ -249,6 +278,30 @@ impl EventStream {
             self.send(cut.unseen);
         }
         self.take_events(cut.events)
+    }
+
+    /// Says whole events in the client's dialect.
+    fn translate(&mut self, bytes: &Bytes) -> Result<(), ForwardError> {
+        let mut out = BytesMut::new();
+        let mut wrong = None;
+        for event in sse::events(bytes) {
+            let class = self.tap.see(&event);
+            self.meant |= class != EventClass::Empty;
+            self.contents = self.contents.saturating_add(u32::from(class == EventClass::Content));
+            let Some(translator) = &mut self.treatment.translator else { break };
+            match translator.push(&event, &mut out) {
+                Ok(()) => self.error_told |= class == EventClass::Error,
+                Err(error) => {
+                    wrong = Some(error);
+                    break;
+                }
+            }
+        }
+        self.send(out.freeze());
+        match wrong {
+            None => Ok(()),
+            Some(error) => Err(self.bad(format!("a part of the stream cannot be read: {error}"))),
+        }
     }
 
     /// Looks at whole events and queues them, in one piece where nothing has to change.

@@ -36,6 +36,7 @@ const EXPLAIN: HeaderName = HeaderName::from_static("x-berry-explain");
 const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
 const PROVIDER: HeaderName = HeaderName::from_static("x-berry-provider");
 const MODEL: HeaderName = HeaderName::from_static("x-berry-model");
+const LOSS: HeaderName = HeaderName::from_static("x-berry-loss");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-berry-attempts");
 
 /// Serves one API call.
@@ -150,6 +151,7 @@ where
         model,
         provider,
         body: asked.body.finish(body, &parts.headers, &snapshot.server)?,
+        decoded: None,
         headers: std::mem::take(&mut parts.headers),
         permit,
         timeout,
@@ -333,11 +335,15 @@ fn refuse(mut exchange: Exchange, error: &ApiError) -> Response<Content> {
 
 /// The answer with our headers.
 fn reply(answer: Answer, show_route: Option<&Model>) -> Response<Content> {
+    let loss = answer.loss().and_then(|loss| HeaderValue::try_from(loss.header()).ok());
     let route = show_route.map(|model| (model, answer.backend().cloned(), answer.attempts()));
     let Answer { status, headers, body } = answer;
     let mut response = Response::new(Content::Relayed(body));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
+    if let Some(loss) = loss {
+        response.headers_mut().insert(LOSS, loss);
+    }
     if let Some((model, backend, attempts)) = route {
         write_route(response.headers_mut(), model, backend.as_deref(), attempts);
     }

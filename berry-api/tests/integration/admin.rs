@@ -54,6 +54,7 @@ fn break_cheap(gateway: &TestGateway) {
             now,
             tags: &[],
             dialect: berry_core::operation::Dialect::OpenAi,
+            translatable: &[],
             provider: None,
             tried: &[1],
             hints: Hints::default(),

@@ -26,7 +26,11 @@ pub fn of_claude(model: &str) -> Capabilities {
     } else if has(&["claude-3", "claude-2", "claude-instant"]) {
         plain(4096)
     } else if has(&["opus-4-1", "opus-4-2025", "opus-4-0"]) {
-        Capabilities { sampling: Sampling::One, structured_output: has(&["opus-4-1"]), ..thinks(32_000, ThinkingAsk::Budget) }
+        Capabilities {
+            sampling: Sampling::One,
+            structured_output: has(&["opus-4-1"]),
+            ..thinks(32_000, ThinkingAsk::Budget)
+        }
     } else if has(&["sonnet-4-2025", "sonnet-4-0"]) {
         thinks(64_000, ThinkingAsk::Budget)
     } else if has(&["-4-5"]) {

@@ -120,7 +120,9 @@ fn openai_row(kind: ErrorClass) -> (u16, &'static str, Option<&'static str>) {
 /// The status that Anthropic's clients know for it.
 fn anthropic_row(kind: ErrorClass) -> (u16, &'static str) {
     match kind {
-        ErrorClass::BadRequest | ErrorClass::ContextTooLong | ErrorClass::ContentFilter => (400, "invalid_request_error"),
+        ErrorClass::BadRequest | ErrorClass::ContextTooLong | ErrorClass::ContentFilter => {
+            (400, "invalid_request_error")
+        }
         ErrorClass::BadKey => (401, "authentication_error"),
         ErrorClass::Billing => (402, "billing_error"),
         ErrorClass::Forbidden => (403, "permission_error"),
@@ -137,7 +139,9 @@ fn anthropic_row(kind: ErrorClass) -> (u16, &'static str) {
 pub fn openai_status(error: &UpstreamError, upstream: u16) -> u16 {
     let (status, ..) = openai_row(error.kind);
     match error.kind {
-        ErrorClass::Server | ErrorClass::BadRequest | ErrorClass::Timeout if upstream >= 400 && upstream != 529 => upstream,
+        ErrorClass::Server | ErrorClass::BadRequest | ErrorClass::Timeout if upstream >= 400 && upstream != 529 => {
+            upstream
+        }
         _ => status,
     }
 }
@@ -146,7 +150,9 @@ pub fn openai_status(error: &UpstreamError, upstream: u16) -> u16 {
 pub fn anthropic_status(error: &UpstreamError, upstream: u16) -> u16 {
     let (status, _) = anthropic_row(error.kind);
     match error.kind {
-        ErrorClass::Server | ErrorClass::BadRequest | ErrorClass::Timeout if upstream >= 400 && upstream != 503 => upstream,
+        ErrorClass::Server | ErrorClass::BadRequest | ErrorClass::Timeout if upstream >= 400 && upstream != 503 => {
+            upstream
+        }
         _ => status,
     }
 }
@@ -221,7 +227,11 @@ mod tests {
         ] {
             let error = of_answer(status, &Bytes::from_static(body.as_bytes()));
             assert_eq!(error.kind, kind, "{status} {body}");
-            assert_eq!((openai_status(&error, status), anthropic_status(&error, status)), (openai, anthropic), "{body}");
+            assert_eq!(
+                (openai_status(&error, status), anthropic_status(&error, status)),
+                (openai, anthropic),
+                "{body}"
+            );
         }
     }
 

@@ -221,11 +221,8 @@ mod tests {
 
     #[test]
     fn an_instruction_between_a_call_and_its_result_moves_behind_it() {
-        let (turns, _) = arranged(vec![
-            (Assistant, vec![call("a")]),
-            (System, vec![text("s")]),
-            (User, vec![result("a")]),
-        ]);
+        let (turns, _) =
+            arranged(vec![(Assistant, vec![call("a")]), (System, vec![text("s")]), (User, vec![result("a")])]);
         assert_eq!(turns, "Assistant(?a) User(!a) System(s)");
     }
 

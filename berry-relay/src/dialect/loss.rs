@@ -5,8 +5,6 @@
 
 use std::borrow::Cow;
 
-use smallvec::SmallVec;
-
 /// Most losses that are kept; a body with more different ones is not worth listing further.
 const LOSSES_MAX: usize = 64;
 /// Longest name of a field, bytes. Names that clients made up are cut.
@@ -61,7 +59,7 @@ pub struct Loss {
 
 /// The losses of one request, each once, in the order in which they were met.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Losses(SmallVec<[Loss; 4]>);
+pub struct Losses(Vec<Loss>);
 
 impl Losses {
     /// Adds one, unless it is there already.

@@ -168,7 +168,7 @@ pub trait Codec: Send + Sync {
 }
 
 /// Reads one upstream stream. A state machine of one answer: what it holds is bounded.
-pub trait StreamDecoder: Send {
+pub trait StreamDecoder: Send + Sync {
     /// Takes the next event of the stream, in the order in which they came, and adds what it means to `out`.
     ///
     /// # Errors
@@ -181,7 +181,7 @@ pub trait StreamDecoder: Send {
 }
 
 /// Writes one client stream. A state machine of one answer.
-pub trait StreamEncoder: Send {
+pub trait StreamEncoder: Send + Sync {
     /// Writes what the event means in this dialect, as whole frames.
     fn push(&mut self, event: Event, out: &mut BytesMut);
 

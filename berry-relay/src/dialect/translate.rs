@@ -167,40 +167,45 @@ pub struct Translation {
 }
 
 impl Translation {
-    /// Writes the client's request for a backend of another dialect. `losses` gets everything that was not carried.
-    ///
-    /// # Errors
-    /// [`Malformed`]: it cannot be said there.
-    pub fn begin(
-        decoded: &Decoded,
-        operation: Operation,
-        backend: &Backend,
-        model: &str,
-        asked: Asked,
-        ask_usage: bool,
-        losses: &mut Losses,
-    ) -> Result<(Self, Chunks), Malformed> {
-        let upstream = upstream_operation(operation, backend.provider.upstream.dialect(), decoded.request.stream);
-        let (Some(client), Some(upstream)) = (client_wire(operation).and_then(codec), client_wire(upstream).and_then(codec))
-        else {
-            return Err(Malformed::new("", "this call cannot be translated"));
-        };
-        let issuer = issuer_of(&backend.provider);
-        losses.extend(&decoded.losses);
-        let mut request = decoded.request.clone();
-        claim(&mut request, &issuer, losses);
-        let capabilities = capabilities(backend, model);
-        let target = Target { model, capabilities: &capabilities, own_state: true, ask_usage };
-        let body = upstream.encode_request(&request, &target, losses)?;
+    /// The translation of `decoded` for a backend of another dialect; `None` where there is none.
+    pub fn new(decoded: &Decoded, operation: Operation, backend: &Backend, asked: Asked) -> Option<Self> {
+        let dialect = backend.provider.upstream.dialect();
+        let upstream = upstream_operation(operation, dialect, decoded.request.stream);
         let reply = Reply {
             request_id: asked.request_id,
             model: asked.public_model,
             asked_model: asked.asked_model,
             created: asked.created,
-            stream_usage: request.wants_stream_usage,
+            stream_usage: decoded.request.wants_stream_usage,
             estimated_input: decoded.estimate,
         };
-        Ok((Self { client, upstream, reply, issuer, names: names(&request) }, body))
+        Some(Self {
+            client: codec(client_wire(operation)?)?,
+            upstream: codec(client_wire(upstream)?)?,
+            reply,
+            issuer: issuer_of(&backend.provider),
+            names: names(&decoded.request),
+        })
+    }
+
+    /// Writes the client's request for `model` of the backend. `losses` gets everything that was not carried.
+    ///
+    /// # Errors
+    /// [`Malformed`]: it cannot be said there.
+    pub fn request(
+        &self,
+        decoded: &Decoded,
+        backend: &Backend,
+        model: &str,
+        ask_usage: bool,
+        losses: &mut Losses,
+    ) -> Result<Chunks, Malformed> {
+        losses.extend(&decoded.losses);
+        let mut request = decoded.request.clone();
+        claim(&mut request, &self.issuer, losses);
+        let capabilities = capabilities(backend, model);
+        let target = Target { model, capabilities: &capabilities, own_state: true, ask_usage };
+        self.upstream.encode_request(&request, &target, losses)
     }
 
     /// The client's form of a plain answer.
@@ -261,7 +266,9 @@ impl Translation {
                 self.rename(name);
             }
             Event::Open { block: Block::RedactedThinking(data), .. } => *data = issuer::tag(data, &self.issuer),
-            Event::Delta { delta: Delta::Signature(signature), .. } => *signature = issuer::tag(signature, &self.issuer),
+            Event::Delta { delta: Delta::Signature(signature), .. } => {
+                *signature = issuer::tag(signature, &self.issuer)
+            }
             _ => {}
         }
     }

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 use berry_core::config::snapshot::{Edits, User};
 use berry_core::error::ErrorKind;
 use berry_core::id::UserId;
-use berry_core::operation::Dialect;
+use berry_core::operation::{Dialect, Operation};
 use berry_loadbalance::eligibility::{Demand, Hints};
 use berry_loadbalance::explain::Explanation;
 use berry_loadbalance::selector::NoRoute;
@@ -140,10 +140,16 @@ fn rehearse(app: &App, runtime: &Runtime, admin: Arc<User>, body: &[u8]) -> Resu
     let model = runtime.snapshot.models.find(&asked.model);
     let pool = model.and_then(|model| runtime.selector.pool(&model.id));
     let pool = pool.ok_or_else(|| ApiError::model_not_found(&asked.model))?;
+    let dialect = asked.dialect.map_or(Dialect::OpenAi, Dialect::from);
     let demand = Demand {
         now: app.clock.now(),
         tags: &user.tags,
-        dialect: asked.dialect.map_or(Dialect::OpenAi, Dialect::from),
+        dialect,
+        translatable: berry_relay::dialect::translate::reachable(match dialect {
+            Dialect::OpenAi => Operation::ChatCompletions,
+            Dialect::Anthropic => Operation::Messages,
+            Dialect::Gemini => Operation::GenerateContent,
+        }),
         provider: asked.backend.as_deref(),
         tried: &[],
         hints: Hints::default(),

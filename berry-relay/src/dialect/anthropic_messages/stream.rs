@@ -279,9 +279,7 @@ impl Encoder {
         let (kind, field, text) = match (delta, self.open) {
             (Delta::Text(text), Some(Open::Text)) => ("text_delta", "text", text),
             (Delta::Text(text), Some(Open::Thinking)) => ("thinking_delta", "thinking", text),
-            (Delta::Signature(text), Some(Open::Thinking)) => {
-                ("signature_delta", "signature", text)
-            }
+            (Delta::Signature(text), Some(Open::Thinking)) => ("signature_delta", "signature", text),
             (Delta::Arguments(text), Some(Open::Call)) => ("input_json_delta", "partial_json", text),
             _ => return,
         };

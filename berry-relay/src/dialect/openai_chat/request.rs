@@ -82,7 +82,9 @@ fn read_message(mut fields: Fields, request: &mut Request, losses: &mut Losses) 
         "system" | "developer" if request.turns.is_empty() => {
             for part in parts {
                 match part {
-                    Part::Text(text) => request.system.push(SystemBlock { text: text.text, cache: text.cache.or(cache) }),
+                    Part::Text(text) => {
+                        request.system.push(SystemBlock { text: text.text, cache: text.cache.or(cache) })
+                    }
                     _ => losses.add("messages.content", Reason::Unsupported),
                 }
             }
@@ -623,7 +625,9 @@ fn write_part(w: &mut Writer, part: &Part, losses: &mut Losses) -> Result<(), Ma
                 });
             });
         }
-        Part::Audio(_) => return Err(Malformed::new("messages.content", "audio must be sent as base64 to this backend")),
+        Part::Audio(_) => {
+            return Err(Malformed::new("messages.content", "audio must be sent as base64 to this backend"));
+        }
         Part::Refusal(text) => write_text(w, text),
         Part::Unknown(kind) => losses.add(format!("messages.content.{kind}"), Reason::Unsupported),
         Part::Thinking(_) | Part::RedactedThinking(_) => losses.add("messages.thinking", Reason::Foreign),

@@ -160,7 +160,8 @@ impl Choice {
         let thought = ["reasoning_content", "reasoning"].into_iter().find_map(|name| non_empty(delta.text(name)));
         if let Some(text) = thought {
             self.close_text(out);
-            let block = *self.thinking.get_or_insert_with(|| open(self.index, &mut self.next_block, Block::Thinking, out));
+            let block =
+                *self.thinking.get_or_insert_with(|| open(self.index, &mut self.next_block, Block::Thinking, out));
             self.write(block, Delta::Text(text), out);
         }
         for text in content(delta.take("content")) {
@@ -171,7 +172,8 @@ impl Choice {
         if let Some(text) = non_empty(delta.text("refusal")) {
             self.close_thinking(out);
             self.close_text(out);
-            let block = *self.refusal.get_or_insert_with(|| open(self.index, &mut self.next_block, Block::Refusal, out));
+            let block =
+                *self.refusal.get_or_insert_with(|| open(self.index, &mut self.next_block, Block::Refusal, out));
             self.write(block, Delta::Text(text), out);
         }
         for call in delta.list("tool_calls") {
@@ -359,14 +361,22 @@ impl Encoder {
     }
 
     fn choice(&mut self, candidate: u32, finish: Option<&str>, out: &mut BytesMut, delta: impl FnOnce(&mut Writer)) {
-        let first = !self.spoken.contains(&candidate);
-        if first {
+        self.begin(candidate, out);
+        self.write_choice(candidate, finish, out, delta);
+    }
+
+    /// The first chunk of an answer says its role, once.
+    fn begin(&mut self, candidate: u32, out: &mut BytesMut) {
+        if !self.spoken.contains(&candidate) {
             self.spoken.push(candidate);
-            self.choice(candidate, None, out, |w| {
+            self.write_choice(candidate, None, out, |w| {
                 w.key("role").string("assistant");
                 w.key("content").string("");
             });
         }
+    }
+
+    fn write_choice(&self, candidate: u32, finish: Option<&str>, out: &mut BytesMut, delta: impl FnOnce(&mut Writer)) {
         self.chunk(out, |w| {
             w.key("choices").list(|w| {
                 w.object(|w| {
@@ -475,11 +485,7 @@ impl StreamEncoder for Encoder {
         match event {
             Event::Start { model, .. } => {
                 self.start(model.as_deref());
-                self.spoken.push(0);
-                self.choice(0, None, out, |w| {
-                    w.key("role").string("assistant");
-                    w.key("content").string("");
-                });
+                self.begin(0, out);
             }
             Event::Open { candidate, index, block } => self.opened(candidate, index, block, out),
             Event::Delta { candidate, index, delta } => self.delta(candidate, index, delta, out),
