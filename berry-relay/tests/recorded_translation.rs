@@ -1,4 +1,4 @@
-//! Real answers of Gemini and of Responses through their decoders and into other dialects, where a folder of recordings is at hand.
+//! Real answers through their decoders and into other dialects, where a folder of recordings is at hand.
 //!
 //! `BERRY_RECORDINGS` names the folder; without it `../shared/recordings` beside the checkout is tried.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test panics where it must and says what it skips")]
@@ -6,9 +6,11 @@
 use std::path::PathBuf;
 
 use berry_core::usage::Usage;
+use berry_relay::dialect::anthropic_messages::AnthropicMessages;
 use berry_relay::dialect::gemini_generate::GeminiGenerate;
 use berry_relay::dialect::ir::{Event, Part, Stop};
 use berry_relay::dialect::loss::Losses;
+use berry_relay::dialect::openai_chat::OpenAiChat;
 use berry_relay::dialect::openai_responses::OpenAiResponses;
 use berry_relay::dialect::{Codec, Reply};
 use berry_relay::sse::{self, Splitter};
@@ -29,12 +31,14 @@ impl Recording {
         match self.endpoint.as_str() {
             "generateContent" | "streamGenerateContent" => Some(&GeminiGenerate),
             "responses" => Some(&OpenAiResponses),
+            "chat" => Some(&OpenAiChat),
+            "messages" => Some(&AnthropicMessages),
             _ => None,
         }
     }
 }
 
-/// Recorded answers of the two dialects, each with its codec.
+/// Recorded answers, each with its codec.
 fn recordings() -> Vec<(Recording, &'static dyn Codec)> {
     let folder = std::env::var_os("BERRY_RECORDINGS")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/recordings"), PathBuf::from);
@@ -48,8 +52,13 @@ fn recordings() -> Vec<(Recording, &'static dyn Codec)> {
         .collect()
 }
 
-fn clients() -> [(&'static str, &'static dyn Codec); 2] {
-    [("gemini", &GeminiGenerate), ("responses", &OpenAiResponses)]
+fn clients() -> [(&'static str, &'static dyn Codec); 4] {
+    [
+        ("gemini", &GeminiGenerate),
+        ("responses", &OpenAiResponses),
+        ("chat", &OpenAiChat),
+        ("messages", &AnthropicMessages),
+    ]
 }
 
 fn reply() -> Reply {

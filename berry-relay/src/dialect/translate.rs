@@ -10,6 +10,7 @@ use super::gemini_generate::GeminiGenerate;
 use super::ir::{Block, Delta, Event, Part, Request, ToolCall};
 use super::loss::{Losses, Reason};
 use super::openai_chat::OpenAiChat;
+use super::openai_responses::OpenAiResponses;
 use super::text::Text;
 use super::{
     Capabilities, Codec, Malformed, Reply, Sampling, StreamDecoder, StreamEncoder, Target, ThinkingAsk, Wire,
@@ -19,12 +20,12 @@ use crate::body::Chunks;
 use crate::sse;
 
 /// The codec of a format.
-fn codec(wire: Wire) -> Option<&'static dyn Codec> {
+fn codec(wire: Wire) -> &'static dyn Codec {
     match wire {
-        Wire::OpenAiChat => Some(&OpenAiChat),
-        Wire::AnthropicMessages => Some(&AnthropicMessages),
-        Wire::GeminiGenerate => Some(&GeminiGenerate),
-        Wire::OpenAiResponses => None,
+        Wire::OpenAiChat => &OpenAiChat,
+        Wire::OpenAiResponses => &OpenAiResponses,
+        Wire::AnthropicMessages => &AnthropicMessages,
+        Wire::GeminiGenerate => &GeminiGenerate,
     }
 }
 
@@ -43,9 +44,9 @@ fn client_wire(operation: Operation) -> Option<Wire> {
 
 /// The dialects that a call can be translated to, beside its own.
 pub fn reachable(operation: Operation) -> &'static [Dialect] {
-    match client_wire(operation).filter(|wire| codec(*wire).is_some()) {
-        None | Some(Wire::OpenAiResponses) => &[],
-        Some(Wire::OpenAiChat) => &[Dialect::Anthropic, Dialect::Gemini],
+    match client_wire(operation) {
+        None => &[],
+        Some(Wire::OpenAiChat | Wire::OpenAiResponses) => &[Dialect::Anthropic, Dialect::Gemini],
         Some(Wire::AnthropicMessages) => &[Dialect::OpenAi, Dialect::Gemini],
         Some(Wire::GeminiGenerate) => &[Dialect::OpenAi, Dialect::Anthropic],
     }
@@ -79,7 +80,7 @@ impl Decoded {
     /// # Errors
     /// [`Malformed`]: not a request of its dialect.
     pub fn read(operation: Operation, streams: bool, body: &Bytes) -> Result<Self, Malformed> {
-        let codec = client_wire(operation).and_then(codec);
+        let codec = client_wire(operation).map(codec);
         let codec = codec.ok_or_else(|| Malformed::new("", "this call cannot be translated"))?;
         let mut losses = Losses::default();
         let mut request = codec.decode_request(body, &mut losses)?;
@@ -180,8 +181,8 @@ impl Translation {
             estimated_input: decoded.estimate,
         };
         Some(Self {
-            client: codec(client_wire(operation)?)?,
-            upstream: codec(client_wire(upstream)?)?,
+            client: codec(client_wire(operation)?),
+            upstream: codec(client_wire(upstream)?),
             reply,
             issuer: issuer_of(&backend.provider),
             names: names(&decoded.request),

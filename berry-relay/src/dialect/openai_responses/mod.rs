@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::ir::{ErrorClass, Request, Response, Stop, UpstreamError};
 use super::loss::Losses;
 use super::text::{Json, Writer};
-use super::{Codec, Malformed, Reply, StreamDecoder, StreamEncoder, Target};
+use super::{Codec, Malformed, Reply, StreamDecoder, StreamEncoder, Target, error};
 use crate::body::Chunks;
 
 /// The codec.
@@ -47,36 +47,8 @@ impl Codec for OpenAiResponses {
         Box::new(stream_out::Encoder::new(reply))
     }
 
-    fn encode_error(&self, error: &UpstreamError, _status: u16, _request_id: &str) -> Bytes {
-        let mut writer = Writer::new();
-        writer.object(|w| {
-            w.key("error").object(|w| {
-                w.key("message").string(&error.message);
-                w.key("type").string(error_type(error.kind));
-                match &error.param {
-                    Some(param) => w.key("param").string(param),
-                    None => w.key("param").literal("null"),
-                }
-                w.key("code").string(error_code(error.kind));
-            });
-        });
-        writer.finish().into_bytes()
-    }
-}
-
-fn error_type(kind: ErrorClass) -> &'static str {
-    match kind {
-        ErrorClass::BadRequest
-        | ErrorClass::ContextTooLong
-        | ErrorClass::ContentFilter
-        | ErrorClass::NotFound
-        | ErrorClass::TooLarge => "invalid_request_error",
-        ErrorClass::BadKey => "authentication_error",
-        ErrorClass::Billing => "insufficient_quota",
-        ErrorClass::Forbidden => "permission_error",
-        ErrorClass::RateLimit => "rate_limit_error",
-        ErrorClass::Server | ErrorClass::Overloaded => "server_error",
-        ErrorClass::Timeout => "timeout",
+    fn encode_error(&self, error: &UpstreamError, status: u16, _request_id: &str) -> (u16, Bytes) {
+        (error::openai_status(error, status), error::openai_body(error))
     }
 }
 
