@@ -59,7 +59,7 @@ impl Answer {
 
     /// What a translation could not carry; none while that is not decided.
     pub fn loss(&self) -> Option<&Losses> {
-        self.body.exchange().map(|exchange| &exchange.loss).filter(|loss| !loss.is_empty())
+        self.body.exchange()?.loss.as_deref()
     }
 
     /// Attempts that it took; none while that is not decided.

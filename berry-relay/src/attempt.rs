@@ -25,7 +25,6 @@ use crate::body::Chunks;
 use crate::buffer::BufferPermit;
 use crate::client::{ConnectTimeout, Upstream};
 use crate::decode::Decoder;
-use crate::dialect::loss::Losses;
 use crate::dialect::translate::{self, Translation};
 use crate::disposition::{self, Disposition};
 use crate::error::ForwardError;
@@ -147,7 +146,7 @@ pub(crate) async fn run(
         Some(_) => translate::upstream_operation(exchange.operation, backend.provider.upstream.dialect(), streams),
         None => exchange.operation,
     };
-    exchange.loss = Losses::default();
+    exchange.loss = None;
     let attempt = Attempt { relay, upstream, operation, translation, streams, sent_at, deadline, backend };
     match attempt.send(request, exchange).await {
         Ok((head, reply)) => {

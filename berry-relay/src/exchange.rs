@@ -64,7 +64,7 @@ pub struct Facts {
     /// What the operator's settings did to its parameters, in the last attempt.
     pub edited: Vec<Edited>,
     /// What the translation of the last attempt could not carry.
-    pub loss: Losses,
+    pub loss: Option<Box<Losses>>,
     /// What was used.
     pub usage: Usage,
     /// What the upstream that accepted the request charges; `None` while none has.
@@ -108,7 +108,7 @@ impl Exchange {
             status: 0,
             ttft: None,
             edited: Vec::new(),
-            loss: Losses::default(),
+            loss: None,
             usage: Usage::default(),
             tariff: None,
             cost: None,

@@ -93,7 +93,7 @@ pub(crate) fn translated(
              (loss_policy = \"reject\"). Leave out or change: {fields}."
         )));
     }
-    facts.loss = losses;
+    facts.loss = (!losses.is_empty()).then(|| Box::new(losses));
     let mut edited = Vec::new();
     let control = Control::new(&request.model.edits, &backend.edits, operation, &backend.provider.upstream);
     let body = control.apply(body, &mut edited);

@@ -62,8 +62,8 @@ impl AccessRecord {
         if let Some(tokens) = facts.usage.output_tokens {
             line.number("output_tokens", tokens);
         }
-        if !facts.loss.is_empty() {
-            line.text("loss", &facts.loss.header());
+        if let Some(loss) = &facts.loss {
+            line.text("loss", &loss.header());
         }
         if let End::Failed(kind) = facts.end {
             line.text("error", kind.code());

@@ -31,6 +31,10 @@ const FLUSH_WAIT: Duration = Duration::from_secs(2);
 
 /// One thing to write.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one; a box would cost every request an allocation"
+)]
 pub enum Item {
     /// An event with its fields rendered.
     Event {

@@ -271,6 +271,7 @@ impl<'s> Engine<'s> {
             now: self.now,
             tags: &[],
             dialect: self.pool.endpoints()[0].backend().provider.upstream.dialect(),
+            translatable: &[],
             provider: None,
             tried: live.course.barred(),
             hints: Hints {

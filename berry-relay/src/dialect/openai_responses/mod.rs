@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::ir::{ErrorClass, Request, Response, Stop, UpstreamError};
 use super::loss::Losses;
-use super::text::{Json, Writer};
+use super::text::Json;
 use super::{Codec, Malformed, Reply, StreamDecoder, StreamEncoder, Target, error};
 use crate::body::Chunks;
 
