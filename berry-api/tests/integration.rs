@@ -48,6 +48,8 @@ mod relay;
 mod reload;
 #[path = "integration/responses.rs"]
 mod responses;
+#[path = "integration/simulation.rs"]
+mod simulation;
 #[path = "integration/sockets.rs"]
 mod sockets;
 #[path = "integration/translate.rs"]

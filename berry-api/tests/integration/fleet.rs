@@ -267,6 +267,11 @@ pub(crate) struct Told {
 }
 
 impl Told {
+    /// Whether one backend said all of it.
+    pub(crate) fn is_from_one(&self) -> bool {
+        self.openings == 1 && self.models.len() == 1
+    }
+
     fn take(&mut self, event: &Value) {
         if event["error"].is_object() {
             self.errors.push(event["error"].clone());
