@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use berry_core::config::scenario::Scenario;
 use berry_core::config::snapshot::Backend;
-use berry_core::money::{NanoUsd, PricePerMillion};
+use berry_core::money::NanoUsd;
 use berry_core::time::Instant;
+use berry_core::usage::Usage;
 use berry_loadbalance::course::{Allowance, Course, Retry, Setback};
 use berry_loadbalance::eligibility::{Demand, Hints};
 use berry_loadbalance::lease::Lease;
@@ -394,11 +395,9 @@ impl<'s> Engine<'s> {
     }
 
     fn cost(&self, position: usize, output_tokens: u64) -> NanoUsd {
-        let prices = self.pool.endpoints()[position].prices();
-        let tokens = |price: Option<PricePerMillion>, count| price.map_or(NanoUsd::ZERO, |price| price.cost(count));
-        tokens(prices.input, self.scenario.input_tokens)
-            + tokens(prices.output, output_tokens)
-            + prices.request.unwrap_or(NanoUsd::ZERO)
+        let (input, output) = (Some(self.scenario.input_tokens), Some(output_tokens));
+        let usage = Usage { input_tokens: input, output_tokens: output, ..Usage::default() };
+        self.backend(position).tariff.cost(&usage).total
     }
 }
 
