@@ -12,6 +12,8 @@ use berry_core::id::RequestId;
 use berry_core::operation::{BodyForm, Dialect, Operation};
 use berry_relay::answer::Answer;
 use berry_relay::body::Chunks;
+use berry_relay::dialect::Malformed;
+use berry_relay::dialect::translate;
 use berry_relay::envelope::{Envelope, EnvelopeError};
 use berry_relay::exchange::{End, Exchange};
 use berry_relay::forward::{Refusal, Relay, RelayRequest, RequestBody};
@@ -36,6 +38,7 @@ const EXPLAIN: HeaderName = HeaderName::from_static("x-berry-explain");
 const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
 const PROVIDER: HeaderName = HeaderName::from_static("x-berry-provider");
 const MODEL: HeaderName = HeaderName::from_static("x-berry-model");
+const ESTIMATED: HeaderName = HeaderName::from_static("x-berry-estimated");
 const LOSS: HeaderName = HeaderName::from_static("x-berry-loss");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-berry-attempts");
 
@@ -64,6 +67,9 @@ where
             return refuse(exchange, &error);
         }
     };
+    if let Some(count) = count_here(exchange.operation, &request) {
+        return counted(exchange, count);
+    }
     let show_route = runtime.snapshot.server.berry_headers;
     let model = Arc::clone(&request.model);
     let relay = match request.user.admin && asks_to_explain(&request.headers) {
@@ -331,6 +337,35 @@ fn refuse(mut exchange: Exchange, error: &ApiError) -> Response<Content> {
     exchange.status = response.status().as_u16();
     exchange.end = End::Failed(error.kind);
     response.map(Content::Whole)
+}
+
+/// The tokens of a request of Anthropic's token counting, where no backend of the model can count them.
+fn count_here(operation: Operation, request: &RelayRequest) -> Option<Result<u64, Malformed>> {
+    let counts = |backend: &Arc<Backend>| {
+        backend.enabled && backend.provider.enabled && backend.provider.upstream.dialect() == Dialect::Anthropic
+    };
+    match &request.body {
+        RequestBody::Json { body, .. }
+            if operation == Operation::CountTokens && !request.model.backends.iter().any(counts) =>
+        {
+            Some(translate::count_messages(&body.clone().into_bytes()))
+        }
+        _ => None,
+    }
+}
+
+/// Says an estimate of ours, marked as one.
+fn counted(mut exchange: Exchange, count: Result<u64, Malformed>) -> Response<Content> {
+    let count = match count {
+        Ok(count) => count,
+        Err(error) => return refuse(exchange, &ApiError::new(ErrorKind::InvalidRequest, error.to_string())),
+    };
+    exchange.status = 200;
+    exchange.end = End::Complete;
+    let mut response = Response::new(Content::Whole(Bytes::from(format!("{{\"input_tokens\":{count}}}"))));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(ESTIMATED, HeaderValue::from_static("1"));
+    response
 }
 
 /// The answer with our headers.

@@ -388,3 +388,42 @@ async fn the_same_dialect_passes_untouched_and_says_no_loss() {
     assert_eq!(String::from_utf8_lossy(&sent.body), ask.replace("\"claude\"", "\"claude-sonnet-4-5\""));
     assert_eq!(sent.headers["anthropic-version"], "2023-06-01");
 }
+
+#[tokio::test(start_paused = true)]
+async fn tokens_are_counted_here_and_marked_as_an_estimate_where_no_backend_counts() {
+    let rig = rig(Script::default(), Script::default());
+    let ask =
+        |model: &str| json!({"model": model, "messages": [{"role": "user", "content": "four".repeat(25)}]}).to_string();
+    let headers = [("x-api-key", ADMIN)];
+    let path = "/v1/messages/count_tokens?beta=true";
+    let answer = rig.gateway.send(Method::POST, path, &headers, &ask("gpt")).await;
+    assert_eq!((answer.json(), answer.header("x-berry-estimated")), (json!({"input_tokens": 25}), "1"));
+    assert!(rig.openai.requests().is_empty());
+    let answer = rig.gateway.send(Method::POST, path, &headers, &ask("claude")).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-berry-estimated")), (200, ""));
+    let answer = rig.gateway.send(Method::POST, path, &headers, r#"{"model":"gpt"}"#).await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["type"]), (400, &json!("error")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_claude_code_asks_for_first_is_there() {
+    let rig = rig(Script::default(), Script::default());
+    let answer = rig.gateway.send(Method::HEAD, "/", &[], "").await;
+    assert!(answer.status.is_success(), "{}", answer.status);
+    let headers = [("x-api-key", ADMIN), ("anthropic-version", "2023-06-01")];
+    let models = rig.gateway.send(Method::GET, "/v1/models", &headers, "").await.json();
+    assert_eq!((&models["data"][0]["type"], &models["has_more"]), (&json!("model"), &json!(false)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_responses_client_and_a_gemini_client_reach_claude_too() {
+    let content = json!([{"type": "text", "text": "Sunny."}]);
+    let rig = rig(plain(&claude_says(content, "end_turn")), Script::default());
+    let answer = rig.gateway.post("/v1/responses", ADMIN, r#"{"model":"claude","input":"Weather?"}"#).await;
+    assert_eq!(answer.status, 200, "{:?}", answer.body);
+    assert_eq!(answer.json()["output"][0]["content"][0]["text"], "Sunny.");
+    let ask = r#"{"contents":[{"role":"user","parts":[{"text":"Weather?"}]}]}"#;
+    let answer = rig.gateway.post("/v1beta/models/claude:generateContent", ADMIN, ask).await;
+    assert_eq!(answer.status, 200, "{:?}", answer.body);
+    assert_eq!(answer.json()["candidates"][0]["content"]["parts"][0]["text"], "Sunny.");
+}

@@ -122,6 +122,14 @@ pub fn estimate(request: &Request) -> u64 {
     (system + turns + tools.sum::<u64>()).div_ceil(BYTES_PER_TOKEN).max(1)
 }
 
+/// Input tokens of a body of Anthropic's token counting, estimated.
+///
+/// # Errors
+/// [`Malformed`]: not a request of that dialect.
+pub fn count_messages(body: &Bytes) -> Result<u64, Malformed> {
+    AnthropicMessages.decode_request(body, &mut Losses::default()).map(|request| estimate(&request))
+}
+
 /// Who issues opaque state at a provider: its kind, and which account, as a digest of its table key.
 fn issuer_of(provider: &Provider) -> String {
     format!("{}/{:08x}", provider.upstream.dialect().as_str(), ids::digest(provider.id.as_str().as_bytes()) as u32)

@@ -45,8 +45,11 @@ pub(super) fn decode(body: &Bytes, losses: &mut Losses) -> Result<Request, Malfo
 }
 
 fn read_settings(fields: &mut Fields, request: &mut Request) {
-    if let Some(effort) = fields.string("reasoning_effort").and_then(|name| Effort::of_name(&name)) {
-        request.reasoning.effort = Some(effort);
+    if let Some(value) = fields.take("reasoning_effort") {
+        request.reasoning.effort = value.string().and_then(|name| Effort::of_name(&name));
+        if request.reasoning.effort.is_none() {
+            request.extras.push(Extra { name: "reasoning_effort".to_owned(), value });
+        }
     }
     let (newer, older) = (fields.take("max_completion_tokens"), fields.take("max_tokens"));
     request.max_tokens = newer.or(older).and_then(|value| value.integer());
@@ -66,7 +69,12 @@ fn read_settings(fields: &mut Fields, request: &mut Request) {
     request.top_logprobs = fields.take("top_logprobs").and_then(|value| value.integer());
     let (user, identifier) = (fields.text("user"), fields.text("safety_identifier"));
     request.user = user.or(identifier);
-    request.service_tier = fields.string("service_tier").and_then(|name| wire::tier_of(&name));
+    if let Some(value) = fields.take("service_tier") {
+        request.service_tier = value.string().and_then(|name| wire::tier_of(&name));
+        if request.service_tier.is_none() {
+            request.extras.push(Extra { name: "service_tier".to_owned(), value });
+        }
+    }
     request.prompt_cache_key = fields.text("prompt_cache_key");
     request.stream = fields.take("stream").and_then(|value| value.boolean()).unwrap_or(false);
     let mut options = fields.object("stream_options");
@@ -676,7 +684,12 @@ fn write_document(w: &mut Writer, document: &Document, losses: &mut Losses) {
         losses.add("messages.document.context", Reason::Unsupported);
     }
     match &document.source {
-        Source::Text(text) => write_text(w, text),
+        Source::Text(text) => {
+            if document.name.is_some() {
+                losses.add("messages.document.title", Reason::Unsupported);
+            }
+            write_text(w, text);
+        }
         Source::Base64 { media_type, data } => w.object(|w| {
             w.key("type").string("file");
             w.key("file").object(|w| {

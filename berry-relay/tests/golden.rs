@@ -1,0 +1,155 @@
+//! Every fixture in every dialect, as snapshots; streams cut everywhere. The fixtures are written by hand after the vendors' API
+//! references (2026).
+#![expect(clippy::unwrap_used, reason = "a test panics where it must")]
+
+use berry_relay::dialect::anthropic_messages::AnthropicMessages;
+use berry_relay::dialect::capability;
+use berry_relay::dialect::gemini_generate::GeminiGenerate;
+use berry_relay::dialect::loss::Losses;
+use berry_relay::dialect::openai_chat::OpenAiChat;
+use berry_relay::dialect::openai_responses::OpenAiResponses;
+use berry_relay::dialect::{Codec, Reply, Target};
+use berry_relay::sse::{self, Splitter};
+use bytes::{Bytes, BytesMut};
+
+type Named = (&'static str, &'static dyn Codec);
+
+const CHAT: Named = ("chat", &OpenAiChat);
+const MESSAGES: Named = ("messages", &AnthropicMessages);
+const ALL: [Named; 4] = [CHAT, MESSAGES, ("responses", &OpenAiResponses), ("gemini", &GeminiGenerate)];
+
+const REQUESTS: [(&str, Named, &str); 3] = [
+    ("tools", CHAT, include_str!("golden/tools.chat.json")),
+    ("odd_history", CHAT, include_str!("golden/odd_history.chat.json")),
+    ("agent", MESSAGES, include_str!("golden/agent.messages.json")),
+];
+const STREAMS: [(&str, Named, &str); 2] = [
+    ("calls", CHAT, include_str!("golden/calls.chat.sse")),
+    ("thinking", MESSAGES, include_str!("golden/thinking.messages.sse")),
+];
+
+/// A request in another dialect, with what was lost.
+fn translated(from: Named, to: Named, body: &str) -> (String, String) {
+    let mut losses = Losses::default();
+    let request = from.1.decode_request(&Bytes::copy_from_slice(body.as_bytes()), &mut losses).unwrap();
+    let (model, capabilities) = match to.0 {
+        "messages" => ("claude-sonnet-4-5", capability::of_claude("claude-sonnet-4-5")),
+        _ => ("gpt-4o", capability::of_openai("gpt-4o")),
+    };
+    let target = Target { model, capabilities: &capabilities, own_state: false, ask_usage: true };
+    let written = match to.1.encode_request(&request, &target, &mut losses) {
+        Ok(body) => String::from_utf8(body.into_bytes().to_vec()).unwrap(),
+        Err(error) => format!("refused: {error}"),
+    };
+    (written, losses.header())
+}
+
+fn reply() -> Reply {
+    Reply {
+        request_id: "req_1".to_owned(),
+        model: None,
+        asked_model: "asked".to_owned(),
+        created: 1,
+        stream_usage: true,
+        estimated_input: 7,
+    }
+}
+
+/// A stream in another dialect, fed in the given pieces.
+fn restreamed<'a>(from: Named, to: Named, pieces: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let (mut decoder, mut encoder) = (from.1.stream_decoder(), to.1.stream_encoder(&reply()));
+    let (mut splitter, mut events, mut out) = (Splitter::new(1 << 20), Vec::new(), BytesMut::new());
+    let mut feed = |bytes: &Bytes, events: &mut Vec<_>| {
+        sse::events(bytes).for_each(|event| decoder.push(&event, events).unwrap());
+    };
+    for piece in pieces {
+        feed(&splitter.push(Bytes::copy_from_slice(piece)).events, &mut events);
+    }
+    feed(&splitter.finish(), &mut events);
+    decoder.finish(&mut events);
+    events.into_iter().for_each(|event| encoder.push(event, &mut out));
+    encoder.finish(&mut out);
+    String::from_utf8(out.to_vec()).unwrap()
+}
+
+#[test]
+fn every_request_reads_the_same_in_every_dialect_each_time() {
+    for (case, from, body) in REQUESTS {
+        for to in ALL.into_iter().filter(|to| to.0 != from.0) {
+            let (written, losses) = translated(from, to, body);
+            assert_eq!(translated(from, to, body).0, written, "{case} to {}: twice", to.0);
+            if !written.starts_with("refused") {
+                serde_json::from_str::<serde::de::IgnoredAny>(&written).unwrap();
+            }
+            insta::assert_snapshot!(format!("{case}.{}", to.0), format!("{written}\n\nloss: {losses}"));
+        }
+    }
+}
+
+#[test]
+fn every_stream_reads_the_same_in_every_dialect_wherever_it_is_cut() {
+    for (case, from, text) in STREAMS {
+        for to in ALL.into_iter().filter(|to| to.0 != from.0) {
+            let whole = restreamed(from, to, [text.as_bytes()]);
+            for cut in 0..text.len() {
+                let (before, after) = text.as_bytes().split_at(cut);
+                assert_eq!(restreamed(from, to, [before, after]), whole, "{case} to {} cut at {cut}", to.0);
+            }
+            assert_eq!(restreamed(from, to, text.as_bytes().chunks(1)), whole, "{case} to {}: by bytes", to.0);
+            insta::assert_snapshot!(format!("{case}.{}", to.0), whole);
+        }
+    }
+}
+
+#[test]
+fn line_ends_comments_and_a_missing_last_newline_change_nothing() {
+    for (case, from, text) in STREAMS {
+        for to in ALL.into_iter().filter(|to| to.0 != from.0) {
+            let whole = restreamed(from, to, [text.as_bytes()]);
+            let commented = text.replace("\n\n", "\n\n: comment\n\n");
+            for other in [text.replace('\n', "\r\n"), commented, text.trim_end().to_owned(), format!("\u{feff}{text}")]
+            {
+                assert_eq!(restreamed(from, to, [other.as_bytes()]), whole, "{case} to {}", to.0);
+            }
+        }
+    }
+}
+
+/// A conversation of so many turns, as each dialect's client writes it.
+fn conversation(turns: usize) -> String {
+    let mut messages = vec![r#"{"role":"user","content":"hi"}"#.to_owned()];
+    for turn in 0..turns {
+        messages.push(format!(
+            r#"{{"role":"assistant","content":"t{turn}","tool_calls":[{{"id":"call_{turn}","type":"function","function":{{"name":"f","arguments":"{{\"n\":{turn}}}"}}}}]}}"#
+        ));
+        messages.push(format!(r#"{{"role":"tool","tool_call_id":"call_{turn}","content":"r{turn}"}}"#));
+    }
+    format!(r#"{{"model":"m","max_tokens":9,"messages":[{}]}}"#, messages.join(","))
+}
+
+#[test]
+fn a_longer_conversation_begins_with_the_bytes_of_the_shorter_one() {
+    for turns in 0..4 {
+        let (short, long) = (
+            translated(CHAT, MESSAGES, &conversation(turns)).0,
+            translated(CHAT, MESSAGES, &conversation(turns + 1)).0,
+        );
+        let short = short.strip_suffix("]}").unwrap();
+        assert!(long.starts_with(short), "{short}\n{long}");
+    }
+}
+
+#[test]
+fn an_error_ends_a_stream_in_the_clients_way_and_nothing_comes_after_it() {
+    let failing =
+        "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Busy\"}}\n\n";
+    assert_eq!(
+        restreamed(MESSAGES, CHAT, [failing.as_bytes()]),
+        "data: {\"error\":{\"message\":\"Busy\",\"type\":\"server_error\",\"param\":null,\"code\":\"overloaded\"}}\n\n"
+    );
+    let failing = "data: {\"error\":{\"message\":\"Slow down\",\"code\":429}}\n\ndata: [DONE]\n\n";
+    assert_eq!(
+        restreamed(CHAT, MESSAGES, [failing.as_bytes()]),
+        "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":\"Slow down\"},\"request_id\":\"req_1\"}\n\n"
+    );
+}
