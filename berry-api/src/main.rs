@@ -193,6 +193,9 @@ async fn listen_and_serve(
     if unenforced_limits(&loaded.snapshot) {
         tracing::warn!("rate limits and budgets are checked for mistakes but not enforced by this version");
     }
+    if let Some(line) = run::unpriced_line(&loaded.snapshot) {
+        tracing::warn!("{line}");
+    }
     if let Some(line) = run::try_it_line(&loaded.snapshot, address) {
         tracing::info!("try it: {line}");
     }

@@ -101,6 +101,28 @@ async fn drain(shutdown: &Shutdown, tasks: &TaskTracker, delay: Duration, grace:
     let _ = tokio::time::timeout(CUT_WAIT, tasks.wait()).await;
 }
 
+/// How many backends of a line are named before the rest is only counted.
+const UNPRICED_NAMED: usize = 5;
+
+/// Which backends take traffic though nobody states what they charge: their requests count as costing nothing, so budgets do not
+/// hold for them.
+pub fn unpriced_line(snapshot: &Snapshot) -> Option<String> {
+    let backends = snapshot.models.all.iter().filter(|model| model.enabled).flat_map(|model| &model.backends);
+    let unpriced: Vec<String> =
+        backends.filter(|backend| backend.is_unpriced()).map(|backend| backend.id.to_string()).collect();
+    let (first, rest) = unpriced.split_at(unpriced.len().min(UNPRICED_NAMED));
+    if first.is_empty() {
+        return None;
+    }
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    Some(format!(
+        "no price is known of {}{more}: what they are used for counts as costing nothing. State input_price and output_price on \
+         the backend or in [pricing] (0 for free); the price book is of {}",
+        first.join(", "),
+        snapshot.prices.book().date()
+    ))
+}
+
 /// A request that a reader of the log can paste; none where no user could send it.
 ///
 /// A token is shown only where it is public: one that stands in a shipped example. Any other is a secret, and the line names a

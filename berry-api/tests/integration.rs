@@ -40,6 +40,8 @@ mod layers;
 mod models;
 #[path = "integration/params.rs"]
 mod params;
+#[path = "integration/prices.rs"]
+mod prices;
 #[path = "integration/prober.rs"]
 mod prober;
 #[path = "integration/relay.rs"]

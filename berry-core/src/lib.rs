@@ -10,6 +10,7 @@ pub mod id;
 pub mod money;
 pub mod operation;
 pub mod policy;
+pub mod price_book;
 pub mod secret;
 pub mod tariff;
 pub mod time;

@@ -20,6 +20,7 @@ use super::path::KeyPath;
 use super::problem::Problems;
 use super::raw::RawConfig;
 use super::snapshot::Snapshot;
+use crate::price_book::PriceBook;
 
 pub(crate) use users::is_example_secret;
 
@@ -30,7 +31,7 @@ pub(crate) fn compile(raw: RawConfig, problems: &mut Problems) -> Snapshot {
     let root = KeyPath::ROOT;
     let (settings, times) = settings::compile(settings, &root.key("settings"), problems);
     let providers = providers::compile(providers, &times, &root.key("providers"), problems);
-    let prices = Arc::new(limits::pricing(pricing, &root.key("pricing"), problems));
+    let prices = Arc::new(limits::pricing(pricing, &root.key("pricing"), problems, PriceBook::bundled()));
     let models = models::compile(models, &providers, &prices, &root.key("models"), problems);
     let users = users::compile(users, &models, &providers, &root.key("users"), problems);
     if !settings.mask_api_keys {

@@ -426,6 +426,11 @@ impl Backend {
     /// What stands for the requested name in [`BackendId::upstream`] of a pattern model's backend.
     pub const REQUESTED: &'static str = "$name";
 
+    /// Whether it takes traffic whose cost nobody can tell.
+    pub fn is_unpriced(&self) -> bool {
+        self.enabled && self.prices_by_name.is_none() && !self.tariff.is_known()
+    }
+
     /// What it charges for a request that asked for `requested`.
     pub fn tariff_of(&self, requested: &str) -> &Arc<Tariff> {
         match &self.prices_by_name {

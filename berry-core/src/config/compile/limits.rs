@@ -10,6 +10,7 @@ use crate::config::raw::{RawBudget, RawPrices, RawRateLimit, RawTag};
 use crate::config::snapshot::{Budget, PriceTable, RateLimit, Tag};
 use crate::id::UpstreamModel;
 use crate::money::{MoneyError, NanoUsd, PricePerMillion, Prices};
+use crate::price_book::PriceBook;
 use crate::tariff::{PriceSource, Tariff};
 
 /// Compiles a `rate_limit` table.
@@ -92,7 +93,12 @@ fn amount<T>(
 }
 
 /// Compiles `[pricing]`.
-pub(super) fn pricing(raw: Option<At<Map<RawPrices>>>, at: &KeyPath<'_>, problems: &mut Problems) -> PriceTable {
+pub(super) fn pricing(
+    raw: Option<At<Map<RawPrices>>>,
+    at: &KeyPath<'_>,
+    problems: &mut Problems,
+    book: Arc<PriceBook>,
+) -> PriceTable {
     let entries = raw.map(|map| map.value.0).unwrap_or_default();
     let tariffs = entries
         .into_iter()
@@ -101,7 +107,7 @@ pub(super) fn pricing(raw: Option<At<Map<RawPrices>>>, at: &KeyPath<'_>, problem
             (UpstreamModel::new(entry.key), Arc::new(Tariff::flat(prices, PriceSource::Pricing)))
         })
         .collect();
-    PriceTable::new(tariffs)
+    PriceTable::new(tariffs, book)
 }
 
 /// Compiles `[tags]`.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Upstream;
 use crate::id::UpstreamModel;
+use crate::price_book::PriceBook;
 use crate::tariff::Tariff;
 
 /// The tariffs that do not stand on a backend.
@@ -13,18 +14,19 @@ pub struct PriceTable {
     configured: HashMap<UpstreamModel, Arc<Tariff>>,
     unknown: Arc<Tariff>,
     free: Arc<Tariff>,
+    book: Arc<PriceBook>,
 }
 
 impl Default for PriceTable {
     fn default() -> Self {
-        Self::new(HashMap::new())
+        Self::new(HashMap::new(), PriceBook::bundled())
     }
 }
 
 impl PriceTable {
-    /// Those of `[pricing]`.
-    pub(crate) fn new(configured: HashMap<UpstreamModel, Arc<Tariff>>) -> Self {
-        Self { configured, unknown: Arc::new(Tariff::unknown()), free: Arc::new(Tariff::free()) }
+    /// Those of `[pricing]`, then those of the book.
+    pub(crate) fn new(configured: HashMap<UpstreamModel, Arc<Tariff>>, book: Arc<PriceBook>) -> Self {
+        Self { book, configured, unknown: Arc::new(Tariff::unknown()), free: Arc::new(Tariff::free()) }
     }
 
     /// What `model` costs at `upstream`.
@@ -32,8 +34,13 @@ impl PriceTable {
         match (self.configured.get(model), upstream) {
             (Some(tariff), _) => tariff,
             (None, Upstream::Demo(_)) => &self.free,
-            (None, _) => &self.unknown,
+            (None, _) => self.book.find(upstream, model).unwrap_or(&self.unknown),
         }
+    }
+
+    /// The price book.
+    pub fn book(&self) -> &PriceBook {
+        &self.book
     }
 
     /// What `[pricing]` states of `model`.
