@@ -20,6 +20,7 @@ use crate::confidence::Confidence;
 use crate::cooldown::{Cooldown, Cooling};
 use crate::cost::Expense;
 use crate::eligibility::Exclusion;
+use crate::figures::Figures;
 use crate::outcome::{Consequence, FailureClass, Outcome};
 use crate::outlier::Ejections;
 use crate::probe::Schedule;
@@ -97,6 +98,7 @@ struct State {
     ejected_until: AtomicU64,
     // Apart, so that the words above, which every choice reads, lie close together.
     counters: Box<Counters>,
+    figures: Arc<Figures>,
     learnt: Box<Mutex<Learnt>>,
 }
 
@@ -195,6 +197,7 @@ impl Endpoint {
             suspicion: AtomicU64::new(0),
             ejected_until: AtomicU64::new(0),
             counters: Box::default(),
+            figures: Arc::default(),
             learnt: Box::default(),
         };
         Self::with_state(backend, rules, prices, Arc::new(state))
@@ -332,6 +335,11 @@ impl Endpoint {
             && !self.cooling(now).is_some_and(|cooling| cooling.reason.is_parking())
     }
 
+    /// Latencies and tokens so far.
+    pub fn figures(&self) -> &Arc<Figures> {
+        &self.state.figures
+    }
+
     /// Whether probes are sent to it at all.
     pub fn is_probed(&self) -> bool {
         self.facts.probed
@@ -449,6 +457,7 @@ impl Endpoint {
         counters.consecutive_failures.store(0, Ordering::Relaxed);
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         counters.latency_sum_nanos.fetch_add(nanos, Ordering::Relaxed);
+        state.figures.latency.record(latency);
         let mut learnt = state.learnt.lock();
         learnt.window.record(true, now);
         if let Some(sample) = sample {

@@ -9,6 +9,7 @@ use berry_core::time::Instant;
 use crate::cooldown::Reason;
 use crate::eligibility::Rescue;
 use crate::endpoint::{Claim, Endpoint};
+use crate::figures::Figures;
 use crate::outcome::{Consequence, Outcome};
 
 /// One attempt's claim on an endpoint. Reported once; dropping it unreported counts as cancelled, so no in-flight count and no
@@ -43,6 +44,11 @@ impl Lease {
     /// The backend to send to.
     pub fn backend(&self) -> &Arc<Backend> {
         self.endpoint.backend()
+    }
+
+    /// Where the figures of its backend grow.
+    pub fn figures(&self) -> &Arc<Figures> {
+        self.endpoint.figures()
     }
 
     /// Place of the endpoint in its pool.

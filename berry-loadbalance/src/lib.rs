@@ -18,6 +18,7 @@ pub mod course;
 pub mod eligibility;
 pub mod endpoint;
 pub mod explain;
+pub mod figures;
 pub mod lease;
 #[cfg(test)]
 mod model_tests;

@@ -11,6 +11,7 @@ use berry_core::operation::Operation;
 use berry_core::tariff::{Cost, Tariff};
 use berry_core::time::Instant;
 use berry_core::usage::Usage;
+use berry_loadbalance::figures::Figures;
 
 use crate::clock::Clock;
 use crate::dialect::loss::Losses;
@@ -53,6 +54,8 @@ pub struct Facts {
     pub model: Option<Arc<Model>>,
     /// The backend of the last attempt.
     pub backend: Option<Arc<Backend>>,
+    /// Where the figures of that backend grow.
+    pub figures: Option<Arc<Figures>>,
     /// Attempts made.
     pub attempts: u32,
     /// Whether a stream was asked for.
@@ -103,6 +106,7 @@ impl Exchange {
             user: None,
             model: None,
             backend: None,
+            figures: None,
             attempts: 0,
             stream: false,
             status: 0,

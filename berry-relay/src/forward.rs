@@ -249,6 +249,7 @@ impl Relay {
             };
             let (position, last_chance) = (lease.position(), lease.is_last_chance());
             exchange.backend = Some(Arc::clone(lease.backend()));
+            exchange.figures = Some(Arc::clone(lease.figures()));
             exchange.attempts += 1;
             let setback = match attempt::run(self, lease, request, deadline, exchange).await {
                 Ok(committed) => return Ok(committed),

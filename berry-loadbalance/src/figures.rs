@@ -1,0 +1,150 @@
+//! Figures of one backend that only grow: how long its answers took and how many tokens they used.
+//!
+//! They live beside the endpoint's state, so that whoever holds the endpoint adds to them without looking anything up, and they
+//! survive a reload as long as the backend does. Every write is a few relaxed additions.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use berry_core::usage::Usage;
+
+/// Upper bounds for whole requests and for the time to the first token, in milliseconds.
+pub const REQUEST_BOUNDS_MS: &[u64] =
+    &[5, 10, 25, 50, 100, 250, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000];
+
+/// Upper bounds for the time of one token, in milliseconds.
+pub const TOKEN_BOUNDS_MS: &[u64] = &[1, 2, 5, 10, 15, 20, 30, 50, 75, 100, 200, 500, 1_000, 2_000];
+
+/// Counts durations by size. A bound belongs to its bucket.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds_ms: &'static [u64],
+    /// One for each bound, and one for what is longer than all of them.
+    buckets: Box<[AtomicU64]>,
+    sum_nanos: AtomicU64,
+}
+
+impl Histogram {
+    /// An empty one over ascending bounds.
+    pub fn new(bounds_ms: &'static [u64]) -> Self {
+        let buckets = (0..=bounds_ms.len()).map(|_| AtomicU64::new(0)).collect();
+        Self { bounds_ms, buckets, sum_nanos: AtomicU64::new(0) }
+    }
+
+    /// Counts one duration.
+    pub fn record(&self, duration: Duration) {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = self.bounds_ms.partition_point(|bound| bound * 1_000_000 < nanos);
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// What was counted so far.
+    pub fn read(&self) -> Distribution {
+        Distribution {
+            bounds_ms: self.bounds_ms,
+            buckets: self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect(),
+            sum: Duration::from_nanos(self.sum_nanos.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+/// The contents of a [`Histogram`] at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Distribution {
+    /// Upper bounds, in milliseconds.
+    pub bounds_ms: &'static [u64],
+    /// Durations in each bucket, the last one without a bound. Not cumulative.
+    pub buckets: Vec<u64>,
+    /// All of them together.
+    pub sum: Duration,
+}
+
+impl Distribution {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// Adds another one over the same bounds.
+    pub fn add(&mut self, other: &Self) {
+        debug_assert_eq!(self.bounds_ms, other.bounds_ms, "only figures of one kind are added");
+        for (own, more) in self.buckets.iter_mut().zip(&other.buckets) {
+            *own += more;
+        }
+        self.sum += other.sum;
+    }
+}
+
+/// What tokens are counted as. Cached and cache writes are parts of the input, reasoning of the output.
+pub const TOKEN_KINDS: [&str; 5] = ["input", "output", "cached", "cache_write", "reasoning"];
+
+/// The figures of one backend.
+#[derive(Debug)]
+pub struct Figures {
+    /// Attempts that ended well, to their end.
+    pub latency: Histogram,
+    /// Streamed requests, from their head to the first content.
+    pub ttft: Histogram,
+    /// Streamed answers: time after the first content, for each token after the first.
+    pub token_time: Histogram,
+    tokens: [AtomicU64; TOKEN_KINDS.len()],
+}
+
+impl Default for Figures {
+    fn default() -> Self {
+        Self {
+            latency: Histogram::new(REQUEST_BOUNDS_MS),
+            ttft: Histogram::new(REQUEST_BOUNDS_MS),
+            token_time: Histogram::new(TOKEN_BOUNDS_MS),
+            tokens: Default::default(),
+        }
+    }
+}
+
+impl Figures {
+    /// Adds the tokens of one answer.
+    pub fn count_tokens(&self, usage: &Usage) {
+        let counts = [
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cached_tokens,
+            usage.cache_write_tokens,
+            usage.reasoning_tokens,
+        ];
+        for (sum, count) in self.tokens.iter().zip(counts) {
+            if let Some(count) = count {
+                sum.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Tokens so far, in the order of [`TOKEN_KINDS`].
+    pub fn tokens(&self) -> [u64; TOKEN_KINDS.len()] {
+        std::array::from_fn(|kind| self.tokens[kind].load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_on_a_bound_belongs_to_its_bucket() {
+        let histogram = Histogram::new(&[1, 10]);
+        for micros in [999, 1_000, 1_001, 10_000, 10_001] {
+            histogram.record(Duration::from_micros(micros));
+        }
+        let read = histogram.read();
+        assert_eq!(read.buckets, [2, 2, 1]);
+        assert_eq!((read.count(), read.sum), (5, Duration::from_micros(23_001)));
+    }
+
+    #[test]
+    fn tokens_that_were_not_reported_are_not_counted() {
+        let figures = Figures::default();
+        figures.count_tokens(&Usage { input_tokens: Some(3), cached_tokens: Some(2), ..Usage::default() });
+        figures.count_tokens(&Usage { input_tokens: Some(4), output_tokens: Some(9), ..Usage::default() });
+        assert_eq!(figures.tokens(), [7, 9, 2, 0, 0]);
+    }
+}
