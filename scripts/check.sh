@@ -10,11 +10,14 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-steps=(fmt clippy doc test licences build configs e2e)
+steps=(fmt clippy features doc test licences build configs e2e)
 
 step_fmt() { cargo fmt --all --check; }
 
 step_clippy() { cargo clippy --locked --workspace --all-targets -- -D warnings; }
+
+# The server without metrics and traces.
+step_features() { cargo clippy --locked -p berry-api --no-default-features --all-targets -- -D warnings; }
 
 step_doc() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps; }
 

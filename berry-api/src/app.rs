@@ -35,6 +35,7 @@ use crate::request_id::RequestIds;
 use crate::shutdown::Shutdown;
 use crate::status::{Status, WallClock};
 use crate::telemetry::access::{AccessLog, AccessRecord};
+use crate::telemetry::metrics::Metrics;
 
 /// What follows from one configuration. A request keeps the one that it started with.
 pub struct Runtime {
@@ -78,6 +79,9 @@ pub struct App {
     pub issued: Arc<Issued>,
     /// The choices of explained requests.
     pub decisions: Arc<Decisions>,
+    /// Figures of requests.
+    pub metrics: Arc<Metrics>,
+    access: AccessLog,
     /// Takes the records of finished requests.
     pub sink: Arc<dyn ExchangeSink>,
 }
@@ -114,6 +118,7 @@ impl App {
         };
         let ids = RequestIds::new(starts.next_u64());
         let runtime = Runtime::new(snapshot, &options.dials, None, shared.clone(), &Changes::default())?;
+        let metrics = Arc::new(Metrics::new());
         Ok(Self {
             runtime: ArcSwap::from_pointee(runtime),
             shared,
@@ -130,7 +135,9 @@ impl App {
             buffers,
             issued,
             decisions: Arc::default(),
-            sink: Arc::new(Settled { access: options.access }),
+            sink: Arc::new(Settled { access: options.access.clone(), metrics: Arc::clone(&metrics) }),
+            access: options.access,
+            metrics,
         })
     }
 
@@ -169,6 +176,11 @@ impl App {
     pub fn status(&self) -> Status {
         let runtime = self.runtime();
         Status::gather(&runtime.snapshot, &runtime.selector, self.wall, self.clock.now())
+    }
+
+    /// Log lines that could not be taken, since the start.
+    pub fn log_lines_dropped(&self) -> u64 {
+        self.access.lines_dropped()
     }
 
     /// How long the process has been running.
@@ -211,12 +223,15 @@ fn limits(snapshot: &Snapshot) -> Limits {
 /// Where the facts of finished requests go.
 struct Settled {
     access: AccessLog,
+    metrics: Arc<Metrics>,
 }
 
 impl ExchangeSink for Settled {
     fn settle(&self, facts: Facts, now: Instant) {
+        let latency = now.since(facts.started);
+        self.metrics.settle(&facts, latency);
         if self.access.is_on() {
-            self.access.write(AccessRecord { time: SystemTime::now(), latency: now.since(facts.started), facts });
+            self.access.write(AccessRecord { time: SystemTime::now(), latency, facts });
         }
     }
 }

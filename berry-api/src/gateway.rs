@@ -22,8 +22,9 @@ use crate::app::{App, Runtime};
 use crate::error::ApiError;
 use crate::gate::{dialect_of, is_gemini};
 use crate::reply::{BoxError, Content, Reply};
-use crate::routes::{self, Caller};
+use crate::routes::{self, Caller, Template};
 use crate::server::connection::Connection;
+use crate::telemetry::metrics::{MethodLabel, Path};
 
 /// Our name for a request, on every reply.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -57,10 +58,12 @@ impl Gateway {
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
-        let active = connection.begin();
         let id = self.app.ids.next();
         let runtime = self.app.runtime();
         let (parts, body) = request.into_parts();
+        let operation = operation_at(&parts.uri);
+        let path = operation.map_or(Path::Page(None), Path::Call);
+        let mut active = connection.begin(path, MethodLabel::of(&parts.method));
         let grant = runtime.cors.grant(&parts);
         let preflight = runtime.cors.preflight(&parts);
         let dialect = dialect_of(&parts);
@@ -69,7 +72,8 @@ impl Gateway {
             Some(headers) => no_content(headers),
             None => {
                 // What a panic may have left half done is dropped with the request; what requests share holds no such state.
-                let answer = AssertUnwindSafe(self.route(runtime, connection, id, parts, body)).catch_unwind();
+                let answer =
+                    AssertUnwindSafe(self.route(runtime, connection, id, operation, parts, body)).catch_unwind();
                 answer.await.unwrap_or_else(|_| panicked(dialect, &id))
             }
         };
@@ -77,6 +81,7 @@ impl Gateway {
         if let Some(grant) = grant {
             grant.write(response.headers_mut());
         }
+        active.answered(response.status(), response.extensions().get::<Template>().map(|template| template.0));
         response.map(|content| Reply::new(content, active))
     }
 
@@ -85,13 +90,14 @@ impl Gateway {
         runtime: Arc<Runtime>,
         connection: &Arc<Connection>,
         id: RequestId,
+        operation: Option<Operation>,
         parts: Parts,
         body: B,
     ) -> Response<Content>
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
-        if let Some(operation) = operation_at(&parts.uri) {
+        if let Some(operation) = operation {
             return routes::relay::serve(&self.app, runtime, connection, id, operation, parts, body).await;
         }
         let mut request = Request::from_parts(parts, axum::body::Body::new(body));

@@ -36,6 +36,9 @@ mod gemini;
 mod health;
 #[path = "integration/layers.rs"]
 mod layers;
+#[cfg(feature = "observability")]
+#[path = "integration/metrics.rs"]
+mod metrics;
 #[path = "integration/models.rs"]
 mod models;
 #[path = "integration/params.rs"]

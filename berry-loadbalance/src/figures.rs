@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use berry_core::money::NanoUsd;
 use berry_core::usage::Usage;
 
 /// Upper bounds for whole requests and for the time to the first token, in milliseconds.
@@ -89,6 +90,7 @@ pub struct Figures {
     /// Streamed answers: time after the first content, for each token after the first.
     pub token_time: Histogram,
     tokens: [AtomicU64; TOKEN_KINDS.len()],
+    cost_nanos: AtomicU64,
 }
 
 impl Default for Figures {
@@ -98,6 +100,7 @@ impl Default for Figures {
             ttft: Histogram::new(REQUEST_BOUNDS_MS),
             token_time: Histogram::new(TOKEN_BOUNDS_MS),
             tokens: Default::default(),
+            cost_nanos: AtomicU64::new(0),
         }
     }
 }
@@ -117,6 +120,16 @@ impl Figures {
                 sum.fetch_add(count, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Adds the cost of one answer. Nothing costs less than nothing.
+    pub fn add_cost(&self, cost: NanoUsd) {
+        self.cost_nanos.fetch_add(u64::try_from(cost.as_nanos()).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Cost so far.
+    pub fn cost(&self) -> NanoUsd {
+        NanoUsd::from_nanos(i64::try_from(self.cost_nanos.load(Ordering::Relaxed)).unwrap_or(i64::MAX))
     }
 
     /// Tokens so far, in the order of [`TOKEN_KINDS`].

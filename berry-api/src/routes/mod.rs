@@ -8,6 +8,8 @@ mod health;
 mod landing;
 mod metrics;
 mod models;
+#[cfg(feature = "observability")]
+mod prometheus;
 pub mod relay;
 mod responses;
 mod smart_ai;
@@ -19,7 +21,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::handler::Handler;
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::{MethodRouter, any, delete, get, post};
 use berry_core::config::snapshot::User;
@@ -67,6 +69,8 @@ pub fn router(app: Arc<App>) -> Router {
     table.add(Open, "/livez", get(health::live));
     table.add(Open, "/readyz", get(health::ready));
     table.add(Monitoring, "/metrics", get(metrics::json));
+    #[cfg(feature = "observability")]
+    table.add(Monitoring, "/prometheus", get(prometheus::page));
     table.add(Monitoring, "/smart-ai/weights", get(smart_ai::all));
     table.add(Monitoring, "/smart-ai/models/{model}/weights", get(smart_ai::one));
     table.add(Admin, "/admin/model-weights", get(admin::model_weights));
@@ -102,39 +106,56 @@ struct Table {
 
 impl Table {
     /// A path that is read. Another method is answered 405 before anybody asks for a token.
-    fn add(&mut self, access: Access, path: &str, methods: MethodRouter<Arc<App>>) {
+    fn add(&mut self, access: Access, path: &'static str, methods: MethodRouter<Arc<App>>) {
         self.add_methods(access, path, methods, "GET, HEAD");
     }
 
     /// A path that something is posted to.
-    fn add_post(&mut self, access: Access, path: &str, methods: MethodRouter<Arc<App>>) {
+    fn add_post(&mut self, access: Access, path: &'static str, methods: MethodRouter<Arc<App>>) {
         self.add_methods(access, path, methods, "POST");
     }
 
-    fn add_methods(&mut self, access: Access, path: &str, methods: MethodRouter<Arc<App>>, allow: &'static str) {
+    fn add_methods(
+        &mut self,
+        access: Access,
+        path: &'static str,
+        methods: MethodRouter<Arc<App>>,
+        allow: &'static str,
+    ) {
         let gate = from_fn_with_state((Arc::clone(&self.app), access), check);
         let methods = methods.route_layer(gate).fallback(move |request| method_not_allowed(request, allow));
+        let methods = methods.layer(map_response(move |response| named(response, path)));
         self.router = std::mem::take(&mut self.router).route(path, methods);
     }
 
     /// A path of something that an upstream keeps for a user.
-    fn add_kept(&mut self, path: &str, methods: MethodRouter<Arc<App>>, allow: &'static str) {
+    fn add_kept(&mut self, path: &'static str, methods: MethodRouter<Arc<App>>, allow: &'static str) {
         self.add_methods(Access::User, path, methods, allow);
     }
 
     /// A path with every method.
-    fn add_any<H, T>(&mut self, access: Access, path: &str, handler: H)
+    fn add_any<H, T>(&mut self, access: Access, path: &'static str, handler: H)
     where
         H: Handler<T, Arc<App>>,
         T: 'static,
     {
         let gate = from_fn_with_state((Arc::clone(&self.app), access), check);
-        self.router = std::mem::take(&mut self.router).route(path, any(handler).layer(gate));
+        self.router = std::mem::take(&mut self.router)
+            .route(path, any(handler).layer(gate).layer(map_response(move |response| named(response, path))));
     }
 
     fn finish(self) -> Router {
         self.router.fallback(not_found).with_state(self.app)
     }
+}
+
+/// The template of the route that answered; travels in the response's extensions.
+#[derive(Clone, Copy)]
+pub struct Template(pub &'static str);
+
+async fn named(mut response: Response, path: &'static str) -> Response {
+    response.extensions_mut().insert(Template(path));
+    response
 }
 
 /// Lets a request through to its handler, with its user where one is needed.

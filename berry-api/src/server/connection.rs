@@ -5,9 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use berry_core::time::Instant;
+use http::StatusCode;
 
 use crate::app::App;
 use crate::auth::Known;
+use crate::telemetry::metrics::{MethodLabel, Path};
+
+/// What a request is counted under whose client left before there was an answer.
+const CLIENT_LEFT: u16 = 499;
 
 /// One client connection. Its requests and its I/O guard share it; all of them run on the connection's own task, except the
 /// streams of HTTP/2.
@@ -41,12 +46,13 @@ impl Connection {
         }
     }
 
-    /// Counts a request until the result is dropped.
-    pub fn begin(self: &Arc<Self>) -> ActiveRequest {
+    /// Counts a request until the result is dropped; then it goes into the figures.
+    pub fn begin(self: &Arc<Self>, path: Path, method: MethodLabel) -> ActiveRequest {
         self.begun.fetch_add(1, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
         self.app.in_flight.fetch_add(1, Ordering::Relaxed);
-        ActiveRequest(Arc::clone(self))
+        let started = self.app.clock.now();
+        ActiveRequest { connection: Arc::clone(self), path, method, started, status: CLIENT_LEFT }
     }
 
     /// Asks for the rest of an unread body to be read away, for a while, when the connection closes.
@@ -76,13 +82,31 @@ impl Connection {
 }
 
 /// A request that is being served; lives in its answer's body.
-pub struct ActiveRequest(Arc<Connection>);
+pub struct ActiveRequest {
+    connection: Arc<Connection>,
+    path: Path,
+    method: MethodLabel,
+    started: Instant,
+    status: u16,
+}
+
+impl ActiveRequest {
+    /// Notes the status of its answer and, where only the router knew it, its path.
+    pub fn answered(&mut self, status: StatusCode, template: Option<&'static str>) {
+        self.status = status.as_u16();
+        if let (Path::Page(path), Some(template)) = (&mut self.path, template) {
+            *path = Some(template);
+        }
+    }
+}
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        let connection = &self.0;
-        connection.idle_since.store(connection.app.clock.now().as_nanos(), Ordering::Relaxed);
+        let connection = &self.connection;
+        let now = connection.app.clock.now();
+        connection.idle_since.store(now.as_nanos(), Ordering::Relaxed);
         connection.active.fetch_sub(1, Ordering::Relaxed);
         connection.app.in_flight.fetch_sub(1, Ordering::Relaxed);
+        connection.app.metrics.request(self.path, self.method, self.status, now.since(self.started));
     }
 }

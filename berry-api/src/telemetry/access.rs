@@ -79,22 +79,35 @@ fn milliseconds(duration: Duration) -> f64 {
 
 /// Takes finished requests. Off when the log filter hides the access line.
 #[derive(Clone, Debug, Default)]
-pub struct AccessLog(Option<LogWriter>);
+pub struct AccessLog {
+    writer: Option<LogWriter>,
+    hidden: bool,
+}
 
 impl AccessLog {
     /// Writes through `writer`.
     pub fn new(writer: LogWriter) -> Self {
-        Self(Some(writer))
+        Self { writer: Some(writer), hidden: false }
+    }
+
+    /// Writes nothing: the filter hides it. Other lines go through `writer`.
+    pub fn hidden(writer: LogWriter) -> Self {
+        Self { writer: Some(writer), hidden: true }
+    }
+
+    /// Lines of all kinds that the log could not take, since the start.
+    pub fn lines_dropped(&self) -> u64 {
+        self.writer.as_ref().map_or(0, LogWriter::dropped)
     }
 
     /// Whether a record would be written at all.
     pub fn is_on(&self) -> bool {
-        self.0.is_some()
+        self.writer.is_some() && !self.hidden
     }
 
     /// Hands over the record of a finished request.
     pub fn write(&self, record: AccessRecord) {
-        if let Some(writer) = &self.0 {
+        if let Some(writer) = self.writer.as_ref().filter(|_| !self.hidden) {
             writer.push(Item::Access(record));
         }
     }

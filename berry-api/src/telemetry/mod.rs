@@ -5,8 +5,20 @@
 
 pub mod access;
 pub mod format;
+#[cfg(feature = "observability")]
+pub mod prometheus;
 mod rotate;
+#[cfg(not(feature = "observability"))]
+mod unmeasured;
 pub mod writer;
+
+/// The figures that requests leave behind.
+pub mod metrics {
+    #[cfg(feature = "observability")]
+    pub use super::prometheus::{MethodLabel, Metrics, Path};
+    #[cfg(not(feature = "observability"))]
+    pub use super::unmeasured::{MethodLabel, Metrics, Path};
+}
 
 use std::io;
 use std::time::SystemTime;
@@ -47,7 +59,7 @@ pub fn init(settings: &Telemetry, rust_log: Option<&str>) -> io::Result<Logs> {
     let access = if tracing::enabled!(target: access::TARGET, Level::INFO) {
         AccessLog::new(writer.clone())
     } else {
-        AccessLog::default()
+        AccessLog::hidden(writer.clone())
     };
     Ok(Logs { writer, access })
 }

@@ -65,7 +65,9 @@ struct Shared {
     state: Mutex<State>,
     wake: Condvar,
     written: Condvar,
+    /// Since the last line that said so.
     dropped: AtomicU64,
+    dropped_ever: AtomicU64,
 }
 
 #[derive(Default)]
@@ -97,6 +99,7 @@ impl LogWriter {
             wake: Condvar::new(),
             written: Condvar::new(),
             dropped: AtomicU64::new(0),
+            dropped_ever: AtomicU64::new(0),
         });
         let writer = Self(Arc::clone(&shared));
         thread::Builder::new().name("berry-log".to_owned()).spawn(move || run(&shared, sinks))?;
@@ -109,6 +112,7 @@ impl LogWriter {
         if state.items.len() >= ITEMS_MAX {
             drop(state);
             self.0.dropped.fetch_add(1, Ordering::Relaxed);
+            self.0.dropped_ever.fetch_add(1, Ordering::Relaxed);
             return;
         }
         state.items.push(item);
@@ -117,6 +121,11 @@ impl LogWriter {
         if first {
             self.0.wake.notify_one();
         }
+    }
+
+    /// Items that did not fit, since the start.
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped_ever.load(Ordering::Relaxed)
     }
 
     /// Waits until everything pushed so far is on its sinks, for at most two seconds.

@@ -1,0 +1,274 @@
+//! Gathers every figure into one page.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
+
+use berry_core::operation::Operation;
+use berry_loadbalance::breaker::Phase;
+use berry_loadbalance::endpoint::{Endpoint, EndpointStats};
+use berry_loadbalance::figures::{Distribution, REQUEST_BOUNDS_MS, TOKEN_BOUNDS_MS, TOKEN_KINDS};
+use berry_loadbalance::outcome::FailureClass;
+use berry_loadbalance::pool::Pool;
+
+use super::page::{Format, Kind, Page};
+use super::{METHODS, Metrics, Route};
+use crate::app::{App, Runtime};
+
+/// Everything, now.
+pub fn scrape(app: &App, format: Format) -> String {
+    let runtime = app.runtime();
+    let mut page = Page::new(format);
+    app.metrics.write_requests(&mut page);
+    write_process(app, &mut page);
+    write_choices(&runtime, &mut page);
+    write_backends(app, &runtime, &mut page);
+    page.finish()
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+impl Metrics {
+    fn write_requests(&self, page: &mut Page) {
+        let pages = self.pages.lock().clone();
+        let calls = Operation::ALL.iter().zip(&self.calls).map(|(operation, route)| (template(*operation), route));
+        let routes: Vec<(&str, &Route)> = calls.chain(pages.iter().map(|(path, route)| (*path, &**route))).collect();
+        let series = || {
+            routes.iter().flat_map(|(path, route)| {
+                let methods = METHODS.iter().zip(&route.methods);
+                methods.filter_map(move |(method, series)| Some((*path, *method, series.get()?)))
+            })
+        };
+        page.family(
+            Kind::Counter,
+            "http_requests_total",
+            "Requests whose answer is over; 499 when the client left first.",
+        );
+        for (path, method, series) in series() {
+            for (place, count) in series.statuses.iter().enumerate().filter(|(_, count)| read(count) > 0) {
+                let status = (place + 100).to_string();
+                page.sample(&[("method", method), ("path", path), ("status", &status)], read(count));
+            }
+        }
+        page.family(
+            Kind::Histogram,
+            "http_request_duration_seconds",
+            "From the head of a request to the end of its answer.",
+        );
+        for (path, method, series) in series() {
+            page.histogram(&[("method", method), ("path", path)], &series.duration.read());
+        }
+        page.family(Kind::Counter, "berry_retries_total", "Attempts after the first of a request.");
+        page.sample(&[], read(&self.retries));
+        page.family(Kind::Counter, "berry_cancellations_total", "API calls whose client left first.");
+        page.sample(&[], read(&self.cancellations));
+    }
+}
+
+/// The path of an operation, without its query.
+fn template(operation: Operation) -> &'static str {
+    let path = operation.path();
+    path.split_once('?').map_or(path, |(path, _)| path)
+}
+
+fn write_process(app: &App, page: &mut Page) {
+    page.family(Kind::Gauge, "http_requests_in_flight", "Requests whose answer is not over.");
+    page.sample(&[], read(&app.in_flight));
+    page.family(Kind::Gauge, "berry_build_info", "Always 1; the label says which version runs.");
+    page.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    page.family(Kind::Gauge, "berry_start_time_seconds", "When the process started, Unix time.");
+    page.sample(&[], app.wall.start.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+    page.family(Kind::Gauge, "berry_buffered_bytes", "Bytes of bodies and answers that are held.");
+    page.sample(&[], app.buffers.held());
+    page.family(
+        Kind::Counter,
+        "berry_log_lines_dropped_total",
+        "Log lines that did not fit into the queue of the writer.",
+    );
+    page.sample(&[], app.log_lines_dropped());
+    page.family(Kind::Gauge, "berry_config_generation", "Number of the configuration in force.");
+    page.sample(&[], app.generations.number());
+    page.family(Kind::Gauge, "berry_config_last_reload_success", "0 while the last reload was refused, else 1.");
+    page.sample(&[], u8::from(app.generations.failure().is_none()));
+    page.family(Kind::Counter, "berry_config_reload_failures_total", "Reloads that were refused.");
+    page.sample(&[], app.generations.failures());
+}
+
+fn write_choices(runtime: &Runtime, page: &mut Page) {
+    let pools: Vec<&Pool> = runtime.selector.pools().map(AsRef::as_ref).collect();
+    page.family(Kind::Counter, "load_balance_selections_total", "Choices of a backend, one for each attempt.");
+    for pool in &pools {
+        let mut by_provider: BTreeMap<&str, u64> = BTreeMap::new();
+        for endpoint in pool.endpoints() {
+            *by_provider.entry(endpoint.backend().provider.id.as_str()).or_default() += endpoint.stats().selections;
+        }
+        let (model, strategy) = (pool.model().name.as_str(), pool.model().strategy.as_str());
+        for (provider, selections) in by_provider {
+            page.sample(&[("model", model), ("strategy", strategy), ("provider", provider)], selections);
+        }
+    }
+    page.family(Kind::Counter, "berry_panic_selections_total", "Choices made although too few backends were healthy.");
+    for pool in &pools {
+        page.sample(&[("model", pool.model().name.as_str())], pool.panics());
+    }
+}
+
+/// One upstream model of a provider, over all pools that it is in: sums of what grows, the worst of what is a state.
+struct Row {
+    enabled: bool,
+    healthy: bool,
+    circuit: u8,
+    confidence: f64,
+    in_flight: u64,
+    stats: EndpointStats,
+    latency: Distribution,
+    ttft: Distribution,
+    token_time: Distribution,
+    tokens: [u64; TOKEN_KINDS.len()],
+    cost_usd: f64,
+}
+
+impl Default for Row {
+    fn default() -> Self {
+        let none = |bounds_ms: &'static [u64]| Distribution {
+            bounds_ms,
+            buckets: vec![0; bounds_ms.len() + 1],
+            sum: std::time::Duration::ZERO,
+        };
+        Self {
+            enabled: false,
+            healthy: true,
+            circuit: 0,
+            confidence: 1.0,
+            in_flight: 0,
+            stats: EndpointStats::default(),
+            latency: none(REQUEST_BOUNDS_MS),
+            ttft: none(REQUEST_BOUNDS_MS),
+            token_time: none(TOKEN_BOUNDS_MS),
+            tokens: [0; TOKEN_KINDS.len()],
+            cost_usd: 0.0,
+        }
+    }
+}
+
+impl Row {
+    fn add(&mut self, endpoint: &Endpoint, used: bool, now: berry_core::time::Instant) {
+        let (stats, figures) = (endpoint.stats(), endpoint.figures());
+        if used && endpoint.backend().enabled {
+            self.enabled = true;
+            self.healthy &= endpoint.is_healthy(now);
+            self.circuit = self.circuit.max(circuit(endpoint.circuit().phase));
+            self.confidence = self.confidence.min(endpoint.confidence(now));
+        }
+        self.in_flight += u64::from(stats.in_flight);
+        self.stats.successes += stats.successes;
+        self.stats.caller_faults += stats.caller_faults;
+        self.stats.cancellations += stats.cancellations;
+        for (sum, count) in self.stats.failures.iter_mut().zip(stats.failures) {
+            *sum += count;
+        }
+        self.latency.add(&figures.latency.read());
+        self.ttft.add(&figures.ttft.read());
+        self.token_time.add(&figures.token_time.read());
+        for (sum, count) in self.tokens.iter_mut().zip(figures.tokens()) {
+            *sum += count;
+        }
+        self.cost_usd += figures.cost().as_nanos() as f64 / 1e9;
+    }
+}
+
+/// 0 closed, 1 half-open (also while traffic grows back), 2 open.
+fn circuit(phase: Phase) -> u8 {
+    match phase {
+        Phase::Closed { .. } => 0,
+        Phase::HalfOpen { .. } | Phase::Recovering { .. } => 1,
+        Phase::Open { .. } => 2,
+    }
+}
+
+fn label<'a>(key: &(&'a str, &'a str)) -> [(&'static str, &'a str); 2] {
+    [("provider", key.0), ("model", key.1)]
+}
+
+/// A flat list, one family after the other.
+fn write_backends(app: &App, runtime: &Runtime, page: &mut Page) {
+    let now = app.clock.now();
+    let mut rows: BTreeMap<(&str, &str), Row> = BTreeMap::new();
+    let pools: Vec<&Pool> = runtime.selector.pools().map(AsRef::as_ref).collect();
+    for pool in &pools {
+        for endpoint in pool.endpoints() {
+            let id = &endpoint.backend().id;
+            let row = rows.entry((id.provider.as_str(), id.upstream.as_str())).or_default();
+            row.add(endpoint, pool.model().enabled && endpoint.backend().provider.enabled, now);
+        }
+    }
+    let in_use = || rows.iter().filter(|(_, row)| row.enabled);
+    page.family(Kind::Gauge, "backend_health_status", "1 while it is healthy in every model that uses it, else 0.");
+    for (key, row) in in_use() {
+        page.sample(&label(key), u8::from(row.healthy));
+    }
+    page.family(Kind::Gauge, "circuit_breaker_state", "0 closed, 1 half-open, 2 open; the worst of its models.");
+    for (key, row) in in_use() {
+        page.sample(&label(key), row.circuit);
+    }
+    page.family(Kind::Gauge, "smart_ai_confidence_score", "Confidence of smart_ai, 0 to 1; the worst of its models.");
+    for (key, row) in in_use() {
+        page.sample(&label(key), row.confidence);
+    }
+    page.family(Kind::Gauge, "berry_backend_requests_in_flight", "Attempts under way.");
+    for (key, row) in &rows {
+        page.sample(&label(key), row.in_flight);
+    }
+    page.family(
+        Kind::Counter,
+        "backend_request_count_total",
+        "Attempts that ended with something to learn of the backend.",
+    );
+    for (key, row) in &rows {
+        page.sample(&label(key), row.stats.requests());
+    }
+    page.family(Kind::Counter, "backend_error_count_total", "Of these, failures, by class.");
+    for (key, row) in &rows {
+        let [provider, model] = label(key);
+        for class in FailureClass::ALL {
+            page.sample(&[provider, model, ("class", class.as_str())], row.stats.failures[class.index()]);
+        }
+    }
+    page.family(Kind::Counter, "berry_backend_cancellations_total", "Attempts that were given up.");
+    for (key, row) in &rows {
+        page.sample(&label(key), row.stats.cancellations);
+    }
+    page.family(Kind::Histogram, "backend_latency_seconds", "Successful attempts, to their end.");
+    for (key, row) in &rows {
+        page.histogram(&label(key), &row.latency);
+    }
+    page.family(Kind::Histogram, "berry_ttft_seconds", "Streamed requests, from their head to the first content.");
+    for (key, row) in &rows {
+        page.histogram(&label(key), &row.ttft);
+    }
+    page.family(
+        Kind::Histogram,
+        "berry_inter_token_seconds",
+        "Streamed answers: time for each token after the first, on average.",
+    );
+    for (key, row) in &rows {
+        page.histogram(&label(key), &row.token_time);
+    }
+    page.family(
+        Kind::Counter,
+        "berry_tokens_total",
+        "Tokens that upstreams reported; cached and cache_write are parts of input, reasoning of output.",
+    );
+    for (key, row) in &rows {
+        let [provider, model] = label(key);
+        for (kind, count) in TOKEN_KINDS.iter().zip(row.tokens) {
+            page.sample(&[provider, model, ("kind", kind)], count);
+        }
+    }
+    page.family(Kind::Counter, "berry_cost_usd_total", "Cost of finished requests, as far as prices are known.");
+    for (key, row) in &rows {
+        page.sample(&label(key), row.cost_usd);
+    }
+}
