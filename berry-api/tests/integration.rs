@@ -20,6 +20,8 @@ mod changes;
 mod connections;
 #[path = "integration/cors.rs"]
 mod cors;
+#[path = "integration/embeddings.rs"]
+mod embeddings;
 #[path = "integration/errors.rs"]
 mod errors;
 #[path = "integration/exact.rs"]
@@ -51,6 +53,8 @@ mod prober;
 mod relay;
 #[path = "integration/reload.rs"]
 mod reload;
+#[path = "integration/repair.rs"]
+mod repair;
 #[path = "integration/responses.rs"]
 mod responses;
 #[path = "integration/simulation.rs"]

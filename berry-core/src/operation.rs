@@ -149,6 +149,11 @@ impl Operation {
         })
     }
 
+    /// Whether it asks for vectors, which mean something among those of the same model only.
+    pub const fn makes_vectors(self) -> bool {
+        matches!(self, Self::Embeddings | Self::EmbedContent | Self::BatchEmbedContents)
+    }
+
     /// Whether the call itself asks for a stream; elsewhere the body does.
     pub const fn always_streams(self) -> bool {
         matches!(self, Self::StreamGenerateContent | Self::StreamGenerateContentArray)

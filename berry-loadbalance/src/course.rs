@@ -102,6 +102,11 @@ impl Course {
         &self.barred
     }
 
+    /// Bars further positions, for a reason of the request's own.
+    pub fn bar(&mut self, positions: impl Iterator<Item = usize>) {
+        self.barred.extend(positions);
+    }
+
     /// Only a context window larger than this will do, for [`crate::eligibility::Hints::window_above`].
     pub fn window_above(&self) -> Option<u64> {
         self.window_above

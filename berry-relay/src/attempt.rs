@@ -25,6 +25,7 @@ use crate::body::Chunks;
 use crate::buffer::BufferPermit;
 use crate::client::{ConnectTimeout, Upstream};
 use crate::decode::Decoder;
+use crate::dialect::embeddings::{self, Encoding};
 use crate::dialect::translate::{self, Translation};
 use crate::disposition::{self, Disposition};
 use crate::error::ForwardError;
@@ -36,7 +37,7 @@ use crate::pool::{Choice, PooledBody, SendError};
 use crate::prepare::{self, Prepared, PublicModel};
 use crate::stream::{EventStream, Treatment};
 use crate::upstream_body::UpstreamBody;
-use crate::{headers, meter, retry_after};
+use crate::{headers, meter, repair, retry_after};
 
 /// Longest error body that is passed on.
 const ERROR_BODY_MAX: usize = 1024 * 1024;
@@ -147,7 +148,8 @@ pub(crate) async fn run(
         None => exchange.operation,
     };
     exchange.loss = None;
-    let attempt = Attempt { relay, upstream, operation, translation, streams, sent_at, deadline, backend };
+    let encoding = request.body.encoding();
+    let attempt = Attempt { relay, upstream, operation, translation, streams, encoding, sent_at, deadline, backend };
     match attempt.send(request, exchange).await {
         Ok((head, reply)) => {
             lease.learn_remaining(retry_after::remaining(&head.headers), exchange.now());
@@ -182,6 +184,8 @@ struct Attempt<'a> {
     /// For a backend of another dialect than the client's.
     translation: Option<Box<Translation>>,
     streams: bool,
+    /// How the client wants vectors to be written.
+    encoding: Encoding,
     sent_at: Instant,
     /// End of the time for the whole request.
     deadline: Deadline,
@@ -298,19 +302,32 @@ impl Attempt<'_> {
         exchange.edited = std::mem::take(&mut prepared.edited);
         let (head, incoming) = self.exchange_heads(request, prepared, exchange).await?;
         self.note_acceptance(&head, request, exchange);
-        if !(usage_was_added && head.status == StatusCode::BAD_REQUEST) {
+        let may_repair = self.backend.provider.repair || request.model.repair;
+        if !(usage_was_added || may_repair) || !repair::is_refusal(head.status) {
             return self.reply(head, incoming, usage_was_added, exchange).await;
         }
-        // The refusal may be of what we added: then the client's own request has not been answered yet.
+        // The refusal may be of what we added, or of what can be left out: then the request has not been answered yet.
         let held = self.hold(&head, incoming, ERROR_BODY_MAX, exchange).await?;
-        if !names_stream_options(&held.chunks) {
+        if usage_was_added && names_stream_options(&held.chunks) {
+            self.upstream.note_refused_stream_options(&self.backend.id.upstream);
+        } else if !(may_repair && self.learn(head.status, &held.chunks)) {
             return Ok((head, Reply::Held(held.chunks, held.permit)));
         }
-        self.upstream.note_refused_stream_options(&self.backend.id.upstream);
-        let prepared = self.prepared(request, exchange)?;
+        let mut prepared = self.prepared(request, exchange)?;
+        let usage_was_added = prepared.usage_was_added;
+        exchange.edited = std::mem::take(&mut prepared.edited);
         let (head, incoming) = Box::pin(self.exchange_heads(request, prepared, exchange)).await?;
         self.note_acceptance(&head, request, exchange);
-        self.reply(head, incoming, false, exchange).await
+        self.reply(head, incoming, usage_was_added, exchange).await
+    }
+
+    /// Remembers what an error answer asks to be left out; whether that is new, so that asking again may help.
+    fn learn(&self, status: StatusCode, body: &Chunks) -> bool {
+        let fix = repair::asked(status, &body.slice(0..body.len().min(ERROR_BODY_READ_MAX)));
+        fix.is_some_and(|fix| {
+            tracing::debug!(backend = %self.backend.id, ?fix, "a refused parameter is left out from now on");
+            self.upstream.repairs.note(&self.backend.id.upstream, fix)
+        })
     }
 
     /// From here on the request is paid for, whatever becomes of its answer.
@@ -367,6 +384,7 @@ impl Attempt<'_> {
         if provider.upstream.dialect() == Dialect::Anthropic {
             headers::default_version(&mut headers);
         }
+        repair::apply_to_headers(&mut headers, &self.upstream.repairs.of(&self.backend.id.upstream));
         for edits in [&request.model.edits, &self.backend.edits] {
             for (name, value) in &edits.extra_headers {
                 headers.insert(name, value.clone());
@@ -431,6 +449,7 @@ impl Attempt<'_> {
         exchange.ttft = Some(exchange.now().since(exchange.started));
         exchange.usage = meter::usage_of_answer(&held.chunks, &members);
         if let Some(translation) = &self.translation {
+            exchange.usage = translation.estimated_usage().unwrap_or(exchange.usage);
             let answer = translation.answer(&held.chunks.into_bytes()).map_err(|error| self.bad(error.to_string()))?;
             let headers = headers::translated(&head.headers, "application/json");
             return Ok((Head { headers, ..head }, Reply::Held(Chunks::from(answer), held.permit)));
@@ -443,6 +462,12 @@ impl Attempt<'_> {
             Some(edit) => held.chunks.splice(&mut [edit]),
             None => held.chunks,
         };
+        // Some servers ignore in which form vectors are asked for, and clients cannot read the other one.
+        let chunks = match self.operation {
+            Operation::Embeddings => embeddings::in_encoding(chunks, self.encoding),
+            _ => Ok(chunks),
+        };
+        let chunks = chunks.map_err(|error| self.bad(error.to_string()))?;
         Ok((head, Reply::Held(chunks, held.permit)))
     }
 

@@ -35,6 +35,7 @@ use tokio::net::TcpStream;
 use tower_service::Service;
 
 use crate::pool::Pool;
+use crate::repair::Repairs;
 use crate::target;
 
 /// First TCP keep-alive probe on a silent connection; long plain answers depend on it.
@@ -92,6 +93,8 @@ pub(crate) struct Upstream {
     /// Backends that refused `stream_options`, which we had added.
     refuses_stream_options: Mutex<HashSet<UpstreamModel>>,
     any_refuses_stream_options: AtomicBool,
+    /// What was learnt from refusals.
+    pub(crate) repairs: Repairs,
 }
 
 /// What connections depend on; while it stays the same, a reload keeps them.
@@ -208,6 +211,7 @@ fn prepare(provider: &Provider, pool: Arc<Pool>, made_for: MadeFor) -> Upstream 
         urls,
         refuses_stream_options: Mutex::default(),
         any_refuses_stream_options: AtomicBool::new(false),
+        repairs: Repairs::default(),
     }
 }
 

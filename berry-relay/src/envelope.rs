@@ -7,10 +7,12 @@ use bytes::Bytes;
 use smallvec::{SmallVec, smallvec};
 
 use crate::body::{Chunks, Edit};
+use crate::dialect::embeddings::Encoding;
 use crate::json::{Cursor, JsonError, Kind, Member, Members, Scanner, quote, unquote};
 
 /// The members that are looked at.
-pub const MEMBERS: &[&str] = &["model", "stream", "backend", "stream_options", "previous_response_id"];
+pub const MEMBERS: &[&str] =
+    &["model", "stream", "backend", "stream_options", "previous_response_id", "encoding_format"];
 
 /// Longest string that is read, as it is written. Names are short; what is not need not be copied to be refused.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -29,6 +31,8 @@ pub struct Envelope {
     pub backend: Option<String>,
     /// The earlier response that it goes on from.
     pub previous_response: Option<String>,
+    /// How vectors are to be written.
+    pub encoding: Encoding,
     /// Whether the client itself asks for usage on its stream.
     pub wants_usage: bool,
     /// Where the model's name stands; Gemini names it in the URL and in some bodies once more.
@@ -146,6 +150,7 @@ impl Envelope {
                 .filter(|member| member.kind == Kind::String)
                 .map(|member| text(body, member))
                 .transpose()?,
+            encoding: encoding(body, &members),
             wants_usage,
             model_values: smallvec![model_member.value.clone()],
             model_prefix: "",
@@ -174,6 +179,7 @@ impl Envelope {
             stream: operation.always_streams(),
             backend: backend.map(|member| text(body, member)).transpose()?,
             previous_response: None,
+            encoding: Encoding::Float,
             wants_usage: true,
             model_values: gemini_models(body, operation),
             model_prefix: GEMINI_MODEL_PREFIX,
@@ -278,6 +284,11 @@ fn text(body: &Chunks, member: &Member) -> Result<String, EnvelopeError> {
         return Err(bad(format!("it is longer than {TEXT_BYTES_MAX} bytes")));
     }
     unquote(&body.slice(member.value.clone())).map_err(|error| bad(error.to_string()))
+}
+
+fn encoding(body: &Chunks, members: &Members) -> Encoding {
+    let value = members.get("encoding_format").map(|member| body.slice(member.value.clone()));
+    if value.as_deref() == Some(b"\"base64\"") { Encoding::Base64 } else { Encoding::Float }
 }
 
 fn is_true(body: &Chunks, value: &Range<usize>) -> bool {

@@ -26,6 +26,7 @@ use crate::buffer::{BufferBudget, BufferPermit};
 use crate::client::Upstreams;
 use crate::clock::Clock;
 use crate::conversation;
+use crate::dialect::embeddings::Encoding;
 use crate::dialect::translate::{self, Decoded};
 use crate::envelope::Envelope;
 use crate::error::ForwardError;
@@ -126,6 +127,14 @@ impl RequestBody {
         match self {
             Self::Json { body, .. } => Some(body),
             Self::Form(_) => None,
+        }
+    }
+
+    /// How the client wants vectors to be written.
+    pub(crate) fn encoding(&self) -> Encoding {
+        match self {
+            Self::Json { envelope, .. } => envelope.encoding,
+            Self::Form(_) => Encoding::Float,
         }
     }
 
@@ -262,6 +271,9 @@ impl Relay {
                 && self.selector.may_retry(&request.model.id, exchange.now());
             tracing::debug!(request_id = exchange.request_id.as_str(), error = %setback.error, may_go_on, "attempt failed");
             course.note(&told, &request.model, exchange.now());
+            if exchange.operation.makes_vectors() && !request.model.interchangeable {
+                course.bar(other_models(&request.model, position));
+            }
             errors.note(setback);
             if !may_go_on {
                 return errors.give_up(ForwardError::Internal("no attempt was made".to_owned()), exchange);
@@ -301,6 +313,13 @@ impl Relay {
         );
         Ok(lease)
     }
+}
+
+/// Positions of the backends that ask for another model than the one at `position`.
+fn other_models(model: &Model, position: usize) -> impl Iterator<Item = usize> {
+    let asked = &model.backends[position].id.upstream;
+    let others = model.backends.iter().enumerate().filter(move |(_, backend)| backend.id.upstream != *asked);
+    others.map(|(position, _)| position)
 }
 
 /// The end of the time that a request has.

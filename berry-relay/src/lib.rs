@@ -26,6 +26,7 @@ pub mod params;
 mod pool;
 mod prepare;
 pub mod probe;
+mod repair;
 mod retry_after;
 pub mod sse;
 mod stream;

@@ -35,6 +35,8 @@ pub enum How {
     Overridden,
     /// The client's value was taken out.
     Dropped,
+    /// It was left out or said in another way, because the upstream had refused it.
+    Repaired,
 }
 
 impl How {
@@ -44,6 +46,7 @@ impl How {
             Self::Defaulted => "defaulted",
             Self::Overridden => "overridden",
             Self::Dropped => "dropped",
+            Self::Repaired => "repaired",
         }
     }
 }
@@ -239,6 +242,13 @@ impl Changes<'_> {
     fn note(&mut self, name: String, how: How) {
         self.edited.push(Edited { name, how });
     }
+}
+
+/// The edits that take one member out of an object.
+pub(crate) fn removal(text: &[u8], name: &str) -> Vec<Edit> {
+    let mut changes = Changes { edits: Vec::new(), edited: &mut Vec::new() };
+    Rules { drop: vec![name], ..Rules::default() }.walk(text, 0, "", &mut changes);
+    changes.edits
 }
 
 fn find<'a>(parameters: &[(Cow<'_, str>, &'a [u8])], name: &str) -> Option<&'a [u8]> {

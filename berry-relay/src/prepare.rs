@@ -16,6 +16,7 @@ use crate::exchange::Facts;
 use crate::forward::{RelayRequest, RequestBody};
 use crate::json::{Kind as JsonKind, Members, Scanner, quote};
 use crate::params::{Control, Edited};
+use crate::repair;
 use crate::sse::Event;
 use crate::upstream_body::UpstreamBody;
 
@@ -55,6 +56,7 @@ pub(crate) fn request(
             let mut edited = Vec::new();
             let control = Control::new(&request.model.edits, &backend.edits, operation, &backend.provider.upstream);
             let body = control.apply(body, &mut edited);
+            let body = repair::apply(body, &upstream.repairs.of(&backend.id.upstream), &mut edited);
             Ok(Prepared { body: UpstreamBody::from(body), usage_was_added, edited })
         }
         RequestBody::Form(form) => {
@@ -97,6 +99,7 @@ pub(crate) fn translated(
     let mut edited = Vec::new();
     let control = Control::new(&request.model.edits, &backend.edits, operation, &backend.provider.upstream);
     let body = control.apply(body, &mut edited);
+    let body = repair::apply(body, &upstream.repairs.of(&backend.id.upstream), &mut edited);
     Ok(Prepared { body: UpstreamBody::from(body), usage_was_added, edited })
 }
 

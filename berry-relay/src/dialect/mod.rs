@@ -10,6 +10,7 @@
 
 pub mod anthropic_messages;
 pub mod capability;
+pub mod embeddings;
 pub mod error;
 pub mod gemini_generate;
 pub mod history;

@@ -1,11 +1,15 @@
 //! Which calls can be translated to which upstreams, and the course of one translation.
 
+use std::sync::Arc;
+
 use berry_core::config::snapshot::{Backend, Provider};
 use berry_core::operation::{Dialect, Operation};
+use berry_core::usage::Usage;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 
 use super::anthropic_messages::AnthropicMessages;
+use super::embeddings;
 use super::gemini_generate::GeminiGenerate;
 use super::ir::{Block, Delta, Event, Part, Request, ToolCall};
 use super::loss::{Losses, Reason};
@@ -45,6 +49,7 @@ fn client_wire(operation: Operation) -> Option<Wire> {
 /// The dialects that a call can be translated to, beside its own.
 pub fn reachable(operation: Operation) -> &'static [Dialect] {
     match client_wire(operation) {
+        None if operation == Operation::Embeddings => &[Dialect::Gemini],
         None => &[],
         Some(Wire::OpenAiChat | Wire::OpenAiResponses) => &[Dialect::Anthropic, Dialect::Gemini],
         Some(Wire::AnthropicMessages) => &[Dialect::OpenAi, Dialect::Gemini],
@@ -58,6 +63,7 @@ pub fn upstream_operation(operation: Operation, dialect: Dialect, streams: bool)
         return operation;
     }
     match dialect {
+        _ if operation == Operation::Embeddings => Operation::BatchEmbedContents,
         Dialect::OpenAi => Operation::ChatCompletions,
         Dialect::Anthropic => Operation::Messages,
         Dialect::Gemini if streams => Operation::StreamGenerateContent,
@@ -72,6 +78,8 @@ pub struct Decoded {
     losses: Losses,
     /// Tokens of its input, roughly.
     estimate: u64,
+    /// For a request for vectors, what it asks for; nothing of the rest is meant then.
+    vectors: Option<Arc<embeddings::Request>>,
 }
 
 impl Decoded {
@@ -80,6 +88,12 @@ impl Decoded {
     /// # Errors
     /// [`Malformed`]: not a request of its dialect.
     pub fn read(operation: Operation, streams: bool, body: &Bytes) -> Result<Self, Malformed> {
+        if operation == Operation::Embeddings {
+            let vectors = embeddings::Request::read(body)?;
+            let estimate = vectors.estimate();
+            let (request, losses) = (Request::default(), Losses::default());
+            return Ok(Self { request, losses, estimate, vectors: Some(Arc::new(vectors)) });
+        }
         let codec = client_wire(operation).map(codec);
         let codec = codec.ok_or_else(|| Malformed::new("", "this call cannot be translated"))?;
         let mut losses = Losses::default();
@@ -87,7 +101,7 @@ impl Decoded {
         // Gemini says it in the path.
         request.stream = streams;
         let estimate = estimate(&request);
-        Ok(Self { request, losses, estimate })
+        Ok(Self { request, losses, estimate, vectors: None })
     }
 }
 
@@ -173,6 +187,7 @@ pub struct Translation {
     issuer: String,
     /// Names of tools as the upstream was told them, with those of the client, where they differ.
     names: Vec<(String, String)>,
+    vectors: Option<Arc<embeddings::Request>>,
 }
 
 impl Translation {
@@ -189,11 +204,13 @@ impl Translation {
             estimated_input: decoded.estimate,
         };
         Some(Self {
-            client: codec(client_wire(operation)?),
-            upstream: codec(client_wire(upstream)?),
+            // A request for vectors shares the form of errors with these.
+            client: codec(client_wire(operation).unwrap_or(Wire::OpenAiChat)),
+            upstream: codec(client_wire(upstream).unwrap_or(Wire::GeminiGenerate)),
             reply,
             issuer: issuer_of(&backend.provider),
             names: names(&decoded.request),
+            vectors: decoded.vectors.clone(),
         })
     }
 
@@ -209,6 +226,9 @@ impl Translation {
         ask_usage: bool,
         losses: &mut Losses,
     ) -> Result<Chunks, Malformed> {
+        if let Some(vectors) = &decoded.vectors {
+            return Ok(vectors.for_gemini(model, losses));
+        }
         losses.extend(&decoded.losses);
         let mut request = decoded.request.clone();
         claim(&mut request, &self.issuer, losses);
@@ -217,11 +237,20 @@ impl Translation {
         self.upstream.encode_request(&request, &target, losses)
     }
 
+    /// What was used, where the upstream's answer has no place to say it.
+    pub fn estimated_usage(&self) -> Option<Usage> {
+        let input_tokens = Some(self.vectors.as_ref()?.estimate());
+        Some(Usage { input_tokens, estimated: true, ..Usage::default() })
+    }
+
     /// The client's form of a plain answer.
     ///
     /// # Errors
     /// [`Malformed`]: it is no answer.
     pub fn answer(&self, body: &Bytes) -> Result<Bytes, Malformed> {
+        if let Some(vectors) = &self.vectors {
+            return vectors.answer(body, self.reply.model.as_ref().unwrap_or(&self.reply.asked_model));
+        }
         let mut response = self.upstream.decode_response(body)?;
         for part in response.candidates.iter_mut().flat_map(|candidate| &mut candidate.parts) {
             match part {
