@@ -6,6 +6,7 @@
 mod check;
 mod generate;
 mod metrics;
+mod mock;
 mod output;
 mod simulate;
 mod upstream;
@@ -55,6 +56,8 @@ enum Command {
     },
     /// Show the figures of a running server.
     Metrics(metrics::Arguments),
+    /// Serve a scripted upstream that answers like a vendor and fails on request.
+    Mock(mock::Arguments),
     /// Run a strategy against scripted upstreams under a virtual clock.
     Simulate(simulate::Arguments),
 }
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::HealthCheck { config, provider } => upstream::health_check(&config, provider.as_deref()),
         Command::TestBackend { config, provider, model } => upstream::test_backend(&config, &provider, &model),
         Command::Metrics(arguments) => metrics::run(&arguments),
+        Command::Mock(arguments) => mock::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
     };
     finish(cli.json, result)

@@ -1,8 +1,10 @@
 //! The commands as a user types them: exit code, what is printed where, what to do next.
 #![expect(clippy::unwrap_used, reason = "a test panics where it must")]
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const DEMO: &str = r#"
 [users.admin]
@@ -263,4 +265,40 @@ fn a_scenario_that_cannot_be_used_is_told_with_every_problem_and_its_place() {
     }
     let wrong = place.run(&["simulate", "s.toml", "--strategy", "fastest"]);
     assert!(wrong.code == Some(2) && wrong.err.contains("the strategies are: weighted_random"), "{}", wrong.err);
+}
+
+#[test]
+fn mock_serves_a_script_and_fails_as_told() {
+    let place = Place::new();
+    place.write("upstream.toml", "models = [\"one\"]\nfault_scope = \"all\"\n");
+    let mut server = Command::new(env!("CARGO_BIN_EXE_berry-cli"))
+        .args(["mock", "--listen", "127.0.0.1:0", "--script", "upstream.toml", "--fault", "none,status:503:9"])
+        .current_dir(place.0.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("the mock listens at http://").unwrap().to_owned();
+    let get = || {
+        let mut tcp = TcpStream::connect(&address).unwrap();
+        tcp.write_all(b"GET /v1/models HTTP/1.1\r\nhost: mock\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        tcp.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let (good, bad) = (get(), get());
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(good.starts_with("HTTP/1.1 200") && good.contains("\"one\""), "{good}");
+    assert!(bad.starts_with("HTTP/1.1 503") && bad.contains("retry-after: 9"), "{bad}");
+}
+
+#[test]
+fn mock_says_what_is_wrong_with_a_script() {
+    let place = Place::new();
+    place.write("upstream.toml", "fault = [\"hang\"]\n");
+    let run = run_in(place.0.path(), &["mock", "--script", "upstream.toml"]);
+    assert_eq!(run.code, Some(2));
+    assert!(run.err.contains("upstream.toml") && run.err.contains("fault"), "{}", run.err);
 }
