@@ -201,3 +201,26 @@ async fn errors_have_geminis_envelope_on_every_path() {
     }
     assert!(mock.requests().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_gemini_client_gets_its_framing_from_a_backend_of_another_dialect_too() {
+    let config = CONFIG.replace(
+        "base_url = \"https://generativelanguage.googleapis.com\"",
+        "base_url = \"https://chat.test/v1\"\nbackend_type = \"openai\"",
+    );
+    let mock = Mock::new(Script::default());
+    let dial = mock.clone();
+    let dials = HashMap::from([("google".into(), Arc::new(move || dial.connect()) as Dial)]);
+    let gateway = TestGateway::with(&config, AccessLog::default(), dials);
+    let events = post(&gateway, "/v1beta/models/flash:streamGenerateContent?alt=sse", ASK).await;
+    assert_eq!(events.header("content-type"), "text/event-stream");
+    let array = post(&gateway, "/v1beta/models/flash:streamGenerateContent", ASK).await;
+    assert_eq!(array.header("content-type"), "application/json");
+    let chunks = array.json();
+    let last = chunks.as_array().unwrap().last().unwrap();
+    assert_eq!(last["candidates"][0]["finishReason"], "STOP", "{chunks}");
+    assert!(last["usageMetadata"]["totalTokenCount"].as_u64().unwrap() > 0, "{last}");
+    let plain = post(&gateway, "/v1beta/models/flash:generateContent", ASK).await.json();
+    assert!(!plain["candidates"][0]["content"]["parts"][0]["text"].as_str().unwrap().is_empty());
+    assert!(mock.requests().iter().all(|seen| seen.path_and_query == "/v1/chat/completions"));
+}
