@@ -303,13 +303,18 @@ impl Attempt<'_> {
         let (head, incoming) = self.exchange_heads(request, prepared, exchange).await?;
         self.note_acceptance(&head, request, exchange);
         let may_repair = self.backend.provider.repair || request.model.repair;
-        if !(usage_was_added || may_repair) || !repair::is_refusal(head.status) {
+        let has_state =
+            self.translation.is_some() && request.decoded.as_ref().is_some_and(|decoded| decoded.has_state());
+        if !(usage_was_added || may_repair || has_state) || !repair::is_refusal(head.status) {
             return self.reply(head, incoming, usage_was_added, exchange).await;
         }
         // The refusal may be of what we added, or of what can be left out: then the request has not been answered yet.
         let held = self.hold(&head, incoming, ERROR_BODY_MAX, exchange).await?;
         if usage_was_added && names_stream_options(&held.chunks) {
             self.upstream.note_refused_stream_options(&self.backend.id.upstream);
+        } else if has_state && names_signature(&held.chunks) {
+            // Signatures may have lost their value, with a key or a region. Without them the question can still be answered.
+            request.decoded.iter_mut().for_each(|decoded| decoded.forget_state());
         } else if !(may_repair && self.learn(head.status, &held.chunks)) {
             return Ok((head, Reply::Held(held.chunks, held.permit)));
         }
@@ -645,6 +650,12 @@ impl Attempt<'_> {
 fn names_stream_options(body: &Chunks) -> bool {
     let text = body.slice(0..body.len());
     memchr::memmem::find(&text, b"stream_options").is_some() || memchr::memmem::find(&text, b"include_usage").is_some()
+}
+
+/// Whether an error body complains about a signature of earlier thoughts.
+fn names_signature(body: &Chunks) -> bool {
+    let text = body.slice(0..body.len().min(ERROR_BODY_READ_MAX)).to_ascii_lowercase();
+    memchr::memmem::find(&text, b"signature").is_some()
 }
 
 fn is_connect_timeout(error: &(dyn std::error::Error + 'static)) -> bool {

@@ -427,3 +427,26 @@ async fn a_responses_client_and_a_gemini_client_reach_claude_too() {
     assert_eq!(answer.status, 200, "{:?}", answer.body);
     assert_eq!(answer.json()["candidates"][0]["content"]["parts"][0]["text"], "Sunny.");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_signature_that_its_issuer_refuses_is_left_out_and_the_request_sent_once_more() {
+    let rig_one = rig(streamed(CLAUDE_STREAM), Script::default());
+    let ask = json!({"model": "claude", "stream": true, "messages": [{"role": "user", "content": "Hi"}]});
+    let blocks = events(&rig_one.chat(&ask).await)[2]["choices"][0]["delta"]["thinking_blocks"].clone();
+
+    let error = r#"{"type":"error","error":{"type":"invalid_request_error","message":"Invalid `signature` in `thinking` block"}}"#;
+    let mut refusal = Reply::json("/", error);
+    (refusal.status, refusal.times) = (400, Some(1));
+    let good = Reply::json("/", claude_says(json!([{"type": "text", "text": "Yes."}]), "end_turn").to_string());
+    let rig_two = rig(Script { replies: vec![refusal, good], ..Script::default() }, Script::default());
+    let back = json!({"model": "claude", "reasoning_effort": "low", "max_tokens": 5000, "messages": [
+        {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello", "thinking_blocks": blocks},
+        {"role": "user", "content": "Well?"}]});
+    let answer = rig_two.chat(&back).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-berry-attempts")), (200, "1"), "{:?}", answer.body);
+    let sent = seen(&rig_two.anthropic);
+    assert_eq!(sent.len(), 2);
+    assert_eq!(sent[0]["messages"][1]["content"][0]["signature"], "U0lH");
+    assert_eq!(sent[1]["messages"][1]["content"], json!([{"type": "text", "text": "Hello"}]));
+    assert!(answer.header("x-berry-loss").contains("messages.signature;foreign"));
+}

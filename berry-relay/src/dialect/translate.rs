@@ -105,6 +105,24 @@ impl Decoded {
     }
 }
 
+impl Decoded {
+    /// Whether it holds opaque state that some backend issued.
+    pub fn has_state(&self) -> bool {
+        self.request.turns.iter().flat_map(|turn| &turn.parts).any(|part| match part {
+            Part::Text(text) => text.signature.is_some(),
+            Part::ToolCall(call) => call.signature.is_some(),
+            Part::Thinking(thinking) => thinking.signature.is_some(),
+            Part::RedactedThinking(_) => true,
+            _ => false,
+        })
+    }
+
+    /// Leaves its opaque state out from now on.
+    pub fn forget_state(&mut self) {
+        claim(&mut self.request, "", &mut self.losses);
+    }
+}
+
 /// Characters that make a token, roughly, in English and code.
 const BYTES_PER_TOKEN: u64 = 4;
 /// Tokens that a picture or a page costs, roughly.
@@ -312,10 +330,11 @@ impl Translation {
     }
 }
 
-/// Leaves of the opaque state what this issuer issued.
+/// Leaves of the opaque state what this issuer issued; nothing of it for no issuer.
 fn claim(request: &mut Request, issued_by: &str, losses: &mut Losses) {
     let mut own = |signature: &mut Option<Text>| {
-        let kept = signature.as_ref().and_then(|signature| issuer::own(signature, issued_by));
+        let kept = signature.as_ref().filter(|_| !issued_by.is_empty());
+        let kept = kept.and_then(|signature| issuer::own(signature, issued_by));
         if signature.is_some() && kept.is_none() {
             losses.add("messages.signature", Reason::Foreign);
         }
