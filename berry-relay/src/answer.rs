@@ -18,7 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::attempt::Through;
+use crate::attempt::{self, Through};
 use crate::body::Chunks;
 use crate::buffer::BufferPermit;
 use crate::dialect::loss::Losses;
@@ -359,7 +359,7 @@ impl Events {
         };
         if let Some(lease) = self.lease.take() {
             lease.used_tokens(self.exchange.usage.total(), now);
-            lease.report(outcome, now);
+            attempt::tell(lease, outcome, now, &mut self.exchange);
         }
     }
 }
@@ -396,7 +396,9 @@ impl Passing {
 
     fn pass(&mut self, data: Bytes) -> Step {
         if self.exchange.ttft.is_none() {
-            self.exchange.ttft = Some(self.exchange.now().since(self.exchange.started));
+            let now = self.exchange.now();
+            self.exchange.ttft = Some(now.since(self.exchange.started));
+            self.exchange.note_first_content(now);
         }
         let decoded = match &mut self.through.decoder {
             Some(decoder) => decoder.push(&data),
@@ -436,7 +438,8 @@ impl Passing {
 
     fn report(&mut self, outcome: Outcome) {
         if let Some(lease) = self.lease.take() {
-            lease.report(outcome, self.exchange.now());
+            let now = self.exchange.now();
+            attempt::tell(lease, outcome, now, &mut self.exchange);
         }
     }
 

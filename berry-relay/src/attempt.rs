@@ -160,8 +160,10 @@ pub(crate) async fn run(
         }
         Err(error) => {
             let retry = if error.failure_class().is_some() { Retry::Anywhere } else { Retry::No };
-            if let Some(class) = error.failure_class() {
-                lease.report(Outcome::Failure { class, retry_after: None }, exchange.now());
+            let now = exchange.now();
+            match error.failure_class() {
+                Some(class) => tell(lease, Outcome::Failure { class, retry_after: None }, now, exchange),
+                None => exchange.end_try(Outcome::Cancelled, now),
             }
             Err(Box::new(Setback { backend: attempt.backend, error, answer: None, retry }))
         }
@@ -169,9 +171,16 @@ pub(crate) async fn run(
 }
 
 /// A request that this backend cannot be told: nothing was sent, and one of another dialect may take it.
-fn untranslatable(lease: Lease, backend: Arc<Backend>, error: ForwardError, exchange: &Exchange) -> Setback {
-    lease.report(Outcome::CallerFault, exchange.now());
+fn untranslatable(lease: Lease, backend: Arc<Backend>, error: ForwardError, exchange: &mut Exchange) -> Setback {
+    let now = exchange.now();
+    tell(lease, Outcome::CallerFault, now, exchange);
     Setback { backend, error, answer: None, retry: Retry::Elsewhere }
+}
+
+/// Tells the endpoint and the record how an attempt ended.
+pub(crate) fn tell(lease: Lease, outcome: Outcome, now: Instant, facts: &mut Facts) {
+    lease.report(outcome, now);
+    facts.end_try(outcome, now);
 }
 
 /// What one attempt works with.
@@ -237,12 +246,13 @@ impl Attempt<'_> {
         head: Head,
         reply: Reply,
         mut lease: Lease,
-        exchange: &Exchange,
+        exchange: &mut Exchange,
     ) -> Result<Committed, Box<Setback>> {
         let (chunks, permit) = match reply {
             Reply::Events(events) => {
                 let now = exchange.now();
                 lease.first_token(now.since(self.sent_at), now);
+                exchange.note_first_content(now);
                 let mut head = head;
                 if self.translation.is_some() {
                     head.headers = headers::translated(&head.headers, "text/event-stream");
@@ -256,17 +266,19 @@ impl Attempt<'_> {
         if head.status.is_success() {
             let latency = now.since(self.sent_at);
             lease.used_tokens(exchange.usage.total(), now);
-            lease.report(Outcome::Success { ttft: Some(latency), latency }, now);
+            exchange.note_first_content(now);
+            tell(lease, Outcome::Success { ttft: Some(latency), latency }, now, exchange);
             return Ok(head.committed(Content::Held(chunks, permit)));
         }
         let body = chunks.slice(0..chunks.len().min(ERROR_BODY_READ_MAX));
         let retry_after = retry_after::of(&head.headers, &body);
         let disposition = disposition::of(head.status, &body, retry_after);
         match disposition.class {
-            None => lease.report(Outcome::CallerFault, now),
+            None => tell(lease, Outcome::CallerFault, now, exchange),
             Some(class) => {
                 let outcome = Outcome::Failure { class, retry_after };
                 lease.report_with(outcome, disposition.consequence_of(class, retry_after), now);
+                exchange.end_try(outcome, now);
             }
         }
         let is_json = Scanner::check(&chunks);
@@ -335,8 +347,9 @@ impl Attempt<'_> {
         })
     }
 
-    /// From here on the request is paid for, whatever becomes of its answer.
+    /// Notes the status. After a success the request is paid for, whatever becomes of its answer.
     fn note_acceptance(&self, head: &Head, request: &RelayRequest, exchange: &mut Exchange) {
+        exchange.note_status(head.status.as_u16());
         if head.status.is_success() {
             exchange.tariff = Some(Arc::clone(self.backend.tariff_of(request.body.model())));
         }

@@ -11,7 +11,12 @@ use berry_core::operation::Operation;
 use berry_core::tariff::{Cost, Tariff};
 use berry_core::time::Instant;
 use berry_core::usage::Usage;
+use berry_loadbalance::eligibility::Rescue;
 use berry_loadbalance::figures::Figures;
+use berry_loadbalance::lease::Lease;
+use berry_loadbalance::outcome::Outcome;
+use http::HeaderValue;
+use smallvec::SmallVec;
 
 use crate::clock::Clock;
 use crate::dialect::loss::Losses;
@@ -39,11 +44,82 @@ impl End {
     }
 }
 
+/// Longest name of its own for a request that is kept of a client, bytes.
+const CLIENT_REQUEST_ID_MAX: usize = 128;
+
+/// Why a backend was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The model's strategy chose it first.
+    Strategy,
+    /// The client forced its provider.
+    Forced,
+    /// An attempt before it failed.
+    Retry,
+    /// Something had to be given up to find it.
+    Rescue(Rescue),
+}
+
+impl Reason {
+    /// Its name in the record of a request.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Strategy => "strategy",
+            Self::Forced => "forced",
+            Self::Retry => "retry",
+            Self::Rescue(Rescue::Recovering) => "recovering",
+            Self::Rescue(Rescue::Panic) => "panic",
+            Self::Rescue(Rescue::Trial) => "trial",
+            Self::Rescue(Rescue::LetThrough) => "let_through",
+        }
+    }
+}
+
+/// One attempt.
+#[derive(Clone, Debug)]
+pub struct Try {
+    /// Where.
+    pub backend: Arc<Backend>,
+    /// Why there.
+    pub reason: Reason,
+    /// How it ended, as its endpoint was told. `Cancelled` until something else is known.
+    pub outcome: Outcome,
+    /// Status that the upstream answered with; 0 = it answered none.
+    pub status: u16,
+    /// When it began.
+    pub started: Instant,
+    /// From its beginning to the first content; for a plain answer, to its end.
+    pub ttft: Option<Duration>,
+    /// From its beginning to its end; `None` while it runs.
+    pub duration: Option<Duration>,
+}
+
+impl Try {
+    /// Its outcome in one word: a class of failure, or `success`, `caller_fault`, `cancelled`.
+    pub const fn outcome_name(&self) -> &'static str {
+        match self.outcome {
+            Outcome::Success { .. } => "success",
+            Outcome::CallerFault => "caller_fault",
+            Outcome::Failure { class, .. } => class.as_str(),
+            Outcome::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// A client's own name for its request, as far as it can be kept: visible ASCII, cut to a length. `None` when nothing is left.
+pub fn client_request_id(value: &HeaderValue) -> Option<Box<str>> {
+    let visible = value.as_bytes().iter().filter(|byte| byte.is_ascii_graphic());
+    let kept: String = visible.take(CLIENT_REQUEST_ID_MAX).map(|&byte| char::from(byte)).collect();
+    (!kept.is_empty()).then(|| kept.into_boxed_str())
+}
+
 /// What is known of a request. Filled in as it goes.
 #[derive(Debug)]
 pub struct Facts {
     /// Our name for it.
     pub request_id: RequestId,
+    /// The client's own name for it, of its header `x-request-id`.
+    pub client_request_id: Option<Box<str>>,
     /// What it asked for.
     pub operation: Operation,
     /// When its head had arrived.
@@ -58,6 +134,8 @@ pub struct Facts {
     pub figures: Option<Arc<Figures>>,
     /// Attempts made.
     pub attempts: u32,
+    /// Each of them, in order. Room for one, so that an ordinary request allocates nothing for it.
+    pub tries: SmallVec<[Try; 1]>,
     /// Whether a stream was asked for.
     pub stream: bool,
     /// Status that the client got; 0 before that.
@@ -76,6 +154,53 @@ pub struct Facts {
     pub cost: Option<Cost>,
     /// How it ended.
     pub end: End,
+}
+
+impl Facts {
+    /// Notes that an attempt begins with `lease`, now.
+    pub(crate) fn begin_try(&mut self, lease: &Lease, forced: bool, now: Instant) {
+        let reason = match lease.rescue() {
+            Some(rescue) => Reason::Rescue(rescue),
+            None if self.attempts > 0 => Reason::Retry,
+            None if forced => Reason::Forced,
+            None => Reason::Strategy,
+        };
+        let backend = Arc::clone(lease.backend());
+        self.backend = Some(Arc::clone(&backend));
+        self.figures = Some(Arc::clone(lease.figures()));
+        self.attempts += 1;
+        self.tries.push(Try {
+            backend,
+            reason,
+            outcome: Outcome::Cancelled,
+            status: 0,
+            started: now,
+            ttft: None,
+            duration: None,
+        });
+    }
+
+    /// Notes the status that the upstream of the running attempt answered with.
+    pub(crate) fn note_status(&mut self, status: u16) {
+        if let Some(last) = self.tries.last_mut() {
+            last.status = status;
+        }
+    }
+
+    /// Notes that the running attempt brought its first content, unless that is known already.
+    pub(crate) fn note_first_content(&mut self, now: Instant) {
+        if let Some(last) = self.tries.last_mut() {
+            last.ttft.get_or_insert(now.since(last.started));
+        }
+    }
+
+    /// Notes how the running attempt ended. What is known already stays.
+    pub(crate) fn end_try(&mut self, outcome: Outcome, now: Instant) {
+        if let Some(last) = self.tries.last_mut().filter(|last| last.duration.is_none()) {
+            last.outcome = outcome;
+            last.duration = Some(now.since(last.started));
+        }
+    }
 }
 
 /// Takes the facts of finished requests: access log, metrics, ledger.
@@ -101,6 +226,7 @@ impl Exchange {
     pub fn begin(request_id: RequestId, operation: Operation, clock: Clock, sink: Arc<dyn ExchangeSink>) -> Self {
         let facts = Facts {
             request_id,
+            client_request_id: None,
             operation,
             started: clock.now(),
             user: None,
@@ -108,6 +234,7 @@ impl Exchange {
             backend: None,
             figures: None,
             attempts: 0,
+            tries: SmallVec::new(),
             stream: false,
             status: 0,
             ttft: None,
@@ -157,7 +284,24 @@ impl Drop for Exchange {
         if let Some(inner) = self.inner.take() {
             let Inner { mut facts, clock, sink } = *inner;
             facts.cost = facts.tariff.as_ref().map(|tariff| tariff.cost(&facts.usage));
-            sink.settle(facts, clock.now());
+            let now = clock.now();
+            // The client left while it ran.
+            facts.end_try(Outcome::Cancelled, now);
+            sink.settle(facts, now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clients_own_id_is_visible_ascii_of_bounded_length() {
+        let kept = |bytes: &[u8]| client_request_id(&HeaderValue::from_bytes(bytes).unwrap());
+        assert_eq!(kept(b"job-7/a").as_deref(), Some("job-7/a"));
+        assert_eq!(kept(b"a b\tc\xffd").as_deref(), Some("abcd"));
+        assert_eq!(kept(b" \t").as_deref(), None);
+        assert_eq!(kept(&[b'x'; 500]).map(|id| id.len()), Some(CLIENT_REQUEST_ID_MAX));
     }
 }

@@ -257,9 +257,8 @@ impl Relay {
                 },
             };
             let (position, last_chance) = (lease.position(), lease.is_last_chance());
-            exchange.backend = Some(Arc::clone(lease.backend()));
-            exchange.figures = Some(Arc::clone(lease.figures()));
-            exchange.attempts += 1;
+            let now = exchange.now();
+            exchange.begin_try(&lease, request.provider.is_some(), now);
             let setback = match attempt::run(self, lease, request, deadline, exchange).await {
                 Ok(committed) => return Ok(committed),
                 Err(setback) => setback,

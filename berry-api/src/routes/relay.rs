@@ -15,7 +15,7 @@ use berry_relay::body::Chunks;
 use berry_relay::dialect::Malformed;
 use berry_relay::dialect::translate;
 use berry_relay::envelope::{Envelope, EnvelopeError};
-use berry_relay::exchange::{End, Exchange};
+use berry_relay::exchange::{self, End, Exchange};
 use berry_relay::forward::{Refusal, Relay, RelayRequest, RequestBody};
 use berry_relay::multipart::{self, Form, FormError, FormScanner};
 use bytes::Bytes;
@@ -27,6 +27,7 @@ use http_body::Body;
 use crate::app::{App, Runtime};
 use crate::decisions::Recorder;
 use crate::error::ApiError;
+use crate::gateway::REQUEST_ID;
 use crate::intake::{Reader, Timed};
 use crate::reply::{BoxError, Content};
 use crate::routes::{gemini, responses};
@@ -56,6 +57,7 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
     let mut exchange = Exchange::begin(id, operation, app.clock, Arc::clone(&app.sink));
+    exchange.client_request_id = parts.headers.get(REQUEST_ID).and_then(exchange::client_request_id);
     let mut body = Some(body);
     let admitted = admit(app, &runtime, connection, &mut exchange, &mut parts, &mut body).await;
     let request = match admitted {

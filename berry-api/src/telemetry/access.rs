@@ -3,10 +3,11 @@
 //! Its message is "Backend selected". A request pays for filling a record of plain values and shared pointers and for one
 //! short lock; the writer thread makes the text.
 
+use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use berry_core::config::snapshot::LogFormat;
-use berry_relay::exchange::{End, Facts};
+use berry_relay::exchange::{End, Facts, Try};
 use tracing::Level;
 
 use super::format::{Header, Line};
@@ -32,6 +33,9 @@ impl AccessRecord {
         let mut line = Line::begin(format, &header, "Backend selected", out);
         let facts = &self.facts;
         line.text("request_id", facts.request_id.as_str());
+        if let Some(id) = &facts.client_request_id {
+            line.text("client_request_id", id);
+        }
         line.text("path", facts.operation.path());
         if let Some(user) = &facts.user {
             line.text("user", user.id.as_str());
@@ -49,6 +53,9 @@ impl AccessRecord {
             line.text("strategy", model.strategy.as_str());
         }
         line.number("attempts", u64::from(facts.attempts));
+        if facts.tries.len() > 1 {
+            line.text("tries", &tries(&facts.tries));
+        }
         line.number("status", u64::from(facts.status));
         line.float("latency_ms", milliseconds(self.latency));
         if let Some(ttft) = facts.ttft {
@@ -70,6 +77,17 @@ impl AccessRecord {
         }
         line.end();
     }
+}
+
+/// Each attempt as `provider:model=outcome`, with commas between.
+fn tries(tries: &[Try]) -> String {
+    let mut text = String::new();
+    for (i, one) in tries.iter().enumerate() {
+        let (comma, id) = (if i == 0 { "" } else { "," }, &one.backend.id);
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{comma}{}:{}={}", id.provider, id.upstream, one.outcome_name());
+    }
+    text
 }
 
 /// Milliseconds with three decimals, as a number.

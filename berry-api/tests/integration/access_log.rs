@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use serde_json::Value;
 use tracing_subscriber::layer::SubscriberExt as _;
 
+use crate::fleet::{chat, plan};
 use crate::support::{ADMIN, CONFIG, NARROW, TestGateway};
 
 #[derive(Clone, Default)]
@@ -60,6 +61,36 @@ async fn a_request_leaves_one_access_line_with_numbers_as_numbers() {
     assert_eq!((fields["status"].as_u64(), fields["attempts"].as_u64()), (Some(403), Some(0)));
     assert_eq!((fields["outcome"].as_str(), fields["stream"].as_bool()), (Some("failed"), Some(true)));
     assert!(fields["latency_ms"].is_number());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_line_names_each_attempt_and_the_clients_own_id() {
+    for streamed in [false, true] {
+        for (fault, class) in [("status:500", "server"), ("status:429", "rate_limit"), ("reset:before-head", "network")]
+        {
+            let fleet = plan(&[fault, "none"]).build().await;
+            fleet.ask_with(streamed, &[("x-request-id", "job 7")]).await;
+            let [line] = &fleet.access()[..] else { panic!("one line") };
+            assert_eq!(line["client_request_id"], "job7");
+            assert_eq!(line["tries"], format!("a:up-a={class},b:up-b=success"), "{fault} {streamed}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_attempt_is_not_listed_and_an_id_that_was_not_sent_is_absent() {
+    let fleet = plan(&["none"]).build().await;
+    fleet.ask(false).await;
+    let [line] = &fleet.access()[..] else { panic!("one line") };
+    assert_eq!((line.get("tries"), line.get("client_request_id")), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_the_client_left_is_cancelled() {
+    let fleet = plan(&["status:500", "none"]).build().await;
+    drop(fleet.begin(chat(true)).await);
+    let [line] = &fleet.access()[..] else { panic!("one line") };
+    assert_eq!(line["tries"], "a:up-a=server,b:up-b=cancelled");
 }
 
 #[tokio::test]
