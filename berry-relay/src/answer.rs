@@ -343,7 +343,7 @@ impl Events {
     }
 
     fn settle(&mut self, error: Option<ForwardError>) {
-        self.exchange.usage = self.stream.usage();
+        self.exchange.usage = self.stream.settled_usage(error.is_none() && !self.stream.error_told());
         let now = self.exchange.now();
         let told = self.stream.error_told();
         let outcome = match error.as_ref().map(ForwardError::failure_class) {
@@ -360,6 +360,15 @@ impl Events {
         if let Some(lease) = self.lease.take() {
             lease.used_tokens(self.exchange.usage.total(), now);
             attempt::tell(lease, outcome, now, &mut self.exchange);
+        }
+    }
+}
+
+/// A client that leaves takes what has come, and that is paid for.
+impl Drop for Events {
+    fn drop(&mut self) {
+        if self.lease.is_some() {
+            self.exchange.usage = self.stream.settled_usage(false);
         }
     }
 }

@@ -173,9 +173,9 @@ impl EventStream {
         self.tap.response_id()
     }
 
-    /// What was used.
-    pub(crate) fn usage(&self) -> Usage {
-        self.tap.usage()
+    /// What was used, when nothing more comes.
+    pub(crate) fn settled_usage(&self, is_whole: bool) -> Usage {
+        self.tap.settled_usage(is_whole)
     }
 
     /// Whether the upstream itself told the client an error.

@@ -72,6 +72,33 @@ pub(crate) fn status_of_error(error: &[u8]) -> Option<StatusCode> {
     StatusCode::from_u16(named?).ok()
 }
 
+/// How much content has come, to tell roughly how many tokens it is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Delivered {
+    events: u64,
+    bytes: u64,
+    /// Of the shortest event, which is nearly all frame.
+    least: u64,
+}
+
+impl Delivered {
+    /// Bytes of text that one token is taken to have.
+    const BYTES_PER_TOKEN: u64 = 4;
+
+    fn note(&mut self, bytes: usize) {
+        let bytes = bytes as u64;
+        self.least = if self.events == 0 { bytes } else { self.least.min(bytes) };
+        self.events += 1;
+        self.bytes += bytes;
+    }
+
+    /// No fewer than events, since none has less than a token; more where they are longer than the shortest.
+    fn tokens(&self) -> u64 {
+        let text = self.bytes - self.events * self.least;
+        self.events.max(text / Self::BYTES_PER_TOKEN)
+    }
+}
+
 /// Watches one stream.
 #[derive(Debug)]
 pub struct StreamTap {
@@ -81,6 +108,7 @@ pub struct StreamTap {
     /// A terminal event that says how the answer ended; `[DONE]` alone does not.
     finish_seen: bool,
     content_seen: bool,
+    content: Delivered,
     /// One bit for each choice that has begun, and for each that has finished.
     begun: u128,
     finished: u128,
@@ -101,6 +129,7 @@ impl StreamTap {
             terminal_seen: false,
             finish_seen: false,
             content_seen: false,
+            content: Delivered::default(),
             begun: 0,
             finished: 0,
             usual: Template::default(),
@@ -117,6 +146,19 @@ impl StreamTap {
     /// The id that a response of the Responses API has given itself, as JSON.
     pub(crate) fn response_id(&self) -> Option<&[u8]> {
         self.response_id.as_deref()
+    }
+
+    /// What to charge for when nothing more comes. The output of a stream that broke off, or whose upstream did not tell, is
+    /// counted from what came, and marked so.
+    pub fn settled_usage(&self, is_whole: bool) -> Usage {
+        let mut usage = self.usage;
+        let is_told = is_whole && usage.output_tokens.is_some();
+        if is_told || self.content.events == 0 || self.format == StreamFormat::Opaque {
+            return usage;
+        }
+        usage.output_tokens = usage.output_tokens.max(Some(self.content.tokens()));
+        usage.estimated = true;
+        usage
     }
 
     /// Whether the stream may end now and be whole.
@@ -159,6 +201,7 @@ impl StreamTap {
             return EventClass::Empty;
         };
         if self.usual.matches(data) && event.name != Some(b"error") {
+            self.content.note(data.len());
             return EventClass::Content;
         }
         let seen = match self.format {
@@ -174,7 +217,10 @@ impl StreamTap {
             Some(class) => class,
             None => EventClass::Unparsable,
         };
-        self.content_seen |= class == EventClass::Content;
+        if class == EventClass::Content {
+            self.content_seen = true;
+            self.content.note(data.len());
+        }
         self.terminal_seen |= class == EventClass::Terminal;
         class
     }
@@ -529,6 +575,21 @@ mod tests {
         }
         let mut tap = StreamTap::new(StreamFormat::Completions);
         assert_eq!(see(&mut tap, r#"{"choices":[{"text":"a","finish_reason":null}]}"#), EventClass::Content);
+    }
+
+    #[test]
+    fn a_stream_that_broke_off_or_told_nothing_is_counted_from_what_came() {
+        let mut tap = StreamTap::new(StreamFormat::Chat);
+        assert_eq!(tap.settled_usage(false), Usage::default(), "nothing came");
+        for text in ["a", "b", "c", "a text that is longer than the others by four tokens"] {
+            see(&mut tap, &format!(r#"{{"choices":[{{"delta":{{"content":"{text}"}}}}]}}"#));
+        }
+        // 50 bytes more than four times the shortest event.
+        let counted = tap.settled_usage(true);
+        assert_eq!((counted.output_tokens, counted.estimated), (Some(12), true));
+        see(&mut tap, r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":9}}"#);
+        assert_eq!((tap.settled_usage(true).output_tokens, tap.settled_usage(true).estimated), (Some(9), false));
+        assert!(tap.settled_usage(false).estimated);
     }
 
     #[test]
