@@ -30,6 +30,7 @@ use crate::changes::Changes;
 use crate::cors::Cors;
 use crate::decisions::Decisions;
 use crate::error::Voice;
+use crate::quotas::Quotas;
 use crate::reload::Generations;
 use crate::request_id::RequestIds;
 use crate::shutdown::Shutdown;
@@ -82,6 +83,8 @@ pub struct App {
     /// Figures of requests.
     pub metrics: Arc<Metrics>,
     access: AccessLog,
+    /// What limited users did.
+    pub quotas: Arc<Quotas>,
     /// Takes the records of finished requests.
     pub sink: Arc<dyn ExchangeSink>,
 }
@@ -138,6 +141,7 @@ impl App {
             sink: Arc::new(Settled { access: options.access.clone(), metrics: Arc::clone(&metrics) }),
             access: options.access,
             metrics,
+            quotas: Arc::default(),
         })
     }
 

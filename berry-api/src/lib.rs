@@ -13,6 +13,7 @@ pub mod gate;
 pub mod gateway;
 pub mod intake;
 pub mod prober;
+pub mod quotas;
 pub mod reload;
 pub mod reply;
 pub mod request_id;

@@ -12,7 +12,7 @@ use berry_api::gateway::Gateway;
 use berry_api::run::{self, Ended};
 use berry_api::server::{bind, limits};
 use berry_api::{demo, reload, telemetry};
-use berry_core::config::snapshot::Snapshot;
+use berry_core::config::snapshot::{Budget, Snapshot, User};
 use berry_core::config::{Config, Found, Loaded, ProcessEnvironment, Severity, locate};
 use clap::Parser;
 
@@ -153,8 +153,9 @@ fn serve(arguments: &Arguments) -> Result<ExitCode, String> {
 }
 
 /// Whether the configuration limits somebody in a way that nothing acts on yet. An operator must not believe otherwise.
-fn unenforced_limits(snapshot: &Snapshot) -> bool {
-    snapshot.users.by_id.values().any(|user| user.limits.is_some()) || !snapshot.tags.is_empty()
+fn unenforced_budgets(snapshot: &Snapshot) -> bool {
+    let budgets = |user: &User| user.limits.as_ref().is_some_and(|limits| limits.budget != Budget::default());
+    snapshot.users.by_id.values().any(|user| budgets(user)) || !snapshot.tags.is_empty()
 }
 
 async fn listen_and_serve(
@@ -190,8 +191,8 @@ async fn listen_and_serve(
             Severity::Info => tracing::info!("{line}"),
         }
     }
-    if unenforced_limits(&loaded.snapshot) {
-        tracing::warn!("rate limits and budgets are checked for mistakes but not enforced by this version");
+    if unenforced_budgets(&loaded.snapshot) {
+        tracing::warn!("budgets are checked for mistakes but not enforced by this version");
     }
     if let Some(line) = run::unpriced_line(&loaded.snapshot) {
         tracing::warn!("{line}");

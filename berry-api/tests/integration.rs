@@ -38,6 +38,8 @@ mod gemini;
 mod health;
 #[path = "integration/layers.rs"]
 mod layers;
+#[path = "integration/limits.rs"]
+mod limits;
 #[cfg(feature = "observability")]
 #[path = "integration/metrics.rs"]
 mod metrics;

@@ -11,6 +11,7 @@ pub mod money;
 pub mod operation;
 pub mod policy;
 pub mod price_book;
+pub mod quota;
 pub mod secret;
 pub mod tariff;
 pub mod time;

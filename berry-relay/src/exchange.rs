@@ -209,6 +209,12 @@ pub trait ExchangeSink: Send + Sync {
     fn settle(&self, facts: Facts, now: Instant);
 }
 
+/// What a request holds until it is over: places and counts of limits.
+pub trait Held: Send + Sync {
+    /// Called once, with everything that is known of the request, before its record is told. Must neither block nor panic.
+    fn settle(&mut self, facts: &Facts, now: Instant);
+}
+
 /// Owns the facts of a request; dropping it settles them, whatever happened.
 pub struct Exchange {
     // Boxed because it moves from handler to attempt to body.
@@ -219,6 +225,7 @@ struct Inner {
     facts: Facts,
     clock: Clock,
     sink: Arc<dyn ExchangeSink>,
+    held: Option<Box<dyn Held>>,
 }
 
 impl Exchange {
@@ -245,12 +252,17 @@ impl Exchange {
             cost: None,
             end: End::Cancelled,
         };
-        Self { inner: Some(Box::new(Inner { facts, clock, sink })) }
+        Self { inner: Some(Box::new(Inner { facts, clock, sink, held: None })) }
     }
 
     /// Now, by the clock that the record started with.
     pub fn now(&self) -> Instant {
         self.get().clock.now()
+    }
+
+    /// Keeps what the request holds, and settles it when the request is over, however it ends.
+    pub fn hold(&mut self, held: Box<dyn Held>) {
+        self.inner.as_deref_mut().expect("taken by drop only").held = Some(held);
     }
 
     /// Marks the answer as handed over whole, unless something else is already known of its end.
@@ -282,11 +294,14 @@ impl DerefMut for Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if let Some(inner) = self.inner.take() {
-            let Inner { mut facts, clock, sink } = *inner;
+            let Inner { mut facts, clock, sink, held } = *inner;
             facts.cost = facts.tariff.as_ref().map(|tariff| tariff.cost(&facts.usage));
             let now = clock.now();
             // The client left while it ran.
             facts.end_try(Outcome::Cancelled, now);
+            if let Some(mut held) = held {
+                held.settle(&facts, now);
+            }
             sink.settle(facts, now);
         }
     }

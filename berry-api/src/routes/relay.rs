@@ -1,6 +1,6 @@
 //! API calls that go to a backend: the data path.
 //!
-//! The checks come in the order of the contract: method, token, size, coding, body and model, permission. Each refusal costs
+//! The checks come in the order of the contract: method, token, size, coding, body and model, permission, limits. Each refusal costs
 //! nothing of what comes after it. No layers, no extractors: this is the code that every request pays for.
 
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use crate::decisions::Recorder;
 use crate::error::ApiError;
 use crate::gateway::REQUEST_ID;
 use crate::intake::{Reader, Timed};
+use crate::quotas::write_standing;
 use crate::reply::{BoxError, Content};
 use crate::routes::{gemini, responses};
 use crate::server::connection::Connection;
@@ -69,13 +70,38 @@ where
             return refuse(exchange, &error);
         }
     };
+    let now = exchange.now();
+    let standing = match app.quotas.admit(&request.user, &request.model, now) {
+        Ok(None) => None,
+        Ok(Some(admitted)) => {
+            exchange.hold(admitted.held);
+            admitted.standing
+        }
+        Err(refused) => {
+            let mut response = refuse(exchange, &refused.error());
+            if let Some(standing) = &refused.standing {
+                write_standing(response.headers_mut(), standing, operation.dialect(), now, app.wall);
+            }
+            return response;
+        }
+    };
+    let mut response = forward(app, &runtime, request, exchange).await;
+    if let Some(standing) = &standing {
+        write_standing(response.headers_mut(), standing, operation.dialect(), now, app.wall);
+    }
+    response
+}
+
+/// Sends an admitted request on and answers it.
+async fn forward(app: &App, runtime: &Runtime, request: RelayRequest, exchange: Exchange) -> Response<Content> {
     if let Some(count) = count_here(exchange.operation, &request) {
         return counted(exchange, count);
     }
+    let id = exchange.request_id;
     let show_route = runtime.snapshot.server.berry_headers;
     let model = Arc::clone(&request.model);
     let relay = match request.user.admin && asks_to_explain(&request.headers) {
-        true => recording(app, &runtime, &request.user, &exchange),
+        true => recording(app, runtime, &request.user, &exchange),
         false => Arc::clone(&runtime.relay),
     };
     match relay.forward(request, exchange).await {

@@ -1,0 +1,143 @@
+//! Rate limits of users: how many pass, what the others are told, and what survives.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berry_api::telemetry::access::AccessLog;
+use berry_mock::{Mock, Reply, Script};
+use berry_relay::client::Dial;
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
+
+use crate::support::{Answer, TestGateway, snapshot};
+
+const CHAT: &str = "/v1/chat/completions";
+const TOKEN: &str = "token-of-lim-the-limited";
+const ASK: &str = r#"{"model":"m","messages":[{"role":"user","content":"x"}]}"#;
+
+fn config(limits: &str) -> String {
+    format!(
+        r#"
+[users.lim]
+token = "{TOKEN}"
+allowed_models = ["m", "other"]
+{limits}
+[providers.one]
+base_url = "https://one.test/v1"
+api_key = "key-of-one"
+[models.m]
+name = "m"
+strategy = "round_robin"
+[[models.m.backends]]
+provider = "one"
+model = "up"
+[models.other]
+name = "other"
+strategy = "round_robin"
+[[models.other.backends]]
+provider = "one"
+model = "up"
+[models.closed]
+name = "closed"
+strategy = "round_robin"
+[[models.closed.backends]]
+provider = "one"
+model = "up"
+"#
+    )
+}
+
+fn dials() -> HashMap<berry_core::id::ProviderId, Dial> {
+    let answer = r#"{"id":"c","object":"chat.completion","choices":[{"index":0,"finish_reason":"stop",
+        "message":{"role":"assistant","content":"y"}}],"usage":{"prompt_tokens":6,"completion_tokens":4,"total_tokens":10}}"#;
+    let mock = Mock::new(Script { replies: vec![Reply::json(CHAT, answer)], ..Script::default() });
+    HashMap::from([("one".into(), Arc::new(move || mock.connect()) as Dial)])
+}
+
+fn gateway(limits: &str) -> TestGateway {
+    TestGateway::with(&config(limits), AccessLog::default(), dials())
+}
+
+async fn ask(gateway: &TestGateway) -> Answer {
+    gateway.post(CHAT, TOKEN, ASK).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_burst_exactly_the_limit_passes_and_the_rest_learn_when() {
+    let gateway = gateway("rate_limit = { requests_per_minute = 30 }");
+    let answers = join_all((0..120).map(|_| ask(&gateway))).await;
+    let (passed, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+    assert_eq!((passed.len(), refused.len()), (30, 90));
+    for answer in refused {
+        assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (429, "rate_limit_exceeded"));
+        assert_eq!(answer.header("retry-after"), "60");
+        assert_eq!(answer.header("x-ratelimit-limit-requests"), "30");
+        assert_eq!(answer.header("x-ratelimit-remaining-requests"), "0");
+        assert_eq!(answer.header("x-ratelimit-reset-requests"), "60s");
+    }
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let next = ask(&gateway).await;
+    assert_eq!((next.status.as_u16(), next.header("x-ratelimit-remaining-requests")), (200, "29"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_are_checked_after_permission_and_a_refused_request_consumes_nothing() {
+    let gateway = gateway("rate_limit = { requests_per_minute = 1 }");
+    let check = async |body: &str, status: u16| {
+        assert_eq!(gateway.post(CHAT, TOKEN, body).await.status.as_u16(), status, "{body}");
+    };
+    let refused = [("{", 400), (r#"{"model":"none"}"#, 404), (r#"{"model":"closed"}"#, 403)];
+    for (body, status) in refused {
+        check(body, status).await;
+    }
+    check(ASK, 200).await;
+    check(ASK, 429).await;
+    for (body, status) in refused {
+        check(body, status).await;
+    }
+    // The refused one did not start another minute.
+    tokio::time::advance(Duration::from_secs(60)).await;
+    check(ASK, 200).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn places_come_back_from_requests_that_their_clients_left() {
+    let gateway = gateway("rate_limit = { max_concurrent = 1 }");
+    for _ in 0..1_000 {
+        assert!(ask(&gateway).now_or_never().is_none());
+    }
+    let app = gateway.gateway.app();
+    assert_eq!(app.quotas.running(&"lim".into()), 0);
+    let answers = join_all((0..3).map(|_| ask(&gateway))).await;
+    assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 1);
+    assert_eq!(app.quotas.running(&"lim".into()), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_of_finished_requests_count() {
+    let gateway = gateway("rate_limit = { tokens_per_minute = 20 }");
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        statuses.push(ask(&gateway).await.status.as_u16());
+    }
+    assert_eq!(statuses, [200, 200, 429]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_for_a_model_concerns_that_model_only() {
+    let gateway = gateway("model_rate_limits = { m = { requests_per_minute = 1 } }");
+    assert_eq!(ask(&gateway).await.status, 200);
+    assert_eq!(ask(&gateway).await.status, 429);
+    let other = gateway.post(CHAT, TOKEN, &ASK.replace("\"m\"", "\"other\"")).await;
+    assert_eq!((other.status.as_u16(), other.header("x-ratelimit-limit-requests")), (200, ""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_changes_limits_and_forgets_nothing() {
+    let gateway = gateway("rate_limit = { requests_per_minute = 2 }");
+    assert_eq!(ask(&gateway).await.status, 200);
+    let other = config("rate_limit = { requests_per_minute = 1 }");
+    gateway.gateway.app().replace(snapshot(&other), &dials()).expect("usable");
+    assert_eq!(ask(&gateway).await.status, 429);
+}
