@@ -146,7 +146,7 @@ impl AmountWindow {
 
     /// The newest `max` units, each at the end of its bucket: no earlier than it was.
     fn ends(&self, max: u64) -> VecDeque<Instant> {
-        let mut buckets: Vec<_> = self.buckets.iter().copied().collect();
+        let mut buckets = self.buckets.to_vec();
         buckets.sort_unstable_by_key(|(number, _)| *number);
         let mut times = VecDeque::new();
         for (number, amount) in buckets.into_iter().rev() {
