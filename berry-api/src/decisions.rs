@@ -138,6 +138,10 @@ impl RouteSelector for Recorder {
         self.selector.may_retry(model, now)
     }
 
+    fn retry_not_made(&self, model: &ModelId, now: Instant) {
+        self.selector.retry_not_made(model, now);
+    }
+
     fn route_stats(&self) -> Vec<PoolStats> {
         self.selector.route_stats()
     }

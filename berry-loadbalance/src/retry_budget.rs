@@ -116,6 +116,16 @@ impl<W: Word> RetryBudget<W> {
         taken.unwrap_or(false)
     }
 
+    /// Puts a retry back that was taken out and not made.
+    pub fn put_back(&self, now: Instant) {
+        let now = ticks(now);
+        update(&self.0, |word| {
+            let mut purse = Purse::unpack(word, now).advance(now, 0);
+            purse.units = (purse.units + COST).min(MAX);
+            Some((purse.pack(), ()))
+        });
+    }
+
     /// Whole retries that are left now.
     pub fn left(&self, now: Instant) -> u64 {
         let now = ticks(now);
@@ -184,6 +194,17 @@ mod tests {
         assert_eq!(drain(&budget, at(500)), 5);
         assert_eq!(drain(&budget, at(100)), 0);
         assert_eq!(drain(&budget, at(500)), 0);
+    }
+
+    #[test]
+    fn a_retry_that_was_not_made_is_put_back_and_nothing_beyond_the_most() {
+        let budget = RetryBudget::<AtomicU64>::new();
+        assert_eq!(drain(&budget, at(0)), 10);
+        budget.put_back(at(0));
+        assert_eq!(drain(&budget, at(0)), 1);
+        assert_eq!(budget.left(at(3_600_000)), 100);
+        budget.put_back(at(3_600_000));
+        assert_eq!(drain(&budget, at(3_600_000)), 100);
     }
 
     proptest::proptest! {

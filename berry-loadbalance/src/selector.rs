@@ -155,6 +155,9 @@ pub trait RouteSelector: Send + Sync {
     /// Takes a retry out of the model's budget; `false` when it is used up.
     fn may_retry(&self, model: &ModelId, now: Instant) -> bool;
 
+    /// Puts a retry back that [`RouteSelector::may_retry`] gave, because no backend was left to make it at.
+    fn retry_not_made(&self, model: &ModelId, now: Instant);
+
     /// Counters of every pool, in file order.
     fn route_stats(&self) -> Vec<PoolStats>;
 }
@@ -231,6 +234,12 @@ impl RouteSelector for PoolSelector {
 
     fn may_retry(&self, model: &ModelId, now: Instant) -> bool {
         self.pools.get(model).is_some_and(|pool| pool.retries().withdraw(now))
+    }
+
+    fn retry_not_made(&self, model: &ModelId, now: Instant) {
+        if let Some(pool) = self.pools.get(model) {
+            pool.retries().put_back(now);
+        }
     }
 
     fn route_stats(&self) -> Vec<PoolStats> {

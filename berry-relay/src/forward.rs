@@ -253,7 +253,12 @@ impl Relay {
                         course.allow_repeats(exchange.now());
                         continue;
                     }
-                    None => return errors.give_up(no_route.into(), exchange),
+                    None => {
+                        if exchange.attempts > 0 {
+                            self.selector.retry_not_made(&request.model.id, exchange.now());
+                        }
+                        return errors.give_up(no_route.into(), exchange);
+                    }
                 },
             };
             let (position, last_chance) = (lease.position(), lease.is_last_chance());

@@ -289,7 +289,12 @@ impl<'s> Engine<'s> {
                 let left = self.scenario.snapshot.settings.total_timeout.saturating_sub(now.since(started));
                 match live.course.pause_before_repeat(now, left, &mut live.rng) {
                     Some(pause) => self.push(pause, Event::Again(id)),
-                    None => self.finish(id, None, false),
+                    None => {
+                        if live.attempts > 0 {
+                            self.selector.retry_not_made(&self.scenario.model.id, now);
+                        }
+                        self.finish(id, None, false);
+                    }
                 }
             }
         }
