@@ -10,7 +10,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-steps=(fmt clippy features doc test licences build configs e2e)
+steps=(fmt clippy features doc dashboard test licences build configs e2e)
 
 step_fmt() { cargo fmt --all --check; }
 
@@ -22,6 +22,15 @@ step_features() { cargo clippy --locked -p berry-api --no-default-features --all
 step_doc() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps; }
 
 step_test() { cargo test --locked --workspace; }
+
+# The page that is built into the server is what its sources give; with Node and the pinned packages.
+step_dashboard() {
+  local home=target/dashboard
+  mkdir -p "$home"
+  cp -R dashboard/. "$home/" || return 1
+  (cd "$home" && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build -- --logLevel warn) || return 1
+  diff -r dashboard/dist "$home/dist" || { echo "dashboard/dist is stale: run npm run build in dashboard/" >&2; return 1; }
+}
 
 # cargo-deny takes minutes to build; this reads the same deny.toml.
 step_licences() { python3 scripts/licences.py; }

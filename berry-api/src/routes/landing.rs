@@ -36,6 +36,7 @@ this address, and use the token that the operator gave you.</p>
   -H "Content-Type: application/json" \
   -d '{"model": "MODEL", "messages": [{"role": "user", "content": "Hello"}]}'</pre>
 <ul>
+<li><a href="/dashboard">/dashboard</a>: everything at a glance, for administrators</li>
 <li><a href="/health">/health</a>: what works now</li>
 <li><a href="/metrics">/metrics</a>: requests and latencies</li>
 <li><code>/v1/models</code>: the models that your token may use</li>

@@ -3,6 +3,7 @@
 //! A route is closed unless it is listed as open: there is no way to add one without saying `Access`.
 
 mod admin;
+mod dashboard;
 pub mod gemini;
 mod health;
 mod landing;
@@ -64,6 +65,10 @@ pub fn router(app: Arc<App>) -> Router {
     use Access::{Admin, Monitoring, Open, User};
     let mut table = Table { router: Router::new(), app };
     table.add(Open, "/", get(landing::page));
+    table.add(Open, "/dashboard", get(dashboard::page));
+    table.add(Open, "/status", get(dashboard::page));
+    table.add(Open, "/dashboard/app.js", get(dashboard::script));
+    table.add(Open, "/dashboard/app.css", get(dashboard::style));
     table.add(Open, "/health", get(health::full));
     table.add(Open, "/v1/health", get(health::brief));
     table.add(Open, "/livez", get(health::live));

@@ -1,0 +1,247 @@
+// The pages. Each asks the admin API for what it shows and gives an element.
+
+import { chat, get, post, remove } from "./api";
+import { badge, bar, h, table, type Child } from "./dom";
+
+export interface Page {
+  name: string;
+  /** Whether it is asked for again every few seconds. */
+  live: boolean;
+  show: (again: () => void) => Promise<HTMLElement>;
+}
+
+const number = (value: unknown): string => (typeof value === "number" ? value.toLocaleString("en") : "–");
+const milliseconds = (value: unknown): string => (typeof value === "number" ? `${Math.round(value)} ms` : "–");
+const time = (value: unknown): string => (typeof value === "string" ? new Date(value).toLocaleString() : "–");
+const list = (values: unknown): string => (Array.isArray(values) && values.length ? values.join(", ") : "–");
+
+function figure(label: string, value: Child): HTMLElement {
+  return h("div", { class: "figure" }, h("strong", {}, value), h("span", {}, label));
+}
+
+/** A button that does something and then shows the page again; what goes wrong is told beside it. */
+function action(label: string, run: () => Promise<unknown>, again: () => void, question?: string): HTMLElement {
+  const button = h("button", { type: "button" }, label) as HTMLButtonElement;
+  button.addEventListener("click", async () => {
+    if (question && !window.confirm(question)) {
+      return;
+    }
+    button.disabled = true;
+    try {
+      await run();
+      again();
+    } catch (error) {
+      window.alert(error instanceof Error ? error.message : String(error));
+      button.disabled = false;
+    }
+  });
+  return button;
+}
+
+async function overview(): Promise<HTMLElement> {
+  const [health, stats] = await Promise.all([get("/health"), get("/admin/system-stats")]);
+  const summary = health.summary;
+  const status = health.status as string;
+  const providers = Object.entries<Record<string, any>>(health.providers).map(([id, provider]) => [
+    h("span", { title: provider.name }, id),
+    badge(provider.enabled ? (provider.healthy ? "healthy" : "unhealthy") : "off", provider.enabled ? provider.healthy : null),
+    number(provider.total_requests),
+    number(provider.failed_requests),
+    milliseconds(provider.average_latency_ms),
+    `${provider.healthy_models} of ${provider.total_models}`,
+    time(provider.last_check),
+  ]);
+  const strategies = Object.entries<number>(health.load_balancer.strategy_distribution);
+  return h(
+    "section",
+    {},
+    h(
+      "div",
+      { class: "figures" },
+      figure("status", badge(status, status === "healthy" ? true : status === "degraded" ? null : false)),
+      figure("up for", duration(stats.system.uptime_seconds)),
+      figure("requests in flight", number(Math.max(0, stats.system.http_requests_in_flight - 1))),
+      figure("providers healthy", `${summary.provider_health.healthy} / ${summary.provider_health.total}`),
+      figure("models healthy", `${summary.model_health.healthy} / ${summary.model_health.total}`),
+      figure("selections", number(health.load_balancer.total_selections)),
+    ),
+    ...["ledger", "cluster"].filter((part) => health[part]?.reason).map((part) => notice(`${part}: ${health[part].reason}`)),
+    h("h2", {}, "Providers"),
+    table("Providers", ["provider", "health", "requests", "failed", "average latency", "models", "last news"], providers),
+    h("h2", {}, "Selections by strategy"),
+    table("Selections by strategy", ["strategy", "selections"], strategies.map(([name, count]) => [name, number(count)])),
+  );
+}
+
+function notice(text: string): HTMLElement {
+  return h("p", { class: "notice", role: "status" }, text);
+}
+
+function duration(seconds: number): string {
+  const parts: [number, string][] = [
+    [Math.floor(seconds / 86400), "d"],
+    [Math.floor(seconds / 3600) % 24, "h"],
+    [Math.floor(seconds / 60) % 60, "min"],
+  ];
+  const words = parts.filter(([count]) => count > 0).map(([count, unit]) => `${count} ${unit}`);
+  return words.join(" ") || `${Math.floor(seconds)} s`;
+}
+
+async function models(again: () => void): Promise<HTMLElement> {
+  const [weights, health] = await Promise.all([get("/smart-ai/weights"), get("/admin/backend-health")]);
+  const cards = Object.entries<Record<string, any>>(weights.models).map(([id, model]) => {
+    const states: Record<string, any>[] = health.backend_health[id]?.backends ?? [];
+    const total = model.backends.reduce((sum: number, backend: any) => sum + backend.effective_weight, 0);
+    const rows = model.backends.map((backend: Record<string, any>, index: number) => {
+      const state = states[index] ?? {};
+      const details = backend.health_details ?? {};
+      const target = { provider: backend.provider, model: id, upstream: backend.model };
+      const change = (what: string) => () => post("/admin/changes", { action: what, ...target, reason: "dashboard" });
+      return [
+        h("span", { title: list(backend.tags) }, `${backend.provider}: ${backend.model}`),
+        bar(total > 0 ? backend.effective_weight / total : 0),
+        badge(backend.enabled ? (state.is_healthy ? "healthy" : (state.reason ?? "unhealthy")) : "off", backend.enabled ? state.is_healthy : null),
+        state.circuit ?? "–",
+        backend.confidence?.toFixed(2) ?? "–",
+        milliseconds(details.latency_ms),
+        number(state.in_flight),
+        h(
+          "span",
+          { class: "actions" },
+          backend.enabled
+            ? action("drain", change("drain"), again, `Send nothing new to ${backend.provider}?`)
+            : action("enable", change("enable"), again),
+          action("reset", change("reset"), again),
+        ),
+      ];
+    });
+    const headings = ["backend", "share now", "health", "circuit", "confidence", "TTFT", "in flight", ""];
+    return h("article", {}, h("h2", {}, model.name, " ", h("small", {}, model.strategy)), table(model.name, headings, rows));
+  });
+  return h("section", {}, ...cards);
+}
+
+async function requests(): Promise<HTMLElement> {
+  const usage = await get("/admin/usage?limit=100");
+  const rows = usage.rows.map((row: Record<string, any>) => [
+    time(row.time),
+    h("code", {}, row.request_id),
+    row.user ?? "–",
+    row.model ?? "–",
+    row.provider ?? "–",
+    badge(String(row.status), row.status < 400),
+    number(row.attempts?.length),
+    milliseconds(row.ttft_ms),
+    milliseconds(row.duration_ms),
+    number((row.usage?.input_tokens ?? 0) + (row.usage?.output_tokens ?? 0)),
+    row.cost_usd ? `$${row.cost_usd}` : "–",
+  ]);
+  const headings = ["time", "request", "user", "model", "provider", "status", "attempts", "TTFT", "took", "tokens", "cost"];
+  return h("section", {}, table("The last requests", headings, rows));
+}
+
+async function configuration(again: () => void): Promise<HTMLElement> {
+  const [shown, history, changes] = await Promise.all([get("/admin/config"), get("/admin/config/history"), get("/admin/changes")]);
+  const generations = history.generations.map((past: Record<string, any>) => [
+    number(past.generation),
+    time(past.loaded_at),
+    past.cause,
+    h("code", {}, past.hash),
+    h("pre", {}, past.changes.map(words).join("\n") + (past.left_out ? `\nand ${past.left_out} more` : "") || "–"),
+    past.can_roll_back && past.generation !== shown.generation
+      ? action("roll back", () => post("/admin/config/rollback", { generation: past.generation }), again, `Go back to generation ${past.generation}?`)
+      : null,
+  ]);
+  const overrides = changes.changes.map((change: Record<string, any>) => [
+    [change.provider, change.model, change.upstream].filter(Boolean).join(" / "),
+    change.weight === undefined ? (change.enabled ? "enabled" : "off") : `weight ${change.weight}`,
+    change.by,
+    time(change.at),
+    change.until ? time(change.until) : "until it is taken back",
+    change.reason ?? "–",
+    action("take back", () => remove(`/admin/changes/${change.id}`), again),
+  ]);
+  return h(
+    "section",
+    {},
+    h(
+      "div",
+      { class: "figures" },
+      figure("generation", number(shown.generation)),
+      figure("hash", h("code", {}, shown.hash)),
+      figure("file", shown.file ?? "–"),
+      action("reload now", () => post("/admin/reload-config", {}), again),
+    ),
+    shown.last_failure && notice(`The last reload failed at ${time(shown.last_failure.at)}:\n${shown.last_failure.error}`),
+    h("h2", {}, "Changes at run time"),
+    table("Changes at run time", ["what", "is", "by", "since", "until", "reason", ""], overrides),
+    h("h2", {}, "Generations"),
+    table("Generations", ["number", "since", "brought by", "hash", "what changed", ""], generations),
+    h("details", {}, h("summary", {}, "The configuration as it is written, secrets hidden"), h("pre", {}, JSON.stringify(shown.config, null, 2))),
+  );
+}
+
+function words(change: Record<string, any>): string {
+  const values = change.kind === "changed" ? `: ${JSON.stringify(change.from)} → ${JSON.stringify(change.to)}` : "";
+  return `${change.kind} ${change.path}${values}`;
+}
+
+async function tryIt(): Promise<HTMLElement> {
+  const available = await get("/v1/models");
+  const model = h("select", { id: "model" }, ...available.data.map((item: { id: string }) => h("option", {}, item.id))) as HTMLSelectElement;
+  const prompt = h("textarea", { id: "prompt", rows: 3 }, "Hello! What are you?") as HTMLTextAreaElement;
+  const answer = h("pre", { class: "answer", "aria-live": "polite" });
+  const explained = h("pre", {});
+  let running: AbortController | null = null;
+  const send = h("button", { type: "submit" }, "Send");
+  const form = h(
+    "form",
+    {
+      onsubmit: async (event: Event) => {
+        event.preventDefault();
+        running?.abort();
+        running = new AbortController();
+        answer.textContent = "";
+        try {
+          for await (const piece of chat(model.value, prompt.value, running.signal)) {
+            answer.append(piece);
+          }
+        } catch (error) {
+          if (!(error instanceof DOMException && error.name === "AbortError")) {
+            answer.append(h("span", { class: "badge bad" }, error instanceof Error ? error.message : String(error)));
+          }
+        }
+      },
+    },
+    h("label", { for: "model" }, "Model"),
+    model,
+    h("label", { for: "prompt" }, "Message"),
+    prompt,
+    h(
+      "div",
+      { class: "actions" },
+      send,
+      h("button", { type: "button", onclick: () => running?.abort() }, "Stop"),
+      h(
+        "button",
+        {
+          type: "button",
+          onclick: async () => {
+            const result = await post("/admin/explain", { model: model.value }).catch((error: Error) => ({ error: error.message }));
+            explained.textContent = JSON.stringify(result, null, 2);
+          },
+        },
+        "Who would answer?",
+      ),
+    ),
+  );
+  return h("section", {}, form, answer, explained);
+}
+
+export const PAGES: Page[] = [
+  { name: "Overview", live: true, show: overview },
+  { name: "Models", live: true, show: models },
+  { name: "Requests", live: true, show: requests },
+  { name: "Configuration", live: true, show: configuration },
+  { name: "Try it", live: false, show: tryIt },
+];
