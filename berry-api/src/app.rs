@@ -37,6 +37,7 @@ use crate::shutdown::Shutdown;
 use crate::status::{Status, WallClock};
 use crate::telemetry::access::{AccessLog, AccessRecord};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Traces;
 
 /// What follows from one configuration. A request keeps the one that it started with.
 pub struct Runtime {
@@ -82,6 +83,8 @@ pub struct App {
     pub decisions: Arc<Decisions>,
     /// Figures of requests.
     pub metrics: Arc<Metrics>,
+    /// Traces of requests; those of the configuration at the start.
+    pub traces: Arc<Traces>,
     access: AccessLog,
     /// What limited users did.
     pub quotas: Arc<Quotas>,
@@ -120,13 +123,15 @@ impl App {
             say: Arc::new(Voice),
         };
         let ids = RequestIds::new(starts.next_u64());
+        let wall = WallClock { start: SystemTime::now() };
+        let traces = Arc::new(Traces::new(&snapshot.telemetry, Arc::clone(&seeds), wall));
         let runtime = Runtime::new(snapshot, &options.dials, None, shared.clone(), &Changes::default())?;
         let metrics = Arc::new(Metrics::new());
         Ok(Self {
             runtime: ArcSwap::from_pointee(runtime),
             shared,
             clock,
-            wall: WallClock { start: SystemTime::now() },
+            wall,
             seeds,
             ids,
             failures: FailedAttempts::default(),
@@ -138,10 +143,15 @@ impl App {
             buffers,
             issued,
             decisions: Arc::default(),
-            sink: Arc::new(Settled { access: options.access.clone(), metrics: Arc::clone(&metrics) }),
+            sink: Arc::new(Settled {
+                access: options.access.clone(),
+                metrics: Arc::clone(&metrics),
+                traces: Arc::clone(&traces),
+            }),
             access: options.access,
             metrics,
             quotas: Arc::default(),
+            traces,
         })
     }
 
@@ -228,12 +238,14 @@ fn limits(snapshot: &Snapshot) -> Limits {
 struct Settled {
     access: AccessLog,
     metrics: Arc<Metrics>,
+    traces: Arc<Traces>,
 }
 
 impl ExchangeSink for Settled {
     fn settle(&self, facts: Facts, now: Instant) {
         let latency = now.since(facts.started);
         self.metrics.settle(&facts, latency);
+        self.traces.settle(&facts, now);
         if self.access.is_on() {
             self.access.write(AccessRecord { time: SystemTime::now(), latency, facts });
         }

@@ -11,6 +11,7 @@ use berry_core::config;
 use berry_core::config::snapshot::{Server, Snapshot};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::gateway::Gateway;
@@ -21,6 +22,8 @@ use crate::{changes, prober, reload};
 
 /// After the grace period: time for the error events of streams that are cut.
 const CUT_WAIT: Duration = Duration::from_secs(2);
+/// Last of all: time for a collector to take the traces that are left.
+const EXPORT_WAIT: Duration = Duration::from_secs(2);
 
 /// How the process came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +64,10 @@ pub async fn until_signal(
     let config = gateway.app().config_file.get_or_init(|| config).clone();
     let shutdown = gateway.app().shutdown.clone();
     let tasks = TaskTracker::new();
+    // Ends after all others, so that what the last requests leave behind is sent.
+    let (exporter, last) = (TaskTracker::new(), CancellationToken::new());
+    exporter.spawn(Arc::clone(&gateway.app().traces).export(last.clone()));
+    exporter.close();
     let server = Arc::new(server::Server::new(gateway.clone(), options));
     let accepting = tasks.spawn(server::accept_all(listener, server, tasks.clone()));
     tasks.spawn(prober::run(Arc::clone(gateway.app())));
@@ -76,6 +83,8 @@ pub async fn until_signal(
         drain(&shutdown, &tasks, drain_delay, shutdown_grace).await;
         // The listener is gone by now; a panic in its task is of no more concern.
         let _ = accepting.await;
+        last.cancel();
+        let _ = tokio::time::timeout(EXPORT_WAIT, exporter.wait()).await;
     };
     tokio::select! {
         () = drained => Ok(Ended::Drained),

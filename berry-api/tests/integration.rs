@@ -63,5 +63,8 @@ mod responses;
 mod simulation;
 #[path = "integration/sockets.rs"]
 mod sockets;
+#[cfg(feature = "observability")]
+#[path = "integration/traces.rs"]
+mod traces;
 #[path = "integration/translate.rs"]
 mod translate;

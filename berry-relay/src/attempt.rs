@@ -372,14 +372,14 @@ impl Attempt<'_> {
     ) -> Result<(Head, PooledBody), ForwardError> {
         let timeouts = &self.backend.provider.timeouts;
         let patience = if self.streams { timeouts.stream_headers } else { timeouts.completion };
-        let outgoing = self.outgoing(request, prepared)?;
+        let outgoing = self.outgoing(request, prepared, exchange)?;
         let sending = pin!(self.upstream.pool.send(outgoing, Choice::Any));
         let mut sent = self.within(patience, "the head of its answer", sending).await?;
         if let Err(SendError::Broken { stale: true, .. }) = sent
             && request.body.can_be_sent_again()
         {
             let prepared = self.prepared(request, exchange)?;
-            let outgoing = self.outgoing(request, prepared)?;
+            let outgoing = self.outgoing(request, prepared, exchange)?;
             let sending = Box::pin(self.upstream.pool.send(outgoing, Choice::Fresh));
             sent = self.within(patience, "the head of its answer", sending).await?;
         }
@@ -387,7 +387,12 @@ impl Attempt<'_> {
         Ok((Head { status: parts.status, headers: parts.headers }, incoming))
     }
 
-    fn outgoing(&self, request: &RelayRequest, prepared: Prepared) -> Result<Request<UpstreamBody>, ForwardError> {
+    fn outgoing(
+        &self,
+        request: &RelayRequest,
+        prepared: Prepared,
+        facts: &Facts,
+    ) -> Result<Request<UpstreamBody>, ForwardError> {
         let provider = &self.backend.provider;
         let mut outgoing = Request::new(prepared.body);
         *outgoing.method_mut() = Method::POST;
@@ -407,6 +412,9 @@ impl Attempt<'_> {
             for (name, value) in &edits.extra_headers {
                 headers.insert(name, value.clone());
             }
+        }
+        if let Some(trace) = &facts.trace {
+            trace.continue_in(&mut headers, facts.attempts);
         }
         *outgoing.headers_mut() = headers;
         Ok(outgoing)

@@ -18,14 +18,16 @@ use std::time::Duration;
 use berry_core::config::snapshot::{self, Demo, Provider, Transport};
 use berry_core::id::{ProviderId, UpstreamModel};
 use berry_core::operation::Operation;
+use bytes::Bytes;
 use http::header::PROXY_AUTHORIZATION;
 use http::{HeaderName, HeaderValue, Uri};
+use http_body_util::Full;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -73,6 +75,16 @@ pub enum ClientError {
         /// The scheme.
         scheme: String,
     },
+}
+
+/// For what is neither a client nor an upstream, such as a collector of traces: trust in the system's roots, no proxy.
+pub type Outside = hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// A client for addresses of the operator's own.
+pub fn outside() -> Outside {
+    let config = ClientConfig::builder().with_root_certificates(RootCertStore::clone(system_roots()));
+    let connector = https(config.with_no_client_auth(), tcp_connector());
+    hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector)
 }
 
 /// The upstreams of one configuration, ready to be called.

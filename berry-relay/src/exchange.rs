@@ -21,6 +21,7 @@ use smallvec::SmallVec;
 use crate::clock::Clock;
 use crate::dialect::loss::Losses;
 use crate::params::Edited;
+use crate::trace::Trace;
 
 /// How a request ended, seen from the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +121,8 @@ pub struct Facts {
     pub request_id: RequestId,
     /// The client's own name for it, of its header `x-request-id`.
     pub client_request_id: Option<Box<str>>,
+    /// Where it stands in a trace; `None` when it is not traced.
+    pub trace: Option<Box<Trace>>,
     /// What it asked for.
     pub operation: Operation,
     /// When its head had arrived.
@@ -234,6 +237,7 @@ impl Exchange {
         let facts = Facts {
             request_id,
             client_request_id: None,
+            trace: None,
             operation,
             started: clock.now(),
             user: None,

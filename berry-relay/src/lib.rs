@@ -31,4 +31,5 @@ mod retry_after;
 pub mod sse;
 mod stream;
 mod target;
+pub mod trace;
 pub mod upstream_body;

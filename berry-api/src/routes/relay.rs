@@ -58,6 +58,7 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
     let mut exchange = Exchange::begin(id, operation, app.clock, Arc::clone(&app.sink));
+    exchange.trace = app.traces.begin(&parts.headers);
     exchange.client_request_id = parts.headers.get(REQUEST_ID).and_then(exchange::client_request_id);
     let mut body = Some(body);
     let admitted = admit(app, &runtime, connection, &mut exchange, &mut parts, &mut body).await;

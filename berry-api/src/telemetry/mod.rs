@@ -6,6 +6,8 @@
 pub mod access;
 pub mod format;
 #[cfg(feature = "observability")]
+mod otlp;
+#[cfg(feature = "observability")]
 pub mod prometheus;
 mod rotate;
 #[cfg(not(feature = "observability"))]
@@ -18,6 +20,14 @@ pub mod metrics {
     pub use super::prometheus::{MethodLabel, Metrics, Path};
     #[cfg(not(feature = "observability"))]
     pub use super::unmeasured::{MethodLabel, Metrics, Path};
+}
+
+/// Traces of requests, for a collector.
+pub mod traces {
+    #[cfg(feature = "observability")]
+    pub use super::otlp::Traces;
+    #[cfg(not(feature = "observability"))]
+    pub use super::unmeasured::Traces;
 }
 
 use std::io;

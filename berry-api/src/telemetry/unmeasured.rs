@@ -1,10 +1,18 @@
-//! What takes the place of the metrics in a build without the feature `observability`: the same calls, without effect.
+//! What takes the place of the metrics and traces in a build without the feature `observability`: the same calls, without effect.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use berry_core::config::snapshot::Telemetry;
 use berry_core::operation::Operation;
+use berry_core::time::Instant;
 use berry_relay::exchange::Facts;
-use http::Method;
+use berry_relay::forward::Seeds;
+use berry_relay::trace::Trace;
+use http::{HeaderMap, Method};
+use tokio_util::sync::CancellationToken;
+
+use crate::status::WallClock;
 
 /// Counts nothing.
 #[derive(Default)]
@@ -41,4 +49,25 @@ impl Metrics {
 
     /// Counts nothing.
     pub fn settle(&self, _: &Facts, _: Duration) {}
+}
+
+/// Traces nothing.
+pub struct Traces;
+
+impl Traces {
+    /// Nothing.
+    pub fn new(_: &Telemetry, _: Arc<Seeds>, _: WallClock) -> Self {
+        Self
+    }
+
+    /// No request is traced.
+    pub fn begin(&self, _: &HeaderMap) -> Option<Box<Trace>> {
+        None
+    }
+
+    /// Nothing.
+    pub fn settle(&self, _: &Facts, _: Instant) {}
+
+    /// Nothing.
+    pub async fn export(self: Arc<Self>, _: CancellationToken) {}
 }

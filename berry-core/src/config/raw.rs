@@ -447,7 +447,8 @@ table! {
         log_file_max_bytes: default<u64> = 100 << 20;
         /// How many files that were put aside are kept.
         log_file_keep: default<u32> = 10, Bounds::between(0.0, 1000.0);
-        /// OpenTelemetry collector (OTLP over HTTP).
+        /// OpenTelemetry collector that gets traces (OTLP over HTTP, Protocol Buffers): its address, with or without `/v1/traces`.
+        /// That of the start holds until the process ends.
         otlp_endpoint: optional<Text>;
         /// Share of requests that are traced, when the client has not decided.
         trace_sample_ratio: default<f64> = 1.0, Bounds::SHARE;

@@ -88,6 +88,12 @@ fn write_process(app: &App, page: &mut Page) {
         "Log lines that did not fit into the queue of the writer.",
     );
     page.sample(&[], app.log_lines_dropped());
+    page.family(
+        Kind::Counter,
+        "berry_trace_spans_dropped_total",
+        "Spans that the queue had no room for or the collector did not take.",
+    );
+    page.sample(&[], app.traces.dropped());
     page.family(Kind::Gauge, "berry_config_generation", "Number of the configuration in force.");
     page.sample(&[], app.generations.number());
     page.family(Kind::Gauge, "berry_config_last_reload_success", "0 while the last reload was refused, else 1.");

@@ -1,0 +1,283 @@
+//! Traces for a collector: OpenTelemetry's protocol over HTTP, Protocol Buffers bodies.
+//!
+//! A request that is traced pays for encoding its spans once, when it settles; they wait as bytes in one bounded batch that an
+//! exporter task sends every second. What does not fit is counted and lost: a request never waits for a collector. Without
+//! `telemetry.otlp_endpoint` a request pays for one look at an `Option`.
+//!
+//! Whether a request is traced is the client's decision where its `traceparent` says so, else a throw of
+//! `telemetry.trace_sample_ratio`.
+//!
+//! Source: OTLP specification 1.9 (opentelemetry.io), sections on OTLP/HTTP: path, media type, which statuses may be sent again.
+
+mod span;
+mod wire;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use berry_core::config::snapshot::Telemetry;
+use berry_core::time::Instant;
+use berry_relay::client::{self, Outside};
+use berry_relay::exchange::Facts;
+use berry_relay::forward::Seeds;
+use berry_relay::trace::{Parent, Trace};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{Request, StatusCode, Uri};
+use parking_lot::Mutex;
+use rand::Rng as _;
+use rand::RngExt as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::status::WallClock;
+use wire::Message;
+
+/// How often what has gathered is sent.
+const PERIOD: Duration = Duration::from_secs(1);
+/// Most that waits for the exporter, bytes; some ten thousand spans.
+const QUEUE_BYTES_MAX: usize = 8 << 20;
+/// How long a collector may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a batch is sent that the collector says it may take later.
+const SENDINGS_MAX: u32 = 5;
+/// Where a collector takes traces, below its address.
+const PATH: &str = "/v1/traces";
+
+/// Traces of requests.
+pub struct Traces(Option<Tracer>);
+
+struct Tracer {
+    endpoint: Uri,
+    ratio: f64,
+    seeds: Arc<Seeds>,
+    wall: WallClock,
+    queue: Mutex<Batch>,
+    dropped: AtomicU64,
+}
+
+/// Spans, encoded one after the other.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    spans: u64,
+}
+
+impl Traces {
+    /// Traces as the configuration says; without a collector there are none.
+    pub fn new(settings: &Telemetry, seeds: Arc<Seeds>, wall: WallClock) -> Self {
+        Self(settings.otlp_endpoint.as_ref().map(|endpoint| Tracer {
+            endpoint: traces_address(endpoint),
+            ratio: settings.trace_sample_ratio,
+            seeds,
+            wall,
+            queue: Mutex::default(),
+            dropped: AtomicU64::new(0),
+        }))
+    }
+
+    /// Where a request with these headers stands in a trace; `None` when it is not traced.
+    pub fn begin(&self, headers: &http::HeaderMap) -> Option<Box<Trace>> {
+        let tracer = self.0.as_ref()?;
+        let parent = Parent::of(headers);
+        let mut rng = tracer.seeds.next_rng();
+        let traced = match parent {
+            Some(parent) => parent.sampled,
+            None => rng.random_bool(tracer.ratio),
+        };
+        traced.then(|| {
+            Box::new(Trace {
+                trace_id: parent.map_or_else(|| rng.random::<u128>().max(1), |parent| parent.trace_id),
+                parent: parent.map(|parent| parent.span_id),
+                span_id: rng.next_u64().max(1),
+            })
+        })
+    }
+
+    /// Takes a finished request, if it is traced.
+    pub fn settle(&self, facts: &Facts, now: Instant) {
+        if let (Some(tracer), Some(trace)) = (&self.0, &facts.trace) {
+            let mut message = Message::default();
+            let spans = span::write(facts, trace, tracer.wall, now, &mut message);
+            tracer.push(&message.into_bytes(), spans);
+        }
+    }
+
+    /// Spans that were lost, since the start.
+    pub fn dropped(&self) -> u64 {
+        self.0.as_ref().map_or(0, |tracer| tracer.dropped.load(Ordering::Relaxed))
+    }
+
+    /// Sends what gathers until `last` is cancelled, then what is left.
+    pub async fn export(self: Arc<Self>, last: CancellationToken) {
+        let Some(tracer) = &self.0 else { return };
+        let client = client::outside();
+        let mut refused = false;
+        loop {
+            let _ = tokio::time::timeout(PERIOD, last.cancelled()).await;
+            let batch = std::mem::take(&mut *tracer.queue.lock());
+            if batch.spans > 0 {
+                tracer.send(&client, batch, &last, &mut refused).await;
+            } else if last.is_cancelled() {
+                return;
+            }
+        }
+    }
+}
+
+impl Tracer {
+    fn push(&self, spans: &[u8], count: u64) {
+        let mut queue = self.queue.lock();
+        if queue.bytes.len() + spans.len() > QUEUE_BYTES_MAX {
+            drop(queue);
+            self.dropped.fetch_add(count, Ordering::Relaxed);
+            return;
+        }
+        queue.bytes.extend_from_slice(spans);
+        queue.spans += count;
+    }
+
+    /// Sends a batch, again where the collector asks for that. The log says when it begins to be lost, and when that is over.
+    async fn send(&self, client: &Outside, batch: Batch, last: &CancellationToken, refused: &mut bool) {
+        let body = Bytes::from(request_body(&batch.bytes));
+        let mut pause = PERIOD;
+        for sending in 1..=SENDINGS_MAX {
+            let error = match self.send_once(client, body.clone()).await {
+                Ok(()) => {
+                    if std::mem::take(refused) {
+                        tracing::info!(endpoint = %self.endpoint, "the collector takes traces again");
+                    }
+                    return;
+                }
+                Err(error) => error,
+            };
+            if !error.passes || sending == SENDINGS_MAX || last.is_cancelled() {
+                self.dropped.fetch_add(batch.spans, Ordering::Relaxed);
+                if !std::mem::replace(refused, true) {
+                    let (endpoint, why) = (&self.endpoint, &error.why);
+                    tracing::warn!(%endpoint, error = %why, spans = batch.spans, "the collector does not take traces");
+                }
+                return;
+            }
+            let _ = tokio::time::timeout(pause, last.cancelled()).await;
+            pause *= 2;
+        }
+    }
+
+    async fn send_once(&self, client: &Outside, body: Bytes) -> Result<(), Refused> {
+        let request = Request::post(self.endpoint.clone())
+            .header(CONTENT_TYPE, "application/x-protobuf")
+            .body(body.into())
+            .expect("address and header are valid");
+        let answer = match tokio::time::timeout(PATIENCE, client.request(request)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(Refused { why: chain(&error), passes: true }),
+            Err(_) => return Err(Refused { why: format!("no answer within {PATIENCE:?}"), passes: true }),
+        };
+        let status = answer.status();
+        let later = [
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::BAD_GATEWAY,
+            StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::GATEWAY_TIMEOUT,
+        ];
+        match status.is_success() {
+            true => Ok(()),
+            false => Err(Refused { why: format!("status {}", status.as_u16()), passes: later.contains(&status) }),
+        }
+    }
+}
+
+/// Why a batch was not taken.
+struct Refused {
+    why: String,
+    /// Whether it may be taken later.
+    passes: bool,
+}
+
+/// An error with its causes: the outermost says little.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// `ExportTraceServiceRequest` around spans.
+fn request_body(spans: &[u8]) -> Vec<u8> {
+    let mut request = Message::default();
+    request.message(1, |resource_spans| {
+        resource_spans.message(1, |resource| {
+            span::resource_text(resource, "service.name", "berry-api");
+            span::resource_text(resource, "service.version", env!("CARGO_PKG_VERSION"));
+        });
+        resource_spans.message(2, |scope_spans| {
+            scope_spans.message(1, |scope| {
+                scope.text(1, "berry-api");
+                scope.text(2, env!("CARGO_PKG_VERSION"));
+            });
+            scope_spans.raw(spans);
+        });
+    });
+    request.into_bytes()
+}
+
+/// Where the collector at `endpoint` takes traces: its address may be given with the path or without.
+fn traces_address(endpoint: &Uri) -> Uri {
+    let path = endpoint.path().trim_end_matches('/');
+    if path.ends_with(PATH) {
+        return endpoint.clone();
+    }
+    let mut parts = endpoint.clone().into_parts();
+    parts.path_and_query = format!("{path}{PATH}").try_into().ok();
+    Uri::from_parts(parts).unwrap_or_else(|_| endpoint.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn traces(ratio: f64) -> Traces {
+        let settings = Telemetry {
+            log_format: berry_core::config::snapshot::LogFormat::Text,
+            log_file: None,
+            otlp_endpoint: Some(Uri::from_static("http://127.0.0.1:4318")),
+            trace_sample_ratio: ratio,
+        };
+        Traces::new(&settings, Arc::new(Seeds::new(1)), WallClock { start: std::time::UNIX_EPOCH })
+    }
+
+    fn headers(flags: &str) -> http::HeaderMap {
+        let value = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flags}");
+        [(berry_relay::trace::TRACEPARENT, value.try_into().unwrap())].into_iter().collect()
+    }
+
+    #[test]
+    fn an_address_is_taken_with_its_path_or_without() {
+        for (given, asked) in [
+            ("http://c:4318", "http://c:4318/v1/traces"),
+            ("http://c:4318/", "http://c:4318/v1/traces"),
+            ("https://c/otlp", "https://c/otlp/v1/traces"),
+            ("https://c/otlp/v1/traces", "https://c/otlp/v1/traces"),
+        ] {
+            assert_eq!(traces_address(&given.parse().unwrap()).to_string(), asked);
+        }
+    }
+
+    #[test]
+    fn the_client_decides_and_chance_only_where_it_does_not() {
+        assert!(traces(0.0).begin(&headers("01")).is_some());
+        assert!(traces(1.0).begin(&headers("00")).is_none());
+        let tenth = traces(0.1);
+        let none = http::HeaderMap::new();
+        let traced = (0..10_000).filter(|_| tenth.begin(&none).is_some()).count();
+        assert!((900..1100).contains(&traced), "{traced}");
+    }
+
+    #[test]
+    fn what_the_queue_has_no_room_for_is_counted() {
+        let Traces(Some(tracer)) = traces(1.0) else { unreachable!("a collector is configured") };
+        tracer.push(&vec![0; QUEUE_BYTES_MAX - 1], 7);
+        tracer.push(&[0; 2], 3);
+        tracer.push(&[0; 1], 1);
+        assert_eq!((tracer.queue.lock().spans, tracer.dropped.load(Ordering::Relaxed)), (8, 3));
+    }
+}
