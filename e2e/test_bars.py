@@ -4,13 +4,14 @@
 """
 
 import asyncio
+import json
 import os
 import time
 
 import pytest
 
-from harness.fleet import Fleet, ask, config, load, percentile
-from harness.gateway import Gateway
+from harness.fleet import BODY, ERROR, STREAM_HEAD, Fleet, ask, chunk, config, event, load, percentile, response
+from harness.gateway import TOKEN, Gateway
 
 pytestmark = pytest.mark.alone
 
@@ -143,6 +144,33 @@ def test_b24_a_healed_upstream_is_not_trampled(tmp_path, record_property):
     assert early <= 3
 
 
+def test_b24_a_healed_upstream_gets_its_share_back_in_steps(tmp_path, record_property):
+    model = "/admin/model-weights?model=weighted_random"
+
+    async def scenario(gateway, nodes):
+        loop, sick = asyncio.get_running_loop(), nodes[0]
+
+        def share() -> float:
+            weights = gateway.request("GET", model, token=TOKEN).json()["models"]["weighted_random"]
+            backend = next(backend for backend in weights["backends"] if backend["provider"] == sick.name)
+            return backend["effective_weight"] / backend["original_weight"]
+
+        sick.kill()
+        answers = await load(gateway.port, 100, 1, ["weighted_random"])
+        await sick.start()
+        going_on, shares = asyncio.ensure_future(load(gateway.port, 20, 10, ["weighted_random"])), []
+        while not going_on.done():
+            shares.append(await loop.run_in_executor(None, share))
+        return answers + await going_on, shares
+
+    settings = "circuit_breaker_timeout_seconds = 2\nrecovery_check_interval_seconds = 1"
+    answers, shares = run(tmp_path, scenario, nodes=2, strategies=["weighted_random"], settings=settings)
+    steps = [share for share, before in zip(shares, [None, *shares]) if share != before]
+    record_property("B24, steps", " → ".join(f"{share:.0%}" for share in steps))
+    assert errors(answers) == []
+    assert steps[-4:] == pytest.approx([0, 0.3, 0.5, 1])
+
+
 def test_b25_a_slow_node_loses_its_share_and_gets_it_back(tmp_path, record_property):
     async def scenario(gateway, nodes):
         slow = nodes[0]
@@ -223,6 +251,167 @@ def test_b21_silence_before_the_head_is_left_for_another_backend(tmp_path, recor
     assert (answer.status, answer.headers["x-berry-attempts"]) == (200, "2")
     assert b"[DONE]" in answer.body if stream else answer.body.startswith(b"{")
     assert answer.latency < 2
+
+
+ERROR_EVENT = STREAM_HEAD + chunk(b'data: {"error":{"message":"overloaded","type":"server_error","code":"overloaded"}}\n\n')
+PAGE = response(200, b"<html>please wait</html>", b"content-type: text/html\r\n")
+#: What is wrong before the first token: bytes in place of the answer, and what follows them.
+EARLY_FAULTS = {
+    "reset": (b"", "reset"),
+    "end": (b"", "end"),
+    "half a head, reset": (b"HTTP/1.1 200 OK\r\ncontent-ty", "reset"),
+    "half a head, end": (b"HTTP/1.1 200 OK\r\ncontent-ty", "end"),
+    "500": (response(500, ERROR), "finish"),
+    "503": (response(503, ERROR), "finish"),
+    "garbage": (b"\x00\xff\x16 this is no answer\r\n\r\n", "end"),
+    "a page": (PAGE, "finish"),
+    "a cut body": (response(200, BODY)[:-20], "end"),
+    "a stream that ends at once": (STREAM_HEAD + b"0\r\n\r\n", "finish"),
+    "B02e: an error as the first event": (ERROR_EVENT + b"0\r\n\r\n", "finish"),
+    "B02e: an error as the first event, reset": (ERROR_EVENT, "reset"),
+}
+
+
+async def ask_once(gateway, model: str, stream: bool):
+    connection = await asyncio.open_connection("127.0.0.1", gateway.port)
+    try:
+        return await asyncio.wait_for(ask(connection, gateway.port, model, time.monotonic(), stream), 20)
+    finally:
+        connection[1].close()
+
+
+def is_whole(answer, stream: bool) -> bool:
+    if not stream:
+        return answer.body == BODY
+    words = all(b"word%d " % number in answer.body for number in range(3))
+    return words and answer.body.count(b'"finish_reason": "stop"') == 1 and answer.body.endswith(b"data: [DONE]\n\n")
+
+
+def test_b02_a_fault_before_the_first_token_is_not_noticed(tmp_path, record_property):
+    cases = [(*fault, stream) for fault in EARLY_FAULTS.items() for stream in (False, True)] * LONGER
+
+    async def scenario(gateway, nodes):
+        answers = []
+        for number, (_, (raw, cut), stream) in enumerate(cases):
+            nodes[0].raw, nodes[0].cut = raw, cut
+            answers.append(await ask_once(gateway, f"failover-{number}" if number else "failover", stream))
+        return answers
+
+    answers = run(tmp_path, scenario, nodes=2, strategies=["failover"], copies=len(cases))
+    for (name, _, stream), answer in zip(cases, answers, strict=True):
+        told = (name, stream, answer.status, answer.body[:300])
+        assert answer.status == 200 and is_whole(answer, stream), told
+        assert answer.headers["x-berry-attempts"] == "2", told
+    record_property("B02, B02e", f"{len(answers)} of {len(cases)} transparent, 2 attempts each")
+
+
+def test_b04_a_clean_end_without_a_terminal_is_told_and_a_finish_without_done_is_none(tmp_path, record_property):
+    begun = STREAM_HEAD + event({"role": "assistant", "content": ""}) + event({"content": "word0 "})
+    cases = {
+        "nothing": (begun + b"0\r\n\r\n", "finish"),
+        "nothing, closed": (begun + b"0\r\n\r\n", "end"),
+        "a finish": (begun + event({}, "stop") + b"0\r\n\r\n", "finish"),
+        "a finish, closed": (begun + event({}, "stop") + b"0\r\n\r\n", "end"),
+    }
+
+    async def scenario(gateway, nodes):
+        answers = {}
+        for name, (nodes[0].raw, nodes[0].cut) in cases.items():
+            answers[name] = [await ask_once(gateway, "failover", stream=True) for _ in range(10)]
+        return answers, sum(len(node.chats) for node in nodes)
+
+    settings = "circuit_breaker_failure_threshold = 1000000"
+    answers, sent = run(tmp_path, scenario, nodes=1, strategies=["failover"], settings=settings)
+    for name, told in answers.items():
+        texts = [answer.body.decode() for answer in told]
+        assert all(answer.status == 200 and "word0 " in text for answer, text in zip(told, texts)), (name, texts)
+        flagged = sum('"code":"stream_incomplete"' in text and "[DONE]" not in text for text in texts)
+        assert flagged == (0 if name.startswith("a finish") else 10), (name, texts[0])
+        assert all(('"error"' in text) == (not name.startswith("a finish")) for text in texts), (name, texts[0])
+    assert sent == 40, "one attempt each"
+    record_property("B04", "20 of 20 without a terminal told, 0 of 20 finished ones")
+
+
+def test_b19_b20_each_status_goes_where_it_belongs(tmp_path, record_property):
+    moves, stays = (408, 429, 500, 502, 503, 504, 529, 401, 403), (400, 413, 422)
+    cases = [(status, stream) for status in moves + stays for stream in (False, True)]
+
+    async def scenario(gateway, nodes):
+        first, second = nodes
+        answers = []
+        for number, (status, stream) in enumerate(cases):
+            first.raw = response(status, ERROR)
+            answers.append(await ask_once(gateway, f"failover-{number + 4}", stream))
+        first.raw = response(429, ERROR, b"content-type: application/json\r\nretry-after: 30\r\n")
+        second.raw = response(429, ERROR, b"content-type: application/json\r\nretry-after: 20\r\n")
+        limited = [await ask_once(gateway, f"failover-{number}", number == 2) for number in (1, 2)]
+        first.raw = second.raw = response(401, ERROR)
+        refused = [await ask_once(gateway, f"failover-{number}", stream) for number, stream in ((3, True), (len(cases) + 4, False))]
+        return answers, limited, refused
+
+    answers, limited, refused = run(tmp_path, scenario, nodes=2, strategies=["failover"], copies=len(cases) + 5)
+    for (status, stream), answer in zip(cases, answers, strict=True):
+        expected = (status, "1") if status in stays else (200, "2")
+        assert (answer.status, answer.headers["x-berry-attempts"]) == expected, (status, stream, answer.body)
+    assert [(answer.status, answer.headers["retry-after"]) for answer in limited] == [(429, "20")] * 2
+    assert all(answer.status == 502 and b'"upstream_auth_error"' in answer.body for answer in refused), refused
+    record_property("B19, B20", f"{len(cases)} statuses; all 429: 429 with the smaller Retry-After; all 401: 502")
+
+
+JSON_TYPE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+#: Answers that are none. Each is followed by the end of the connection.
+MALFORMED = {
+    "garbage": b"\x16\x03\x01\x00\xa5 nobody speaks this\r\n\r\n",
+    "status line": b"HTTP/1.1 abc OK\r\n\r\n",
+    "version": b"HTTP/7.3 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+    "content-length that is no number": JSON_TYPE + b"content-length: two\r\n\r\n{}",
+    "two content-lengths": JSON_TYPE + b"content-length: 2\r\ncontent-length: 3\r\n\r\n{}",
+    "content-length that lies": JSON_TYPE + b"content-length: 5000\r\n\r\n{}",
+    "chunk size that is none": JSON_TYPE + b"transfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+    "chunk size that lies": JSON_TYPE + b"transfer-encoding: chunked\r\n\r\nffffffff\r\n{}\r\n0\r\n\r\n",
+    "no JSON": response(200, b'{"id": "x", '),
+    "a page": PAGE,
+    "nothing": response(200, b""),
+    "a header without a colon": b"HTTP/1.1 200 OK\r\nthis is no header\r\n\r\n{}",
+    "NUL in a header": JSON_TYPE + b"x-a: b\x00c\r\ncontent-length: 2\r\n\r\n{}",
+    "a head of 1 MiB": b"HTTP/1.1 200 OK\r\nx-a: " + b"a" * (1 << 20) + b"\r\n\r\n{}",
+    "a thousand headers": JSON_TYPE + b"".join(b"x-%d: y\r\n" % n for n in range(1000)) + b"content-length: 2\r\n\r\n{}",
+    "nothing but 100 Continue": b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000,
+    "gzip that is none": response(200, BODY, b"content-type: application/json\r\ncontent-encoding: gzip\r\n"),
+    "a line of 8 MiB": STREAM_HEAD + chunk(b"data: " + b"a" * (8 << 20)),
+    "40 MiB": response(200, b'{"a":"' + b"a" * (40 << 20) + b'"}'),
+    "40 MiB, not announced": JSON_TYPE + b"transfer-encoding: chunked\r\n\r\n" + chunk(b'{"a":"' + b"a" * (40 << 20) + b'"}'),
+}
+
+
+def test_b23_whatever_an_upstream_answers_the_client_gets_http(tmp_path, record_property):
+    async def scenario(gateway, nodes):
+        loop, answers = asyncio.get_running_loop(), []
+        nodes[0].cut = "end"
+        for name, raw in MALFORMED.items():
+            for stream in (False, True):
+                nodes[0].raw = raw
+                answers.append((name, stream, await ask_once(gateway, "failover", stream)))
+        peak = gateway.peak_kib() / 1024
+        nodes[0].raw, nodes[0].cut = None, "finish"
+        last = await ask_once(gateway, "failover", stream=False)
+        ready = await loop.run_in_executor(None, lambda: gateway.request("GET", "/readyz").status)
+        return answers, peak, last, ready
+
+    settings = "circuit_breaker_failure_threshold = 1000000\nmax_retries = 0"
+    answers, peak, last, ready = run(tmp_path, scenario, nodes=1, strategies=["failover"], settings=settings)
+    for name, stream, answer in answers:
+        if answer.status == 200:
+            # What is over the bound of an event passes as it comes, and is told to be cut.
+            assert (name, stream) == ("a line of 8 MiB", True)
+            assert answer.body[:9] == b"data: aaa" and b'\n\ndata: {"error":{' in answer.body[-1000:]
+            continue
+        assert answer.status in (502, 503), (name, stream, answer.status, answer.body[:300])
+        assert answer.headers["content-type"] == "application/json", (name, stream)
+        assert set(json.loads(answer.body)["error"]) >= {"message", "type", "param", "code"}, (name, stream)
+    assert (last.status, ready) == (200, 200)
+    assert peak < 64
+    record_property("B23", f"{len(MALFORMED)} kinds, plain and streamed: JSON errors; peak {peak:.0f} MiB")
 
 
 @pytest.mark.parametrize("words", [1, 3, 20])

@@ -9,8 +9,8 @@ import h2.errors
 import pytest
 
 from harness.gateway import TOKEN, Gateway
-from harness.upstream import PHASES, Upstream, config
-from harness.wire import Client, chat_body
+from harness.upstream import CALLS, PHASES, Upstream, config
+from harness.wire import Client, chat_body, request
 
 pytestmark = pytest.mark.alone
 
@@ -23,11 +23,13 @@ LIMIT_MS = 100
 async def leave_in_waves(gateway: Gateway, upstream: Upstream) -> list[float]:
     """Opens all clients, then lets them leave; the time in ms from each leaving to the upstream's seeing it."""
     loop = asyncio.get_running_loop()
-    combinations = itertools.cycle(itertools.product(("plain", "streamed"), PHASES))
-    exchanges = [upstream.announce(kind, phase, number) for number, (kind, phase) in zip(range(CLIENTS), combinations)]
+    combinations = itertools.cycle((call, kind, phase) for call in CALLS for kind in call.kinds for phase in PHASES)
+    exchanges = [upstream.announce(kind, phase, number, call) for number, (call, kind, phase) in zip(range(CLIENTS), combinations)]
 
     async def open_one(exchange) -> Client:
-        client = await Client.send(gateway.port, "scripted", exchange.script, exchange.kind == "streamed")
+        call = exchange.call
+        body = call.body("scripted", exchange.script, exchange.kind == "streamed")
+        client = await Client.send_request(gateway.port, request(gateway.port, call.path, body))
         await exchange.reached.wait()
         if exchange.kind == "streamed" and exchange.phase == "mid-body":
             await client.read_until(b"first ")
@@ -47,10 +49,11 @@ async def leave_in_waves(gateway: Gateway, upstream: Upstream) -> list[float]:
             left_at.append(loop.time())
         await asyncio.wait_for(asyncio.gather(*(exchange.closed.wait() for _, exchange in wave)), 5)
         delays += [(exchange.closed_at - at) * 1000 for at, (_, exchange) in zip(left_at, wave)]
+    assert {exchange.asked for exchange in exchanges} == {1}, "nothing is sent again for nobody"
     return delays
 
 
-def test_a_thousand_clients_that_leave_are_noticed_upstream_within_100_ms(tmp_path, record_property):
+def test_b05_b06_a_thousand_clients_that_leave_are_noticed_upstream_within_100_ms(tmp_path, record_property):
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -129,15 +132,15 @@ def test_requests_reset_on_one_http2_connection_are_noticed_upstream_within_100_
 def test_clients_that_leave_while_they_still_send_leave_nothing_in_flight(tmp_path):
     gateway = Gateway(config("http://127.0.0.1:9"), tmp_path)
     try:
-        request = (
+        unfinished = (
             b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer e2e-token-that-may-use-everything\r\n"
             b'content-length: 100000\r\ncontent-type: application/json\r\n\r\n{"model":"scripted",'
         )
         connections = [gateway.connect() for _ in range(100)]
         for number, connection in enumerate(connections):
             # Within the request line, within the headers, after the headers, within the body.
-            cut = (5, 60, request.index(b"\r\n\r\n") + 4, len(request))[number % 4]
-            connection.sendall(request[:cut])
+            cut = (5, 60, unfinished.index(b"\r\n\r\n") + 4, len(unfinished))[number % 4]
+            connection.sendall(unfinished[:cut])
         for connection in connections:
             connection.close()
         gateway.wait_for(lambda: gateway.in_flight() == 0, 2, "no request in flight")

@@ -66,7 +66,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     println!("asked:");
     for probe in selector.due_probes(clock.now()) {
-        let checked = probe::check(&upstreams, probe.backend(), probe.method(), probe.timeout()).await;
+        let list = probe::list(&upstreams, &probe.backend().provider, probe.timeout());
+        let checked = probe::check(&upstreams, probe.backend(), probe.method(), probe.timeout(), list).await;
         println!("  {:<24} {:<10} {}", probe.backend().id.to_string(), probe.kind().as_str(), checked.detail);
         probe.report(checked.answer, clock.now(), &mut rng);
     }

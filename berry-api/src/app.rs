@@ -30,6 +30,7 @@ use crate::changes::Changes;
 use crate::cors::Cors;
 use crate::decisions::Decisions;
 use crate::error::Voice;
+use crate::prober::ProbeFigures;
 use crate::quotas::Quotas;
 use crate::reload::Generations;
 use crate::request_id::RequestIds;
@@ -81,6 +82,8 @@ pub struct App {
     pub issued: Arc<Issued>,
     /// The choices of explained requests.
     pub decisions: Arc<Decisions>,
+    /// What probes asked and cost.
+    pub probes: Arc<ProbeFigures>,
     /// Figures of requests.
     pub metrics: Arc<Metrics>,
     /// Traces of requests; those of the configuration at the start.
@@ -127,6 +130,13 @@ impl App {
         let traces = Arc::new(Traces::new(&snapshot.telemetry, Arc::clone(&seeds), wall));
         let runtime = Runtime::new(snapshot, &options.dials, None, shared.clone(), &Changes::default())?;
         let metrics = Arc::new(Metrics::new());
+        let decisions = Arc::<Decisions>::default();
+        let sink = Settled {
+            access: options.access.clone(),
+            metrics: Arc::clone(&metrics),
+            traces: Arc::clone(&traces),
+            decisions: Arc::clone(&decisions),
+        };
         Ok(Self {
             runtime: ArcSwap::from_pointee(runtime),
             shared,
@@ -142,12 +152,9 @@ impl App {
             in_flight: AtomicU64::new(0),
             buffers,
             issued,
-            decisions: Arc::default(),
-            sink: Arc::new(Settled {
-                access: options.access.clone(),
-                metrics: Arc::clone(&metrics),
-                traces: Arc::clone(&traces),
-            }),
+            decisions,
+            probes: Arc::default(),
+            sink: Arc::new(sink),
             access: options.access,
             metrics,
             quotas: Arc::default(),
@@ -239,6 +246,7 @@ struct Settled {
     access: AccessLog,
     metrics: Arc<Metrics>,
     traces: Arc<Traces>,
+    decisions: Arc<Decisions>,
 }
 
 impl ExchangeSink for Settled {
@@ -246,6 +254,9 @@ impl ExchangeSink for Settled {
         let latency = now.since(facts.started);
         self.metrics.settle(&facts, latency);
         self.traces.settle(&facts, now);
+        if facts.explained {
+            self.decisions.settle(&facts, latency);
+        }
         if self.access.is_on() {
             self.access.write(AccessRecord { time: SystemTime::now(), latency, facts });
         }

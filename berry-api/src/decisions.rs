@@ -2,19 +2,21 @@
 //!
 //! A choice is recorded when an administrator asks for it with the header `x-berry-explain: 1`. Such a request goes through a relay
 //! of its own, over a selector that writes down what it decides; all others pass the bare selector and pay nothing.
-//!
-//! Not here: the timings of each attempt; what an attempt cost is in the access line.
+//! When the request has settled, its attempts and what it cost, line by line, stand beside the choices.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use berry_core::id::{BackendId, ModelId, ProviderId, RequestId, UpstreamModel, UserId};
+use berry_core::tariff::{Cost, PriceSource, Tariff};
 use berry_core::time::Instant;
+use berry_core::usage::Usage;
 use berry_loadbalance::eligibility::Demand;
 use berry_loadbalance::explain::{Decision, Explanation};
 use berry_loadbalance::lease::Lease;
 use berry_loadbalance::selector::{NoRoute, PoolSelector, PoolStats, RouteSelector};
+use berry_relay::exchange::Facts;
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use serde::Serialize;
@@ -63,6 +65,86 @@ pub struct Explained {
     pub user: UserId,
     /// In order.
     pub choices: Vec<Choice>,
+    /// How it went; `None` while it runs.
+    pub outcome: Option<Ended>,
+}
+
+/// How a request went.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ended {
+    /// What the client got.
+    pub status: u16,
+    /// How it ended, seen from the client.
+    pub end: &'static str,
+    /// Its head to its end.
+    pub latency_ms: f64,
+    /// Its head to the first content.
+    pub ttft_ms: Option<f64>,
+    /// In order.
+    pub attempts: Vec<Attempted>,
+    /// The bill; `None` when no upstream accepted the request.
+    pub price: Option<Bill>,
+}
+
+/// One attempt.
+#[derive(Clone, Debug, Serialize)]
+pub struct Attempted {
+    /// Whose.
+    pub provider: ProviderId,
+    /// The model's name there.
+    pub model: UpstreamModel,
+    /// Why there.
+    pub reason: &'static str,
+    /// `success`, `caller_fault`, `cancelled`, or the class of the failure.
+    pub outcome: &'static str,
+    /// What the upstream answered; `None` = nothing.
+    pub status: Option<u16>,
+    /// Start of the request to the start of the attempt.
+    pub after_ms: f64,
+    /// Start of the attempt to its first content.
+    pub ttft_ms: Option<f64>,
+    /// Start of the attempt to its end.
+    pub duration_ms: Option<f64>,
+}
+
+/// What a request cost and why.
+#[derive(Clone, Debug, Serialize)]
+pub struct Bill {
+    /// Where the prices come from.
+    pub source: PriceSource,
+    /// The tokens that were charged.
+    pub usage: Usage,
+    /// In USD: the lines and their sum.
+    pub cost: Cost,
+}
+
+impl Ended {
+    fn new(facts: &Facts, latency: Duration) -> Self {
+        let attempts = facts.tries.iter().map(|attempt| Attempted {
+            provider: attempt.backend.id.provider.clone(),
+            model: attempt.backend.id.upstream.clone(),
+            reason: attempt.reason.as_str(),
+            outcome: attempt.outcome_name(),
+            status: (attempt.status != 0).then_some(attempt.status),
+            after_ms: millis(attempt.started.since(facts.started)),
+            ttft_ms: attempt.ttft.map(millis),
+            duration_ms: attempt.duration.map(millis),
+        });
+        let bill = |(tariff, cost): (&Arc<Tariff>, Cost)| Bill { source: tariff.source(), usage: facts.usage, cost };
+        Self {
+            status: facts.status,
+            end: facts.end.as_str(),
+            latency_ms: millis(latency),
+            ttft_ms: facts.ttft.map(millis),
+            attempts: attempts.collect(),
+            price: facts.tariff.as_ref().zip(facts.cost).map(bill),
+        }
+    }
+}
+
+/// In milliseconds, exact to the microsecond.
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// The last explained requests.
@@ -73,6 +155,14 @@ impl Decisions {
     /// The choices of a request, while it is remembered.
     pub fn get(&self, request_id: &str) -> Option<Explained> {
         self.0.lock().iter().find(|explained| explained.request_id == request_id).cloned()
+    }
+
+    /// Takes in how a request ended, while its choices are remembered.
+    pub fn settle(&self, facts: &Facts, latency: Duration) {
+        let mut ring = self.0.lock();
+        if let Some(explained) = ring.iter_mut().rev().find(|one| one.request_id == facts.request_id.as_str()) {
+            explained.outcome = Some(Ended::new(facts, latency));
+        }
     }
 
     /// Adds to the entry of a request; the oldest one makes room for a new one.
@@ -90,6 +180,7 @@ impl Decisions {
             timestamp: rfc3339(SystemTime::now()),
             user: user.clone(),
             choices: Vec::new(),
+            outcome: None,
         };
         add(&mut explained);
         ring.push_back(explained);
@@ -124,7 +215,7 @@ impl RouteSelector for Recorder {
         let (result, decision) = self.selector.select_route_explained(model, demand, rng);
         if let (Some(decision), Some(pool)) = (&decision, self.selector.pool(model)) {
             let choice = Choice {
-                after_ms: (demand.now.since(self.started).as_secs_f64() * 1e6).round() / 1e3,
+                after_ms: millis(demand.now.since(self.started)),
                 chosen: result.as_ref().ok().map(|lease| Chosen::from(&lease.backend().id)),
                 error: result.as_ref().err().map(ToString::to_string),
                 decision: decision.named(pool),

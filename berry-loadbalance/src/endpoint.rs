@@ -326,6 +326,12 @@ impl Endpoint {
         }
     }
 
+    /// When what speaks against it was found out, as long as no good probe or answer came after it.
+    pub(crate) fn suspected_since(&self) -> Option<Instant> {
+        let word = self.state.suspicion.load(Ordering::Relaxed);
+        (word & 3 != 0).then(|| Instant::from_nanos(word >> 2))
+    }
+
     /// Whether it may be sent to and nothing speaks against it.
     pub fn is_healthy(&self, now: Instant) -> bool {
         self.backend.enabled

@@ -32,6 +32,11 @@ use crate::outlier::jittered;
 
 /// Failed probes in a row that open a circuit.
 const FAILURES_TO_OPEN: u8 = 3;
+/// What was found out at a provider serves all of its backends that are due within this part of their interval: more than the
+/// jitter takes them apart, so that one question is enough.
+const SHARED_FOR: u32 = 5;
+/// A trial wants to know how things are now.
+const SHARED_WITH_TRIAL_FOR: Duration = Duration::from_secs(1);
 /// What a hung probe is allowed beyond its own timeout before another one may be sent.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -94,6 +99,8 @@ pub struct Probe {
     endpoint: Arc<Endpoint>,
     kind: Kind,
     pass: Pass,
+    /// When the question was asked whose answer is reported, if that was before this probe.
+    asked_at: Option<Instant>,
     reported: bool,
 }
 
@@ -153,7 +160,7 @@ pub(crate) fn take(endpoint: &Arc<Endpoint>, strategy: Strategy, now: Instant) -
     if pass.is_none() && free {
         endpoint.with_schedule(|schedule| schedule.running_until = None);
     }
-    Some(Probe { endpoint: Arc::clone(endpoint), kind, pass: pass?, reported: false })
+    Some(Probe { endpoint: Arc::clone(endpoint), kind, pass: pass?, asked_at: None, reported: false })
 }
 
 impl Probe {
@@ -181,13 +188,30 @@ impl Probe {
         self.endpoint.rules().probing.timeout
     }
 
+    /// Whether the answer to a question that another backend's probe asked at `asked_at` will do: it is recent, and nothing was
+    /// held against this backend since then. If so, the next interval of this one runs from there too, which keeps the backends
+    /// of a provider together.
+    pub fn shares(&mut self, asked_at: Instant, now: Instant) -> bool {
+        let rules = self.endpoint.rules();
+        let shared_for = match self.kind {
+            Kind::Trial => SHARED_WITH_TRIAL_FOR,
+            Kind::Recovery => rules.probing.recovery_interval / SHARED_FOR,
+            Kind::Lightweight => rules.smart_ai.lightweight_check_interval / SHARED_FOR,
+            Kind::Initial | Kind::Periodic => rules.probing.interval / SHARED_FOR,
+        };
+        let shares = now.since(asked_at) <= shared_for
+            && self.endpoint.suspected_since().is_none_or(|suspected| suspected <= asked_at);
+        self.asked_at = shares.then_some(asked_at);
+        shares
+    }
+
     /// Tells what came of it.
     pub fn report(mut self, answer: Answer, now: Instant, rng: &mut SmallRng) {
         self.reported = true;
         let jitter: f64 = rng.random();
         let failures = self.endpoint.with_schedule(|schedule| {
             schedule.running_until = None;
-            schedule.last = Some(now);
+            schedule.last = Some(self.asked_at.unwrap_or(now));
             schedule.jitter = jitter;
             schedule.failures = match answer {
                 Answer::Good => 0,

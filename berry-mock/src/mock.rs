@@ -124,6 +124,7 @@ impl Mock {
     pub async fn serve(&self, listener: TcpListener) {
         loop {
             let accepted = tokio::select! {
+                biased;
                 () = self.0.stop.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
@@ -227,6 +228,7 @@ async fn serve_tcp(inner: Arc<Inner>, tcp: TcpStream) {
 /// Drives a connection to its own end, the script's or the mock's. Dropping it closes the socket.
 async fn until_cut(inner: &Inner, cutter: &Cutter, connection: impl Future) {
     tokio::select! {
+        biased;
         _ = connection => {}
         () = cutter.killed() => {}
         () = inner.stop.cancelled() => {}

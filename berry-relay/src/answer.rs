@@ -328,7 +328,10 @@ impl Events {
 
     /// Tells the client in its dialect, then ends.
     fn fail(&mut self, error: ForwardError) -> Step {
-        let event = self.say.event(&error, &self.exchange);
+        let mut event = self.say.event(&error, &self.exchange);
+        if self.stream.cut_inside_event() {
+            event = Bytes::from([b"\n\n", &event[..]].concat());
+        }
         tracing::warn!(request_id = self.exchange.request_id.as_str(), %error, "stream failed after its start");
         self.settle(Some(error));
         Step::Last(match &mut self.array {

@@ -139,6 +139,8 @@ pub struct Facts {
     pub attempts: u32,
     /// Each of them, in order. Room for one, so that an ordinary request allocates nothing for it.
     pub tries: SmallVec<[Try; 1]>,
+    /// Whether an administrator asked that the choices and the end of this request be kept.
+    pub explained: bool,
     /// Whether a stream was asked for.
     pub stream: bool,
     /// Status that the client got; 0 before that.
@@ -246,6 +248,7 @@ impl Exchange {
             figures: None,
             attempts: 0,
             tries: SmallVec::new(),
+            explained: false,
             stream: false,
             status: 0,
             ttft: None,

@@ -6,11 +6,13 @@
 //! Not here: asking a model for what it is made for. A backend that serves only embeddings, at an upstream whose models list does
 //! not name it, cannot be proved by a chat; `health_check = "models"` or `"connect"` is for those.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use berry_core::config::snapshot::{Azure, AzureStyle, Backend, HealthCheck, Provider, Upstream as Kind};
 use berry_core::operation::{Dialect, Operation};
+use berry_core::usage::Usage;
 use berry_loadbalance::breaker::Verdict;
 use berry_loadbalance::outcome::FailureClass;
 use berry_loadbalance::probe::Answer;
@@ -21,9 +23,10 @@ use http_body_util::{BodyExt as _, Limited};
 
 use crate::body::Chunks;
 use crate::client::Upstreams;
+use crate::json::Scanner;
 use crate::pool::{Choice, SendError};
 use crate::upstream_body::UpstreamBody;
-use crate::{disposition, retry_after, target};
+use crate::{disposition, meter, retry_after, target};
 
 /// Longest answer to a probe that is read.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -46,6 +49,8 @@ pub struct Finding {
     pub latency: Duration,
     /// Names in its models list, where that was asked and could be read.
     pub models: Option<Vec<String>>,
+    /// What the answer used, as far as it says so.
+    pub usage: Usage,
     /// What a backend's health follows from; `None` = the question was at fault, not the upstream.
     judged: Option<Answer>,
 }
@@ -59,7 +64,17 @@ impl Finding {
             true => Some(Answer::Failed { class: FailureClass::Server, retry_after: None }),
             false => failure(status, body, retry_after::of(&response.headers, body)),
         };
-        Self { status, latency, models: model_names(body), judged }
+        Self { status, latency, models: model_names(body), usage: usage(body), judged }
+    }
+}
+
+/// The usage that a chat reports.
+fn usage(body: &[u8]) -> Usage {
+    let chunks = Chunks::from(Bytes::copy_from_slice(body));
+    let mut scanner = Scanner::new(&["usage", "usageMetadata"]);
+    match scanner.push(body).and_then(|()| scanner.finish()) {
+        Ok(members) => meter::usage_of_answer(&chunks, &members),
+        Err(_) => Usage::default(),
     }
 }
 
@@ -81,17 +96,31 @@ pub struct Checked {
     pub answer: Answer,
     /// For a person: a status or the reason why there is none.
     pub detail: String,
+    /// What a chat used, where one was sent; nothing where it was not answered.
+    pub chat: Option<Usage>,
 }
 
 impl Checked {
     fn new(answer: Answer, detail: impl Into<String>) -> Self {
-        Self { answer, detail: detail.into() }
+        Self { answer, detail: detail.into(), chat: None }
+    }
+
+    fn of_error(error: &ProbeError) -> Self {
+        Self::new(Answer::Failed { class: error.class(), retry_after: None }, error.to_string())
     }
 
     fn of(finding: &Finding) -> Self {
         // A request that the upstream finds fault with was read by something that knows the API.
         Self::new(finding.judged.unwrap_or(Answer::Good), format!("status {}", finding.status.as_u16()))
     }
+}
+
+/// What came of a question for the models list. Cheap to hand to every backend that it is about.
+pub type List = Arc<Result<Finding, ProbeError>>;
+
+/// Asks a provider for its models list.
+pub async fn list(upstreams: &Upstreams, provider: &Arc<Provider>, timeout: Duration) -> List {
+    Arc::new(ask(upstreams, provider, Probe::Models, timeout).await)
 }
 
 /// Why an upstream said nothing.
@@ -158,7 +187,8 @@ pub async fn ask(
     tokio::time::timeout(timeout, answered).await.unwrap_or(Err(ProbeError::Timeout(timeout)))
 }
 
-/// Finds out how a backend does, by `method` and within `timeout`.
+/// Finds out how a backend does, by `method` and within `timeout`. `list` asks for the provider's models list, or knows it from
+/// another backend's probe; it is polled only where the method wants one.
 ///
 /// | method | asked | good |
 /// |---|---|---|
@@ -172,50 +202,64 @@ pub async fn ask(
 ///
 /// A provider that is not probed by its list alone may be asked for it all the same, where no tokens are to be spent (`smart_ai`);
 /// then a missing list is no fault.
-pub async fn check(upstreams: &Upstreams, backend: &Backend, method: HealthCheck, timeout: Duration) -> Checked {
-    let asked = tokio::time::timeout(timeout, answer_to(upstreams, backend, method, timeout));
-    match asked.await.unwrap_or(Err(ProbeError::Timeout(timeout))) {
-        Ok(checked) => checked,
-        Err(error) => Checked::new(Answer::Failed { class: error.class(), retry_after: None }, error.to_string()),
-    }
-}
-
-async fn answer_to(
+pub async fn check(
     upstreams: &Upstreams,
     backend: &Backend,
     method: HealthCheck,
     timeout: Duration,
-) -> Result<Checked, ProbeError> {
-    let (provider, model) = (&backend.provider, backend.id.upstream.as_str());
+    list: impl Future<Output = List>,
+) -> Checked {
     match method {
-        HealthCheck::Off => Ok(Checked::new(Answer::Good, "not probed")),
-        HealthCheck::Connect => {
-            let upstream = upstreams.get(&provider.id).ok_or_else(|| ProbeError::Disabled(provider.id.clone()))?;
-            upstream.pool.open().await?;
-            Ok(Checked::new(Answer::Good, "connected"))
-        }
-        HealthCheck::Models => {
-            let finding = ask(upstreams, provider, Probe::Models, timeout).await?;
-            let no_list = is_no_list(&finding) && provider.health_check == HealthCheck::Models;
-            Ok(match no_list {
-                true => {
-                    let failed = Answer::Failed { class: FailureClass::Server, retry_after: None };
-                    Checked::new(failed, format!("status {}, no models list", finding.status.as_u16()))
-                }
-                false if is_no_list(&finding) => Checked::new(Answer::Good, "there, without a models list"),
-                false => Checked::of(&finding),
-            })
-        }
-        HealthCheck::ModelsThenChat => {
-            let finding = ask(upstreams, provider, Probe::Models, timeout).await?;
-            let named = finding.models.as_ref().is_some_and(|models| models.iter().any(|name| name == model));
-            if !is_no_list(&finding) && (named || !finding.status.is_success()) {
-                return Ok(Checked::of(&finding));
+        HealthCheck::Off => Checked::new(Answer::Good, "not probed"),
+        HealthCheck::Connect => connect(upstreams, backend, timeout).await,
+        HealthCheck::Chat => chat(upstreams, backend, timeout).await,
+        HealthCheck::Models | HealthCheck::ModelsThenChat => match &*list.await {
+            Ok(finding) if method == HealthCheck::ModelsThenChat && !proves(finding, backend) => {
+                chat(upstreams, backend, timeout).await
             }
-            Ok(Checked::of(&ask(upstreams, provider, Probe::Chat(model), timeout).await?))
-        }
-        HealthCheck::Chat => Ok(Checked::of(&ask(upstreams, provider, Probe::Chat(model), timeout).await?)),
+            Ok(finding) => judge_list(finding, &backend.provider),
+            Err(error) => Checked::of_error(error),
+        },
     }
+}
+
+async fn connect(upstreams: &Upstreams, backend: &Backend, timeout: Duration) -> Checked {
+    let provider = &backend.provider.id;
+    let opened = async {
+        let upstream = upstreams.get(provider).ok_or_else(|| ProbeError::Disabled(provider.clone()))?;
+        Ok(upstream.pool.open().await?)
+    };
+    let opened = tokio::time::timeout(timeout, opened).await.unwrap_or(Err(ProbeError::Timeout(timeout)));
+    match opened {
+        Ok(_) => Checked::new(Answer::Good, "connected"),
+        Err(error) => Checked::of_error(&error),
+    }
+}
+
+async fn chat(upstreams: &Upstreams, backend: &Backend, timeout: Duration) -> Checked {
+    let model = backend.id.upstream.as_str();
+    match ask(upstreams, &backend.provider, Probe::Chat(model), timeout).await {
+        Ok(finding) => Checked { chat: Some(finding.usage), ..Checked::of(&finding) },
+        Err(error) => Checked { chat: Some(Usage::default()), ..Checked::of_error(&error) },
+    }
+}
+
+/// Whether the models list says enough of a backend: it names the model, or something is wrong.
+fn proves(finding: &Finding, backend: &Backend) -> bool {
+    let model = backend.id.upstream.as_str();
+    let named = finding.models.as_ref().is_some_and(|models| models.iter().any(|name| name == model));
+    !is_no_list(finding) && (named || !finding.status.is_success())
+}
+
+fn judge_list(finding: &Finding, provider: &Provider) -> Checked {
+    if !is_no_list(finding) {
+        return Checked::of(finding);
+    }
+    if provider.health_check != HealthCheck::Models {
+        return Checked::new(Answer::Good, "there, without a models list");
+    }
+    let failed = Answer::Failed { class: FailureClass::Server, retry_after: None };
+    Checked::new(failed, format!("status {}, no models list", finding.status.as_u16()))
 }
 
 /// Whether the answer to the question for the models says neither which there are nor that something is wrong.

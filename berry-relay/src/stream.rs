@@ -168,6 +168,11 @@ impl EventStream {
         self.treatment.translator.is_some() || self.splitter.between_events()
     }
 
+    /// Whether what the client has ends inside an event, one that was too long to be kept together.
+    pub(crate) fn cut_inside_event(&self) -> bool {
+        self.treatment.translator.is_none() && self.splitter.inside_long_event()
+    }
+
     /// The id of a response, as JSON.
     pub(crate) fn response_id(&self) -> Option<&[u8]> {
         self.tap.response_id()

@@ -24,15 +24,23 @@ BODY = json.dumps(
 MODELS = json.dumps({"object": "list", "data": [{"id": "up", "object": "model"}]}).encode()
 ERROR = b'{"error":{"message":"scripted","type":"server_error","param":null,"code":null}}'
 
-
-def response(status: int, body: bytes) -> bytes:
-    return b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, len(body)) + body
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-def _event(delta: dict, finish: str | None = None) -> bytes:
-    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "up"}
-    data = b"data: " + json.dumps({**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}).encode() + b"\n\n"
-    return b"%x\r\n%s\r\n" % (len(data), data)
+def response(status: int, body: bytes, headers: bytes = b"content-type: application/json\r\n") -> bytes:
+    return b"HTTP/1.1 %d X\r\n%bcontent-length: %d\r\n\r\n" % (status, headers, len(body)) + body
+
+
+def chunk(data: bytes) -> bytes:
+    """A chunk of the transfer coding."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def event(delta: dict, finish: str | None = None) -> bytes:
+    """An event of a chat stream, as a chunk of its transfer coding."""
+    common = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "up"}
+    data = b"data: " + json.dumps({**common, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}).encode() + b"\n\n"
+    return chunk(data)
 
 
 @dataclass
@@ -52,6 +60,8 @@ class Node:
     #: What ends a stream after so many events: `silence`, `end`, `reset`, or what belongs there, `finish`.
     cut: str = "finish"
     words: int = 3
+    #: Bytes that take the place of an answer to a chat; `cut` says what follows them.
+    raw: bytes | None = None
     #: Connections close at random up to so many seconds after an answer.
     closes_within: float | None = None
     #: When each chat arrived, and when the first models list was answered since the last start.
@@ -97,6 +107,8 @@ class Node:
             await reader.read(1)
             return False
         await asyncio.sleep(self.delay)
+        if self.raw is not None:
+            return await self._spoil(reader, writer)
         if b'"stream": true' in body:
             return await self._stream(reader, writer)
         failed = self.rng.random() < self.failing
@@ -108,14 +120,22 @@ class Node:
         return True
 
     async def _stream(self, reader, writer) -> bool:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-        writer.write(_event({"role": "assistant", "content": ""}))
+        writer.write(STREAM_HEAD)
+        writer.write(event({"role": "assistant", "content": ""}))
         for number in range(self.words):
-            writer.write(_event({"content": f"word{number} "}))
+            writer.write(event({"content": f"word{number} "}))
         await writer.drain()
         if self.cut == "finish":
-            writer.write(_event({}, "stop") + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+            writer.write(event({}, "stop") + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
             return True
+        return await self._cut(reader, writer)
+
+    async def _spoil(self, reader, writer) -> bool:
+        writer.write(self.raw)
+        await writer.drain()
+        return self.cut == "finish" or await self._cut(reader, writer)
+
+    async def _cut(self, reader, writer) -> bool:
         if self.cut == "silence":
             await reader.read(1)
         elif self.cut == "reset":
@@ -146,16 +166,21 @@ class Fleet:
             node.kill()
 
 
-def config(nodes: list[Node], strategies=("round_robin",), settings: str = "", billing: str = "per_token") -> str:
-    """One provider for each node, and for each strategy a model of that name over all of them."""
+def config(nodes: list[Node], strategies=("round_robin",), settings: str = "", billing: str = "per_token", copies: int = 1) -> str:
+    """One provider for each node, and for each strategy a model of that name over all of them.
+
+    Of several `copies` the further ones are named `STRATEGY-1` and so on: what one has seen of a node is not known to the others.
+    """
     text = f"[settings]\n{settings}\n{USERS}"
     for node in nodes:
         text += f'[providers.{node.name}]\nname = "{node.name}"\nbase_url = "http://127.0.0.1:{node.port}/v1"\napi_key = "k"\n'
     for strategy in strategies:
-        text += f'[models.{strategy}]\nname = "{strategy}"\nstrategy = "{strategy}"\n'
-        for place, node in enumerate(nodes, 1):
+        names = [strategy] + [f"{strategy}-{number}" for number in range(1, copies)]
+        for name, place, node in ((name, place, node) for name in names for place, node in enumerate(nodes, 1)):
+            if place == 1:
+                text += f'[models.{name}]\nname = "{name}"\nstrategy = "{strategy}"\n'
             text += (
-                f'[[models.{strategy}.backends]]\nprovider = "{node.name}"\nmodel = "up"\n'
+                f'[[models.{name}.backends]]\nprovider = "{node.name}"\nmodel = "up"\n'
                 f'priority = {place}\nweight = 1.0\nbilling_mode = "{billing}"\n'
             )
     return text

@@ -171,6 +171,11 @@ class Gateway:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)[1])
 
+    def peak_kib(self) -> int:
+        """The most resident memory that the process has had, in KiB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)[1])
+
     def request(self, method: str, path: str, body=None, token: str | None = None, headers=None, timeout: float = 30) -> Response:
         """One request on a connection of its own. A `body` that is not bytes is sent as JSON."""
         headers = {"connection": "close", **(headers or {})}

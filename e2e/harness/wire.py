@@ -15,16 +15,20 @@ def chat_body(model: str, text: str, stream: bool) -> bytes:
 
 def chat_request(port: int, model: str, text: str, stream: bool) -> bytes:
     """A whole HTTP/1.1 chat request."""
-    body = chat_body(model, text, stream)
+    return request(port, "/v1/chat/completions", chat_body(model, text, stream))
+
+
+def request(port: int, path: str, body: bytes) -> bytes:
+    """A whole HTTP/1.1 request."""
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: Bearer {TOKEN}\r\n"
+        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: Bearer {TOKEN}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
 
 class Client:
-    """One connection that sends one chat request."""
+    """One connection that sends one request."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
         self.reader, self.writer = reader, writer
@@ -32,8 +36,12 @@ class Client:
 
     @classmethod
     async def send(cls, port: int, model: str, text: str, stream: bool) -> "Client":
+        return await cls.send_request(port, chat_request(port, model, text, stream))
+
+    @classmethod
+    async def send_request(cls, port: int, request: bytes) -> "Client":
         client = cls(*await asyncio.open_connection("127.0.0.1", port))
-        client.writer.write(chat_request(port, model, text, stream))
+        client.writer.write(request)
         await client.writer.drain()
         return client
 

@@ -94,7 +94,7 @@ where
 }
 
 /// Sends an admitted request on and answers it.
-async fn forward(app: &App, runtime: &Runtime, request: RelayRequest, exchange: Exchange) -> Response<Content> {
+async fn forward(app: &App, runtime: &Runtime, request: RelayRequest, mut exchange: Exchange) -> Response<Content> {
     if let Some(count) = count_here(exchange.operation, &request) {
         return counted(exchange, count);
     }
@@ -105,6 +105,7 @@ async fn forward(app: &App, runtime: &Runtime, request: RelayRequest, exchange: 
         true => recording(app, runtime, &request.user, &exchange),
         false => Arc::clone(&runtime.relay),
     };
+    exchange.explained = !Arc::ptr_eq(&relay, &runtime.relay);
     match relay.forward(request, exchange).await {
         Ok(answer) => reply(answer, show_route.then_some(&*model)),
         Err(Refusal { error, exchange }) => {

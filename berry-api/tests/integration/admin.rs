@@ -6,11 +6,13 @@ use berry_loadbalance::eligibility::{Demand, Hints};
 use berry_loadbalance::explain::Replay;
 use berry_loadbalance::outcome::{FailureClass, Outcome};
 use berry_loadbalance::selector::RouteSelector as _;
+use berry_mock::Script;
 use http::Method;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use serde_json::{Value, json};
 
+use crate::fleet::{always, scripted};
 use crate::support::{ADMIN, CONFIG, NARROW, TestGateway};
 
 /// Three backends of a `smart_ai` model, one of them premium, one switched off.
@@ -280,7 +282,15 @@ async fn an_administrator_can_have_the_choices_of_a_request_kept() {
     };
     let (attempts, kept) = ask(ADMIN, "1").await;
     let kept = kept.json();
-    keys(&kept, "request_id timestamp user choices");
+    keys(&kept, "request_id timestamp user choices outcome");
+    let outcome = &kept["outcome"];
+    keys(outcome, "status end latency_ms ttft_ms attempts price");
+    assert_eq!((&outcome["status"], &outcome["end"], &outcome["price"]), (&503.into(), &"failed".into(), &Value::Null));
+    assert_eq!(outcome["attempts"].as_array().map(Vec::len), Some(attempts), "{outcome}");
+    for attempt in outcome["attempts"].as_array().unwrap() {
+        keys(attempt, "provider model reason outcome status after_ms ttft_ms duration_ms");
+        assert_eq!((&attempt["outcome"], &attempt["status"]), (&"network".into(), &Value::Null));
+    }
     let choices = kept["choices"].as_array().unwrap();
     let made = choices.iter().filter(|choice| choice["chosen"].is_object());
     assert_eq!((made.count(), &kept["user"]), (attempts, &"ada".into()), "{kept}");
@@ -290,4 +300,40 @@ async fn an_administrator_can_have_the_choices_of_a_request_kept() {
     }
     assert_eq!(ask(ADMIN, "0").await.1.status.as_u16(), 404);
     assert_eq!(ask(NARROW, "1").await.1.status.as_u16(), 404, "for administrators only");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_explained_request_tells_its_attempts_with_times_and_its_bill() {
+    let prices = "input_price = 1.0\noutput_price = 2.0\nrequest_price = 0.5";
+    let slow = Script { first_token_latency_ms: 300, ..always("none") };
+    for streamed in [false, true] {
+        let plan = scripted([always("status:500"), slow.clone()]).backend(0, prices).backend(1, prices);
+        let fleet = plan.build().await;
+        let got = fleet.ask_with(streamed, &[("x-berry-explain", "1")]).await;
+        assert_eq!(got.status(), 200, "{}", got.text());
+        let path = format!("/admin/explain/{}", got.answer.header("x-request-id"));
+        let kept = fleet.gateway.get(&path, ADMIN).await.json();
+        let outcome = &kept["outcome"];
+        let [failed, good] = &outcome["attempts"].as_array().unwrap()[..] else { panic!("{outcome}") };
+        let told =
+            |attempt: &Value| ["provider", "reason", "outcome"].map(|key| attempt[key].as_str().unwrap().to_owned());
+        assert_eq!((told(failed), &failed["status"]), (["a", "strategy", "server"].map(str::to_owned), &500.into()));
+        assert_eq!((told(good), &good["status"]), (["b", "retry", "success"].map(str::to_owned), &200.into()));
+        let ms = |of: &Value, key: &str| of[key].as_f64().unwrap_or_else(|| panic!("{key}: {of}"));
+        assert!(ms(good, "after_ms") >= ms(failed, "after_ms") + ms(failed, "duration_ms"), "{outcome}");
+        assert!(ms(good, "ttft_ms") >= 300.0 && ms(good, "duration_ms") >= ms(good, "ttft_ms"), "{outcome}");
+        assert!(ms(outcome, "latency_ms") >= ms(good, "after_ms") + ms(good, "duration_ms"), "{outcome}");
+
+        let price = &outcome["price"];
+        keys(price, "source usage cost");
+        let tokens = |key: &str| price["usage"][key].as_u64().unwrap();
+        let usd = |key: &str| price["cost"]["lines"][key].as_str().unwrap().parse::<f64>().unwrap();
+        let total: f64 = price["cost"]["total"].as_str().unwrap().parse().unwrap();
+        assert_eq!(
+            (usd("input"), usd("output"), usd("request")),
+            (tokens("input_tokens") as f64 / 1e6, tokens("output_tokens") as f64 * 2.0 / 1e6, 0.5,)
+        );
+        assert!((total - usd("input") - usd("output") - usd("request")).abs() < 1e-9, "{price}");
+        assert_eq!(price["source"], "backend");
+    }
 }

@@ -309,6 +309,18 @@ async fn comments_alone_cannot_hold_a_stream_for_ever() {
     assert!((50.0..600.0).contains(&got.seconds), "life for a while, not for ever: {}", got.seconds);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_error_after_a_part_of_a_long_event_is_an_event_of_its_own() {
+    let mut reply = Reply::json("/", "");
+    reply.headers = vec![("content-type".into(), "text/event-stream".into())];
+    reply.chunks = vec![ReplyChunk::new(format!("data: {}", "a".repeat(3 << 20)))];
+    let fleet = scripted([Script { replies: vec![reply], ..Script::default() }]).build().await;
+    let got = fleet.ask(true).await;
+    let text = got.text();
+    let (_, last) = text.trim_end().rsplit_once("\n\n").expect("an event of its own");
+    assert!(last.starts_with("data: {\"error\":{") && last.contains("stream_incomplete"), "{last}");
+}
+
 #[tokio::test]
 async fn when_no_upstream_can_be_reached_the_client_is_told_when_to_come_back() {
     let fleet = plan(&[GOOD, GOOD]).over_sockets().build().await;

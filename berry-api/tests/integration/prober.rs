@@ -144,13 +144,69 @@ async fn a_silent_upstream_delays_no_other() {
     let silent = faulty(Fault::HANG, FaultScope::All);
     let rig = Rig::new(&[("silent", silent), ("good", well())], 9, "", "");
     tokio::time::sleep(Duration::from_millis(100)).await;
-    // Nine models and the shared one.
-    assert_eq!(rig.asked("good").len(), 10);
-    assert_eq!(rig.asked("silent").len(), 4, "its own line is bounded");
+    assert_eq!(
+        (rig.asked("good").len(), rig.asked("silent").len()),
+        (1, 1),
+        "one list for nine models and the shared one"
+    );
     assert_eq!(rig.health("silent").await["last_check"], serde_json::Value::Null);
-    seconds(60).await;
-    assert!(rig.asked("good").len() >= 20, "the period holds");
+    assert_eq!(rig.health("good").await["healthy_models"], 9);
+    seconds(70).await;
+    assert_eq!(rig.asked("good").len(), 3, "the period holds");
     assert_eq!(rig.health("silent").await["healthy_models"], 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_of_chats_is_bounded() {
+    let silent = faulty(Fault::HANG, FaultScope::All);
+    let rig = Rig::new(&[("silent", silent), ("good", well())], 9, "health_check = \"chat\"", "");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!((rig.asked("good").len(), rig.asked("silent").len()), (10, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn backends_of_a_provider_share_its_models_list_for_ever() {
+    let rig = Rig::new(&[("one", well()), ("two", dead())], 9, "", "");
+    seconds(3_600).await;
+    let (one, two) = (rig.asked("one").len(), rig.asked("two").len());
+    assert!((109..=134).contains(&one), "one list every 30 s less jitter, for ten backends: {one}");
+    assert!((109..=400).contains(&two), "recovery every 10 s, trials on their own: {two}");
+    assert!(rig.asked("one").iter().all(|asked| asked == "GET /v1/models"));
+    let probes = rig.endpoint("one").stats().probes;
+    assert!(probes >= 109, "each backend counts as probed: {probes}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_from_before_a_failure_proves_nothing() {
+    let rig = Rig::new(&[("only", well())], 1, "", "");
+    seconds(1).await;
+    rig.mocks["only"].update(dead());
+    assert_eq!(rig.gateway.post("/v1/chat/completions", ADMIN, ASK).await.status.as_u16(), 503);
+    seconds(15).await;
+    assert!(!rig.endpoint("only").is_healthy(rig.gateway.gateway.app().clock.now()), "asked anew, and unwell");
+    assert!(rig.endpoint("only").stats().failed_probes >= 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_are_counted_and_priced_apart_from_requests() {
+    let prices = "input_price = 1000.0\noutput_price = 1000.0";
+    let no_list = faulty(Fault::Status { code: 404, retry_after: None }, FaultScope::Get);
+    let rig = Rig::new(&[("only", no_list)], 1, "", prices);
+    seconds(1).await;
+    let counts = rig.gateway.gateway.app().probes.read()["only"];
+    assert_eq!((counts.lists, counts.chats, counts.connections, counts.failures), (1, 2, 0, 0));
+    assert!(counts.tokens > 0);
+    assert_eq!(counts.cost.as_nanos(), i64::try_from(counts.tokens).unwrap() * 1_000_000, "{counts:?}");
+    let page = rig.gateway.send(Method::GET, "/prometheus", &[], "").await;
+    let page = String::from_utf8(page.body.to_vec()).unwrap();
+    for line in [
+        "berry_probes_total{provider=\"only\",kind=\"models\"} 1",
+        "berry_probes_total{provider=\"only\",kind=\"chat\"} 2",
+        "berry_cost_usd_total{provider=\"only\",model=\"up-0\"} 0",
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line}: {page}");
+    }
+    assert_eq!(rig.health("only").await["total_requests"], 0);
 }
 
 #[tokio::test(start_paused = true)]

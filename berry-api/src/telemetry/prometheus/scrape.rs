@@ -14,6 +14,7 @@ use berry_loadbalance::pool::Pool;
 use super::page::{Format, Kind, Page};
 use super::{METHODS, Metrics, Route};
 use crate::app::{App, Runtime};
+use crate::prober::ProbeCounts;
 
 /// Everything, now.
 pub fn scrape(app: &App, format: Format) -> String {
@@ -23,6 +24,7 @@ pub fn scrape(app: &App, format: Format) -> String {
     write_process(app, &mut page);
     write_choices(&runtime, &mut page);
     write_backends(app, &runtime, &mut page);
+    write_probes(app, &mut page);
     page.finish()
 }
 
@@ -276,5 +278,34 @@ fn write_backends(app: &App, runtime: &Runtime, page: &mut Page) {
     page.family(Kind::Counter, "berry_cost_usd_total", "Cost of finished requests, as far as prices are known.");
     for (key, row) in &rows {
         page.sample(&label(key), row.cost_usd);
+    }
+}
+
+/// What probes asked of each provider: they are no requests, and what they cost is nobody's usage.
+fn write_probes(app: &App, page: &mut Page) {
+    type Figure = fn(&ProbeCounts) -> f64;
+    let counts = app.probes.read();
+    page.family(
+        Kind::Counter,
+        "berry_probes_total",
+        "Questions of probes: models lists, one-token chats, connections.",
+    );
+    for (provider, counts) in &counts {
+        for (kind, count) in [("models", counts.lists), ("chat", counts.chats), ("connect", counts.connections)] {
+            page.sample(&[("provider", provider.as_str()), ("kind", kind)], count);
+        }
+    }
+    let families: [(&str, &str, Figure); 3] = [
+        ("berry_probe_failures_total", "Backends that a probe found to be unwell.", |counts| counts.failures as f64),
+        ("berry_probe_tokens_total", "Tokens of the chats of probes.", |counts| counts.tokens as f64),
+        ("berry_probe_cost_usd_total", "Cost of the chats of probes, as far as prices are known.", |counts| {
+            counts.cost.as_nanos() as f64 / 1e9
+        }),
+    ];
+    for (name, help, value) in families {
+        page.family(Kind::Counter, name, help);
+        for (provider, counts) in &counts {
+            page.sample(&[("provider", provider.as_str())], value(counts));
+        }
     }
 }
