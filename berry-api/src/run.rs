@@ -41,7 +41,11 @@ pub enum Ended {
 pub fn server_options(server: &Server) -> Result<ServerOptions, tls::TlsError> {
     Ok(ServerOptions {
         max_connections: server.max_connections,
-        deadlines: Deadlines { header: server.header_timeout, idle: server.idle_timeout },
+        deadlines: Deadlines {
+            header: server.header_timeout,
+            idle: server.idle_timeout,
+            write_stall: server.write_stall,
+        },
         proxy_protocol_from: match server.proxy_protocol {
             true => server.trusted_proxies.clone(),
             false => Vec::new(),

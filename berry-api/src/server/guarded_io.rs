@@ -6,6 +6,10 @@
 //! request; here an ordinary request, whose head comes in one piece, touches no timer at all: the one timer of the
 //! connection is only looked at while a read waits.
 //!
+//! A write that waits starts a clock of its own: a client that takes nothing for too long loses its connection, which drops the
+//! answer and with it the upstream request. What is held for it until then is what the library and the kernel buffer.
+//! Of HTTP/2 this sees the connection, not a single stream whose window stays closed.
+//!
 //! Two more things are done here because only the stream sees them. Where the library refuses a malformed head with an empty
 //! answer, the answer gets the body that every other error has. And a connection that closes on an unread body is drained
 //! for a while first, since the client could not read the answer otherwise: the kernel would reset the connection.
@@ -42,6 +46,8 @@ pub struct Deadlines {
     pub header: Duration,
     /// For the first byte of the next head, from the end of the last answer.
     pub idle: Duration,
+    /// For the client to take something of what is written.
+    pub write_stall: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +78,10 @@ pub struct GuardedIo<T> {
     first: Bytes,
     head: Option<Head>,
     timer: Pin<Box<Sleep>>,
+    /// Runs while a write waits; made when the first one does.
+    stall: Option<Pin<Box<Sleep>>>,
+    /// Whether the last write waited.
+    stalled: bool,
     /// What stands in for the library's answer to a malformed head, as far as it is not written.
     substitute: Option<Bytes>,
     expired: bool,
@@ -90,6 +100,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> GuardedIo<T> {
             first: Bytes::new(),
             head: None,
             timer,
+            stall: None,
+            stalled: false,
             substitute: None,
             expired: false,
             drained: false,
@@ -192,6 +204,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin> GuardedIo<T> {
         Poll::Ready(Ok(()))
     }
 
+    /// Looks at what became of a write: one that waits may not do so for ever.
+    fn watch<R>(&mut self, written: Poll<io::Result<R>>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
+        if written.is_ready() {
+            self.stalled = false;
+            return written;
+        }
+        let deadline = Instant::now() + self.deadlines.write_stall;
+        let timer = self.stall.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if !std::mem::replace(&mut self.stalled, true) {
+            timer.as_mut().reset(deadline);
+        }
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
+    }
+
     /// Writes what stands in for the library's bytes. Ready when all of it is out.
     fn poll_substitute(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(rest) = self.substitute.as_mut().filter(|rest| !rest.is_empty()) {
@@ -274,7 +301,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedIo<T> {
             ready!(this.poll_substitute(cx))?;
             return Poll::Ready(Ok(buf.len()));
         }
-        Pin::new(&mut this.io).poll_write(cx, buf)
+        let written = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.watch(written, cx)
     }
 
     fn poll_write_vectored(
@@ -287,7 +315,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedIo<T> {
             ready!(this.poll_substitute(cx))?;
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
-        Pin::new(&mut this.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.watch(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -295,7 +324,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedIo<T> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        match Pin::new(&mut this.io).poll_flush(cx) {
+            // Between writes it has nothing to say; only the wait counts.
+            Poll::Pending => this.watch(Poll::Pending, cx),
+            flushed => flushed,
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,8 +1,12 @@
 //! What happens on a connection below the requests. In memory and under a paused clock: deadlines are exact.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use berry_api::telemetry::access::AccessLog;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Empty};
@@ -225,4 +229,76 @@ async fn an_idle_http2_connection_is_closed_too() {
     driver.await.ok();
     assert!(sender.is_closed());
     assert_eq!(began.elapsed().as_secs(), 60);
+}
+
+/// An upstream that streams without end: what it could send so far, and whether its peer has left.
+#[derive(Default)]
+struct Endless {
+    sent: AtomicUsize,
+    left_alone: AtomicBool,
+}
+
+impl Endless {
+    async fn serve(&self, mut io: DuplexStream) {
+        let mut request = [0; 64 * 1024];
+        assert!(io.read(&mut request).await.unwrap() > 0);
+        let event = format!(r#"data: {{"choices":[{{"index":0,"delta":{{"content":"{}"}}}}]}}"#, "a".repeat(16 * 1024));
+        let chunk = format!("{:x}\r\n{event}\n\n\r\n", event.len() + 2);
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+        io.write_all(head.as_bytes()).await.unwrap();
+        while io.write_all(chunk.as_bytes()).await.is_ok() {
+            self.sent.fetch_add(chunk.len(), Ordering::Relaxed);
+        }
+        self.left_alone.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A client of an endless stream that has not read anything yet.
+async fn ask_for_an_endless_stream() -> (TestGateway, Arc<Endless>, DuplexStream) {
+    let upstream = Arc::<Endless>::default();
+    let served = Arc::clone(&upstream);
+    let dial = move || {
+        let (client, io) = tokio::io::duplex(64 * 1024);
+        let served = Arc::clone(&served);
+        TaskTracker::new().spawn(async move { served.serve(io).await });
+        client
+    };
+    let dials = HashMap::from([("nowhere".into(), Arc::new(dial) as _)]);
+    let config = format!("[server]\nwrite_stall_seconds = 20\n{CONFIG}");
+    let gateway = TestGateway::with(&config, AccessLog::default(), dials);
+    let mut client = connect(&gateway);
+    let body = r#"{"model":"narrow","stream":true,"messages":[]}"#;
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {ADMIN}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    client.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    (gateway, upstream, client)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_is_let_go_and_so_is_its_upstream() {
+    let (gateway, upstream, _client) = ask_for_an_endless_stream().await;
+    let in_flight = || gateway.gateway.app().in_flight.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(19)).await;
+    assert_eq!((upstream.left_alone.load(Ordering::Relaxed), in_flight()), (false, 1));
+    // One MiB of it is in the pipe to the client.
+    let held = upstream.sent.load(Ordering::Relaxed).saturating_sub(1024 * 1024);
+    assert!(held <= 2 * 1024 * 1024, "{held} bytes are held for it");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((upstream.left_alone.load(Ordering::Relaxed), in_flight()), (true, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_a_little_now_and_then_is_served() {
+    let (_gateway, upstream, mut client) = ask_for_an_endless_stream().await;
+    let mut some = vec![0; 512 * 1024];
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        client.read_exact(&mut some).await.unwrap();
+    }
+    assert!(!upstream.left_alone.load(Ordering::Relaxed));
+    drop(client);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(upstream.left_alone.load(Ordering::Relaxed), "and noticed when it leaves");
 }

@@ -74,7 +74,8 @@ const FAULTS: [&str; 22] = [
 #[test]
 fn whatever_happens_every_request_ends_once_and_cleanly() {
     if let Some(seed) = number_from("BERRY_SIMULATION_SEED") {
-        return live(seed);
+        live(seed);
+        return;
     }
     let (next, seeds) = (AtomicU64::new(0), number_from("BERRY_SIMULATION_SEEDS").unwrap_or(SEEDS));
     std::thread::scope(|scope| {
@@ -93,17 +94,33 @@ fn number_from(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|number| number.parse().expect("a number"))
 }
 
-/// Runs one world from its beginning to its end.
-fn live(seed: u64) {
+/// As many worlds live twice.
+const REPLAYED: u64 = 20;
+
+#[test]
+fn a_seed_replays_to_the_last_event() {
+    for seed in 0..REPLAYED {
+        let (first, second) = (live(seed), live(seed));
+        for (one, other) in first.iter().zip(&second) {
+            assert_eq!(one, other, "seed {seed}");
+        }
+        assert_eq!(first.len(), second.len(), "seed {seed}");
+    }
+}
+
+/// Runs one world from its beginning to its end, and gives its log: everything that upstreams saw, that clients got, and that was
+/// settled, with its time.
+fn live(seed: u64) -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let world = World::new(seed);
         let app = Arc::clone(&world.app);
         tokio::select! {
+            biased;
             () = prober::run(app) => panic!("the prober ended"),
-            () = world.run() => {}
+            log = world.run() => log,
         }
-    });
+    })
 }
 
 /// An upstream process: dead, or alive with the faults of the moment.
@@ -192,7 +209,7 @@ impl World {
         Self { rng, app, gateway, upstreams, dials, records, strategy }
     }
 
-    async fn run(mut self) {
+    async fn run(mut self) -> Vec<String> {
         let began = Instant::now();
         let mut clients = JoinSet::new();
         let visits = self.rng.random_range(6..=14);
@@ -207,7 +224,33 @@ impl World {
         let visits = timeout(FOR_EVER, clients.join_all()).await.expect("every request ends");
         self.heal();
         sleep(REST).await;
+        let log = self.log(&visits, began);
         self.judge(visits).await;
+        log
+    }
+
+    fn log(&self, visits: &[Visit], began: Instant) -> Vec<String> {
+        let mut log = Vec::new();
+        for visit in visits {
+            let outcome = match &visit.outcome {
+                Ok(Got { answer, seconds }) => format!("{} after {seconds}: {:?}", answer.status, answer.body),
+                Err(left) => format!("left after {:?}", *left - began),
+            };
+            log.push(format!("visit {}: {outcome}", visit.number));
+        }
+        for facts in self.records.0.lock().iter() {
+            let tries = facts.tries.iter().map(|attempt| {
+                let backend = &attempt.backend.id;
+                (backend.to_string(), attempt.reason, attempt.outcome, attempt.started, attempt.ttft, attempt.duration)
+            });
+            log.push(format!("{} {:?} {:?}", facts.request_id.as_str(), facts.end, tries.collect::<Vec<_>>()));
+        }
+        for mock in self.upstreams.iter().flat_map(|upstream| upstream.all()) {
+            for seen in mock.requests() {
+                log.push(format!("{} {} at {:?}", seen.number, seen.path_and_query, seen.at - began));
+            }
+        }
+        log
     }
 
     /// Crashes, restarts, faults and reloads at random moments.

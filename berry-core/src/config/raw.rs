@@ -401,6 +401,8 @@ table! {
         body_timeout_seconds: default<Seconds> = Seconds(30.0), Bounds::above(0.0);
         /// How long an idle client connection is kept.
         idle_timeout_seconds: default<Seconds> = Seconds(60.0), Bounds::above(0.0);
+        /// How long a client may take nothing of what is sent to it; then its connection is closed and the upstream is let go.
+        write_stall_seconds: default<Seconds> = Seconds(60.0), Bounds::above(0.0);
         /// Whether replies carry `x-berry-provider`, `x-berry-model` and `x-berry-attempts`.
         berry_headers: default<bool> = true;
         /// Failed authentications a minute from one address beyond which it is answered 429. A valid token is never refused.

@@ -98,6 +98,8 @@ pub struct Server {
     pub body_timeout: Duration,
     /// How long an idle client connection is kept.
     pub idle_timeout: Duration,
+    /// How long a client may take nothing of what is sent to it.
+    pub write_stall: Duration,
     /// Whether replies carry `x-berry-provider`, `x-berry-model` and `x-berry-attempts`.
     pub berry_headers: bool,
     /// Failed authentications a minute from one address beyond which it is answered 429.
