@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod auth;
+pub mod bodies;
 pub mod changes;
 pub mod cors;
 pub mod decisions;

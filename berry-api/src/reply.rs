@@ -7,6 +7,7 @@ use berry_relay::answer::RelayBody;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::bodies::Logged;
 use crate::server::connection::ActiveRequest;
 
 /// An error with all that it was caused by.
@@ -24,6 +25,8 @@ pub enum Content {
     Whole(Bytes),
     /// Relayed from an upstream.
     Relayed(RelayBody),
+    /// The same, for the log as well.
+    Logged(Box<Logged>),
     /// From the router.
     Routed(axum::body::Body),
 }
@@ -44,6 +47,7 @@ impl Body for Reply {
             Content::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Content::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Content::Relayed(body) => Pin::new(body).poll_frame(cx),
+            Content::Logged(body) => Pin::new(&mut **body).poll_frame(cx),
             Content::Routed(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
         }
     }
@@ -52,6 +56,7 @@ impl Body for Reply {
         match &self.content {
             Content::Whole(bytes) => bytes.is_empty(),
             Content::Relayed(body) => body.is_end_stream(),
+            Content::Logged(body) => body.is_end_stream(),
             Content::Routed(body) => body.is_end_stream(),
         }
     }
@@ -60,6 +65,7 @@ impl Body for Reply {
         match &self.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Relayed(body) => body.size_hint(),
+            Content::Logged(body) => body.size_hint(),
             Content::Routed(body) => body.size_hint(),
         }
     }

@@ -40,6 +40,8 @@ mod health;
 mod layers;
 #[path = "integration/limits.rs"]
 mod limits;
+#[path = "integration/log_docs.rs"]
+mod log_docs;
 #[cfg(feature = "observability")]
 #[path = "integration/metrics.rs"]
 mod metrics;

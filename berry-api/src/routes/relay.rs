@@ -25,6 +25,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri};
 use http_body::Body;
 
 use crate::app::{App, Runtime};
+use crate::bodies::Logged;
 use crate::decisions::Recorder;
 use crate::error::ApiError;
 use crate::gateway::REQUEST_ID;
@@ -33,7 +34,7 @@ use crate::quotas::write_standing;
 use crate::reply::{BoxError, Content};
 use crate::routes::{gemini, responses};
 use crate::server::connection::Connection;
-use crate::{gate, intake};
+use crate::{bodies, gate, intake};
 
 const BACKEND: HeaderName = HeaderName::from_static("x-berry-backend");
 const EXPLAIN: HeaderName = HeaderName::from_static("x-berry-explain");
@@ -99,6 +100,7 @@ async fn forward(app: &App, runtime: &Runtime, request: RelayRequest, mut exchan
         return counted(exchange, count);
     }
     let id = exchange.request_id;
+    bodies::request(&runtime.snapshot, &id, &request.body);
     let show_route = runtime.snapshot.server.berry_headers;
     let model = Arc::clone(&request.model);
     let relay = match request.user.admin && asks_to_explain(&request.headers) {
@@ -107,7 +109,13 @@ async fn forward(app: &App, runtime: &Runtime, request: RelayRequest, mut exchan
     };
     exchange.explained = !Arc::ptr_eq(&relay, &runtime.relay);
     match relay.forward(request, exchange).await {
-        Ok(answer) => reply(answer, show_route.then_some(&*model)),
+        Ok(answer) => {
+            let response = reply(answer, show_route.then_some(&*model));
+            if bodies::answers_are_logged(&runtime.snapshot) {
+                return response.map(|content| logged(content, id, runtime));
+            }
+            response
+        }
         Err(Refusal { error, exchange }) => {
             let (backend, attempts) = (exchange.backend.clone(), exchange.attempts);
             let mut response = refuse(exchange, &ApiError::of_relay(&error));
@@ -119,6 +127,15 @@ async fn forward(app: &App, runtime: &Runtime, request: RelayRequest, mut exchan
             }
             response
         }
+    }
+}
+
+/// An answer that is logged when it is over.
+#[cold]
+fn logged(content: Content, id: RequestId, runtime: &Runtime) -> Content {
+    match content {
+        Content::Relayed(body) => Content::Logged(Box::new(Logged::new(body, id, Arc::clone(&runtime.snapshot)))),
+        other => other,
     }
 }
 

@@ -1,14 +1,19 @@
 //! What is logged for a request, through the real writer thread.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::sync::Arc;
 
+use berry_api::bodies::LOGGED_BYTES_MAX;
 use berry_api::telemetry::access::AccessLog;
 use berry_api::telemetry::writer::{ITEMS_MAX, Item, LogWriter, Sink};
 use berry_api::telemetry::{EventLayer, format};
 use berry_core::config::snapshot::LogFormat;
+use berry_mock::{Mock, Reply, Script};
+use berry_relay::client::Dial;
 use parking_lot::{Condvar, Mutex};
 use serde_json::Value;
+use tracing::instrument::WithSubscriber as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::fleet::{chat, plan};
@@ -169,4 +174,57 @@ fn a_blocked_sink_blocks_nobody_and_what_is_dropped_is_counted() {
     assert_eq!(written + dropped, 3 * ITEMS_MAX as u64);
     assert!(written <= 2 * ITEMS_MAX as u64, "{written}");
     assert_eq!(lines.last().expect("lines")["message"], "last");
+}
+
+/// The fields of events with this message, of one request under a configuration.
+async fn events(config: &str, filter: &str, message: &str, ask: &str) -> Vec<Value> {
+    let lines = Lines::default();
+    let writer = lines.writer(LogFormat::Json);
+    let mock = Mock::new(Script { replies: vec![Reply::json("/", ANSWER)], ..Script::default() });
+    let dials = HashMap::from([("nowhere".into(), Arc::new(move || mock.connect()) as Dial)]);
+    let gateway = TestGateway::with(config, AccessLog::default(), dials);
+    let subscriber = tracing_subscriber::registry()
+        .with(tracing_subscriber::EnvFilter::new(filter))
+        .with(EventLayer::new(writer.clone()));
+    let answer = async { gateway.post("/v1/chat/completions", ADMIN, ask).await };
+    assert_eq!(answer.with_subscriber(subscriber).await.status, 200);
+    writer.flush();
+    let of_message = lines.json().into_iter().filter(|line| line["message"] == message);
+    of_message.map(|line| line["fields"].clone()).collect()
+}
+
+const ANSWER: &str = r#"{"said":"sk-live-0123456789abcdef and provider-key-canary"}"#;
+const BODIES: &str = "[settings]\nlog_request_body = true\nlog_response_body = true\n";
+
+#[tokio::test]
+async fn bodies_are_logged_on_demand_without_secrets() {
+    let ask = format!(r#"{{"model":"org/wide","messages":[],"user":"mine is {ADMIN}, Bearer abc, harmless"}}"#);
+    let config = format!("{BODIES}{CONFIG}");
+    let asked = events(&config, "debug", "request body", &ask).await;
+    let hidden = r#"{"model":"org/wide","messages":[],"user":"mine is [redacted], Bearer [redacted], harmless"}"#;
+    assert_eq!((asked[0]["body"].as_str(), asked[0]["bytes"].as_u64()), (Some(hidden), Some(ask.len() as u64)));
+    let answered = events(&config, "debug", "response body", &ask).await;
+    assert_eq!(answered[0]["body"], r#"{"said":"[redacted] and [redacted]"}"#);
+    assert!(answered[0]["request_id"].as_str().is_some_and(|id| id.starts_with("req_")));
+}
+
+#[tokio::test]
+async fn bodies_are_not_logged_unasked_and_never_above_debug() {
+    let ask = r#"{"model":"org/wide","messages":[]}"#;
+    for (config, filter) in [(CONFIG.to_owned(), "trace"), (format!("{BODIES}{CONFIG}"), "info")] {
+        for message in ["request body", "response body"] {
+            assert_eq!(events(&config, filter, message, ask).await.len(), 0, "{filter} {message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_long_body_is_cut_before_the_word_that_the_bound_goes_through() {
+    let start = r#"{"model":"org/wide","user":""#;
+    // The token begins three bytes before the bound.
+    let fill: String = "x".repeat(LOGGED_BYTES_MAX - 4 - start.len()) + " ";
+    let ask = format!(r#"{start}{fill}{ADMIN}"}}"#);
+    let asked = events(&format!("{BODIES}{CONFIG}"), "debug", "request body", &ask).await;
+    let body = asked[0]["body"].as_str().unwrap();
+    assert!(body.len() < LOGGED_BYTES_MAX && body.ends_with("x "), "…{}", &body[body.len() - 20..]);
 }
