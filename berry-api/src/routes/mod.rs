@@ -9,6 +9,7 @@ mod health;
 mod landing;
 mod metrics;
 mod models;
+mod openapi;
 #[cfg(feature = "observability")]
 mod prometheus;
 pub mod relay;
@@ -34,6 +35,7 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::gate;
 use crate::server::connection::Connection;
+use openapi::{Description, Listed};
 
 /// Who may use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +62,20 @@ pub struct Caller {
 /// Shared by every handler.
 type AppState = State<Arc<App>>;
 
-/// The table.
+/// The router of the table.
 pub fn router(app: Arc<App>) -> Router {
+    let description = Arc::<Description>::default();
+    let table = table(app, &description);
+    description.describe(&table.listed);
+    table.finish()
+}
+
+/// The table.
+fn table(app: Arc<App>, description: &Arc<Description>) -> Table {
     use Access::{Admin, Monitoring, Open, User};
-    let mut table = Table { router: Router::new(), app };
+    let mut table = Table { router: Router::new(), app, listed: Vec::new() };
+    let description = Arc::clone(description);
+    table.add(Open, "/openapi.json", get(move || async move { description.page() }));
     table.add(Open, "/", get(landing::page));
     table.add(Open, "/dashboard", get(dashboard::page));
     table.add(Open, "/status", get(dashboard::page));
@@ -101,12 +113,14 @@ pub fn router(app: Arc<App>) -> Router {
     for path in unsupported::PATHS {
         table.add_any(User, path, unsupported::endpoint);
     }
-    table.finish()
+    table
 }
 
 struct Table {
     router: Router<Arc<App>>,
     app: Arc<App>,
+    /// What is described.
+    listed: Vec<Listed>,
 }
 
 impl Table {
@@ -127,6 +141,7 @@ impl Table {
         methods: MethodRouter<Arc<App>>,
         allow: &'static str,
     ) {
+        self.listed.push(Listed { access, path, methods: allow });
         let gate = from_fn_with_state((Arc::clone(&self.app), access), check);
         let methods = methods.route_layer(gate).fallback(move |request| method_not_allowed(request, allow));
         let methods = methods.layer(map_response(move |response| named(response, path)));
@@ -226,4 +241,16 @@ async fn method_not_allowed(request: Request, allow: &'static str) -> Response {
         )
     };
     refusal(&parts, &error)
+}
+
+/// The table's routes, for tests of what is said about them.
+#[cfg(test)]
+fn listed_for_test() -> Vec<Listed> {
+    use berry_core::config::{Config, ProcessEnvironment};
+
+    let config = "[users.admin]\nname = \"Admin\"\ntoken = \"a-token-for-the-table\"\n";
+    let loaded = Config::from_text("table.toml", config, &ProcessEnvironment).ok().expect("a small configuration");
+    let options = crate::app::AppOptions { access: Default::default(), seed: 1, dials: Default::default() };
+    let app = App::new(loaded.snapshot, options).expect("no upstream to be made");
+    table(Arc::new(app), &Arc::default()).listed
 }
