@@ -61,6 +61,8 @@ mod reload;
 mod repair;
 #[path = "integration/responses.rs"]
 mod responses;
+#[path = "integration/shapes.rs"]
+mod shapes;
 #[path = "integration/simulation.rs"]
 mod simulation;
 #[path = "integration/sockets.rs"]

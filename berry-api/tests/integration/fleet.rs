@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     provider: String,
     /// Keys of the model.
     model: String,
+    /// Its strategy, where that is not `failover`.
+    strategy: Option<String>,
     /// Keys of every backend, by place.
     backends: HashMap<usize, String>,
     /// Whether the upstreams are behind real sockets.
@@ -88,6 +90,11 @@ impl Plan {
         self
     }
 
+    pub(crate) fn strategy(mut self, strategy: &str) -> Self {
+        self.strategy = Some(strategy.to_owned());
+        self
+    }
+
     pub(crate) fn backend(mut self, place: usize, keys: &str) -> Self {
         self.backends.insert(place, keys.to_owned());
         self
@@ -128,7 +135,8 @@ impl Plan {
                  api_key = \"provider-key-canary\"\n{provider}"
             );
         }
-        text += &format!("[models.m]\nname = \"m\"\nstrategy = \"failover\"\n{}", self.model);
+        let strategy = self.strategy.as_deref().unwrap_or("failover");
+        text += &format!("[models.m]\nname = \"m\"\nstrategy = \"{strategy}\"\n{}", self.model);
         for (place, name) in NAMES.iter().take(addresses.len()).enumerate() {
             let own = self.backends.get(&place).map_or("", String::as_str);
             text += &format!(
