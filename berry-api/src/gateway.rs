@@ -27,7 +27,7 @@ use crate::server::connection::Connection;
 use crate::telemetry::metrics::{MethodLabel, Path};
 
 /// Our name for a request, on every reply.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Serves requests. Cheap to clone.
 #[derive(Clone)]

@@ -107,10 +107,10 @@ pub enum RequestBody {
         /// The bytes.
         body: Chunks,
         /// What they say.
-        envelope: Envelope,
+        envelope: Box<Envelope>,
     },
     /// A form whose beginning was read as far as its `model` field.
-    Form(Form),
+    Form(Box<Form>),
 }
 
 impl RequestBody {

@@ -7,12 +7,12 @@
 use std::time::{Duration, SystemTime};
 
 use berry_loadbalance::lease::Remaining;
+use http::HeaderMap;
 use http::header::{DATE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName};
 
-// Looked for in every answer, so they are not parsed each time.
-static REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
-static REMAINING_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-tokens");
+const REMAINING: &str = "x-ratelimit-remaining-";
+const REMAINING_REQUESTS: &str = "x-ratelimit-remaining-requests";
+const REMAINING_TOKENS: &str = "x-ratelimit-remaining-tokens";
 /// The longest wait that is believed.
 const BELIEVABLE: Duration = Duration::from_secs(24 * 3600);
 
@@ -31,9 +31,16 @@ pub(crate) fn of(headers: &HeaderMap, body: &[u8]) -> Option<Duration> {
 
 /// What is left of the limits that an answer tells of.
 pub(crate) fn remaining(headers: &HeaderMap) -> Remaining {
-    let count = |name: &HeaderName| headers.get(name)?.to_str().ok()?.parse().ok();
-    let requests = count(&REMAINING_REQUESTS);
-    let tokens = count(&REMAINING_TOKENS);
+    let (mut requests, mut tokens) = (None, None);
+    // In one look at them, since most answers have few headers and none of these.
+    for (name, value) in headers.iter().filter(|(name, _)| name.as_str().starts_with(REMAINING)) {
+        let count = || value.to_str().ok()?.parse().ok();
+        match name.as_str() {
+            REMAINING_REQUESTS => requests = requests.or_else(count),
+            REMAINING_TOKENS => tokens = tokens.or_else(count),
+            _ => {}
+        }
+    }
     // The reset is only looked for where something has run out.
     let reset = if requests == Some(0) || tokens == Some(0) { reset(headers) } else { None };
     Remaining { requests, tokens, reset }
@@ -47,11 +54,11 @@ fn until_date(headers: &HeaderMap) -> Option<Duration> {
 
 /// The longer one of the resets of what has run out.
 fn reset(headers: &HeaderMap) -> Option<Duration> {
-    let of = |remaining: &HeaderName, reset: &str| {
+    let of = |remaining: &str, reset: &str| {
         let ran_out = headers.get(remaining)? == "0";
         duration(headers.get(reset).filter(|_| ran_out)?.to_str().ok()?)
     };
-    of(&REMAINING_REQUESTS, "x-ratelimit-reset-requests").max(of(&REMAINING_TOKENS, "x-ratelimit-reset-tokens"))
+    of(REMAINING_REQUESTS, "x-ratelimit-reset-requests").max(of(REMAINING_TOKENS, "x-ratelimit-reset-tokens"))
 }
 
 fn in_body(body: &[u8]) -> Option<Duration> {
@@ -89,7 +96,7 @@ fn duration(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderName, HeaderValue};
 
     use super::*;
 

@@ -19,7 +19,7 @@ use berry_relay::exchange::{self, End, Exchange};
 use berry_relay::forward::{Refusal, Relay, RelayRequest, RequestBody};
 use berry_relay::multipart::{self, Form, FormError, FormScanner};
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri};
 use http_body::Body;
@@ -28,7 +28,6 @@ use crate::app::{App, Runtime};
 use crate::bodies::Logged;
 use crate::decisions::Recorder;
 use crate::error::ApiError;
-use crate::gateway::REQUEST_ID;
 use crate::intake::{Reader, Timed};
 use crate::quotas::write_standing;
 use crate::reply::{BoxError, Content};
@@ -36,9 +35,6 @@ use crate::routes::{gemini, responses};
 use crate::server::connection::Connection;
 use crate::{bodies, gate, intake};
 
-const BACKEND: HeaderName = HeaderName::from_static("x-berry-backend");
-const EXPLAIN: HeaderName = HeaderName::from_static("x-berry-explain");
-const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
 const PROVIDER: HeaderName = HeaderName::from_static("x-berry-provider");
 const MODEL: HeaderName = HeaderName::from_static("x-berry-model");
 const ESTIMATED: HeaderName = HeaderName::from_static("x-berry-estimated");
@@ -60,9 +56,10 @@ where
 {
     let mut exchange = Exchange::begin(id, operation, app.clock, Arc::clone(&app.sink));
     exchange.trace = app.traces.begin(&parts.headers);
-    exchange.client_request_id = parts.headers.get(REQUEST_ID).and_then(exchange::client_request_id);
+    let wishes = Wishes::read(&parts.headers);
+    exchange.client_request_id = wishes.request_id.as_ref().and_then(exchange::client_request_id);
     let mut body = Some(body);
-    let admitted = admit(app, &runtime, connection, &mut exchange, &mut parts, &mut body).await;
+    let admitted = admit(app, &runtime, connection, &mut exchange, &wishes, &mut parts, &mut body).await;
     let request = match admitted {
         Ok(request) => request,
         Err(mut error) => {
@@ -87,7 +84,7 @@ where
             return response;
         }
     };
-    let mut response = forward(app, &runtime, request, exchange).await;
+    let mut response = forward(app, &runtime, request, wishes.explain, exchange).await;
     if let Some(standing) = &standing {
         write_standing(response.headers_mut(), standing, operation.dialect(), now, app.wall);
     }
@@ -95,7 +92,13 @@ where
 }
 
 /// Sends an admitted request on and answers it.
-async fn forward(app: &App, runtime: &Runtime, request: RelayRequest, mut exchange: Exchange) -> Response<Content> {
+async fn forward(
+    app: &App,
+    runtime: &Runtime,
+    request: RelayRequest,
+    explain: bool,
+    mut exchange: Exchange,
+) -> Response<Content> {
     if let Some(count) = count_here(exchange.operation, &request) {
         return counted(exchange, count);
     }
@@ -103,7 +106,7 @@ async fn forward(app: &App, runtime: &Runtime, request: RelayRequest, mut exchan
     bodies::request(&runtime.snapshot, &id, &request.body);
     let show_route = runtime.snapshot.server.berry_headers;
     let model = Arc::clone(&request.model);
-    let relay = match request.user.admin && asks_to_explain(&request.headers) {
+    let relay = match request.user.admin && explain {
         true => recording(app, runtime, &request.user, &exchange),
         false => Arc::clone(&runtime.relay),
     };
@@ -139,9 +142,37 @@ fn logged(content: Content, id: RequestId, runtime: &Runtime) -> Content {
     }
 }
 
-/// `x-berry-explain: 1`, which only administrators may say; of others it is ignored.
-fn asks_to_explain(headers: &HeaderMap) -> bool {
-    headers.get(EXPLAIN).is_some_and(|value| value.as_bytes() == b"1")
+/// What the headers ask of the gateway itself, found in one look at them, since most requests ask nothing. Of a header that
+/// stands there twice the first counts.
+#[derive(Default)]
+struct Wishes {
+    coding: Option<HeaderValue>,
+    timeout: Option<HeaderValue>,
+    provider: Option<HeaderValue>,
+    request_id: Option<HeaderValue>,
+    /// `x-berry-explain: 1`, which only administrators may say; of others it is ignored.
+    explain: bool,
+}
+
+impl Wishes {
+    fn read(headers: &HeaderMap) -> Self {
+        let mut wishes = Self::default();
+        for (name, value) in headers {
+            let wish = match name.as_str() {
+                "content-encoding" => &mut wishes.coding,
+                "x-berry-backend" => &mut wishes.provider,
+                "x-request-id" => &mut wishes.request_id,
+                "x-request-timeout" => &mut wishes.timeout,
+                "x-berry-explain" => {
+                    wishes.explain |= value.as_bytes() == b"1";
+                    continue;
+                }
+                _ => continue,
+            };
+            wish.get_or_insert_with(|| value.clone());
+        }
+        wishes
+    }
 }
 
 /// A relay that keeps the choices of one request for `/admin/explain`.
@@ -163,6 +194,7 @@ async fn admit<B>(
     runtime: &Runtime,
     connection: &Connection,
     exchange: &mut Exchange,
+    wishes: &Wishes,
     parts: &mut Parts,
     body: &mut Option<B>,
 ) -> Result<RelayRequest, ApiError>
@@ -177,8 +209,8 @@ where
     exchange.user = Some(Arc::clone(&user));
     let incoming = body.as_mut().expect("taken at the end only");
     intake::check_declared_size(incoming, &snapshot.server)?;
-    check_coding(&parts.headers)?;
-    let timeout = timeout(&parts.headers)?;
+    check_coding(wishes.coding.as_ref())?;
+    let timeout = wishes.timeout.as_ref().map(timeout).transpose()?;
 
     let mut permit = app.buffers.permit();
     let reader = Reader::new(incoming, &snapshot.server, &mut permit);
@@ -191,7 +223,7 @@ where
     exchange.model = Some(Arc::clone(&model));
     let provider = match asked.backend {
         Some(provider) => Some(provider),
-        None => forced_provider(&parts.headers)?,
+        None => wishes.provider.as_ref().map(forced_provider).transpose()?,
     };
     let provider = match &asked.previous_response {
         Some(previous) if exchange.operation == Operation::Responses => {
@@ -222,7 +254,7 @@ struct Asked {
 
 /// A body as far as it was read.
 enum Read {
-    Json(Chunks, Envelope),
+    Json(Chunks, Box<Envelope>),
     Form(Chunks, Box<FormScanner>),
 }
 
@@ -239,7 +271,7 @@ impl Read {
                 let rest = rest.map(|rest| Timed::new(rest, server));
                 let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
                 let form = Form::new(held, rest, *scanner, length, server.max_body_bytes);
-                Ok(RequestBody::Form(form.map_err(|error| unreadable_form(&error))?))
+                Ok(RequestBody::Form(Box::new(form.map_err(|error| unreadable_form(&error))?)))
             }
         }
     }
@@ -254,7 +286,7 @@ where
         Some((_, model)) if operation.dialect() == Dialect::Gemini => Envelope::read_gemini(&body, model, operation),
         _ => Envelope::read(&body),
     };
-    let mut envelope = envelope.map_err(|error| unreadable(&error))?;
+    let mut envelope = Box::new(envelope.map_err(|error| unreadable(&error))?);
     Ok(Asked {
         model: envelope.model.clone(),
         stream: envelope.stream,
@@ -311,8 +343,8 @@ fn permitted(runtime: &Runtime, user: &User, name: &str) -> Result<Arc<Model>, A
     Ok(Arc::clone(model))
 }
 
-fn check_coding(headers: &HeaderMap) -> Result<(), ApiError> {
-    match headers.get(CONTENT_ENCODING) {
+fn check_coding(coding: Option<&HeaderValue>) -> Result<(), ApiError> {
+    match coding {
         None => Ok(()),
         Some(coding) if coding.as_bytes().eq_ignore_ascii_case(b"identity") => Ok(()),
         Some(_) => Err(ApiError::new(
@@ -323,14 +355,11 @@ fn check_coding(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 /// `x-request-timeout`: seconds, fractions allowed.
-fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
-    let Some(value) = headers.get(TIMEOUT) else {
-        return Ok(None);
-    };
+fn timeout(value: &HeaderValue) -> Result<Duration, ApiError> {
     let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
     let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     match timeout.filter(|timeout| !timeout.is_zero()) {
-        Some(timeout) => Ok(Some(timeout)),
+        Some(timeout) => Ok(timeout),
         None => Err(ApiError::new(
             ErrorKind::InvalidRequest,
             "The header x-request-timeout must be a number of seconds above 0, such as `30` or `2.5`.",
@@ -347,12 +376,9 @@ fn issuer_of(app: &App, user: &User, previous: &str, forced: Option<&str>) -> Re
     Ok(issuer.as_str().to_owned())
 }
 
-fn forced_provider(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(value) = headers.get(BACKEND) else {
-        return Ok(None);
-    };
+fn forced_provider(value: &HeaderValue) -> Result<String, ApiError> {
     match std::str::from_utf8(value.as_bytes()) {
-        Ok(provider) => Ok(Some(provider.trim().to_owned())),
+        Ok(provider) => Ok(provider.trim().to_owned()),
         Err(_) => {
             Err(ApiError::new(ErrorKind::UnknownBackend, "The header x-berry-backend is not text.").on("backend"))
         }

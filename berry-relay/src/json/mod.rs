@@ -71,11 +71,19 @@ pub(crate) fn scalar_length(text: &[u8]) -> Option<usize> {
 /// # Errors
 /// When it is no string, or holds half a surrogate pair or bytes that are not UTF-8.
 pub fn unquote(raw: &[u8]) -> Result<String, serde_json::Error> {
-    serde_json::from_slice(raw)
+    match raw {
+        [b'"', text @ .., b'"'] if lex::plain_length::<false>(text) == text.len() => {
+            std::str::from_utf8(text).map(str::to_owned).map_err(serde::de::Error::custom)
+        }
+        _ => serde_json::from_slice(raw),
+    }
 }
 
 /// A JSON string for a text, with its quotes.
 pub fn quote(text: &str) -> Vec<u8> {
+    if lex::plain_length::<false>(text.as_bytes()) == text.len() {
+        return [b"\"", text.as_bytes(), b"\""].concat();
+    }
     serde_json::to_vec(text).expect("a string can always be written as JSON")
 }
 

@@ -32,7 +32,7 @@ pub struct Member {
 /// What was found in a valid body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
-    found: SmallVec<[Member; 6]>,
+    found: SmallVec<[Member; 3]>,
     /// Offset of the brace that closes the top-level object; `None` when the top level is something else.
     close: Option<usize>,
     empty: bool,
