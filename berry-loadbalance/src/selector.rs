@@ -2,7 +2,6 @@
 //!
 //! `examples/route_selector.rs` is a program that uses nothing else.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use berry_core::config::snapshot::{Backend, Snapshot, Strategy};
 use berry_core::id::{BackendId, ModelId, ModelName};
 use berry_core::time::Instant;
 use rand::rngs::SmallRng;
+use rustc_hash::FxHashMap;
 
 use crate::eligibility::{Demand, Exclusion};
 use crate::endpoint::EndpointStats;
@@ -165,7 +165,7 @@ pub trait RouteSelector: Send + Sync {
 /// The selector over the pools of one snapshot.
 #[derive(Debug, Default)]
 pub struct PoolSelector {
-    pools: HashMap<ModelId, Arc<Pool>>,
+    pools: FxHashMap<ModelId, Arc<Pool>>,
     order: Vec<ModelId>,
 }
 

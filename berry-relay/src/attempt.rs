@@ -13,7 +13,7 @@ use berry_core::config::snapshot::{Backend, Commit};
 use berry_core::operation::{Dialect, Operation};
 use berry_core::time::Instant;
 use berry_loadbalance::course::{self, Retry};
-use berry_loadbalance::lease::Lease;
+use berry_loadbalance::lease::{Lease, Remaining};
 use berry_loadbalance::outcome::{FailureClass, Outcome};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -124,11 +124,12 @@ impl Setback {
     }
 }
 
-/// Runs one attempt. The lease is told how it went; for a stream, when the stream ends.
+/// Runs one attempt, which begins now. The lease is told how it went; for a stream, when the stream ends.
 pub(crate) async fn run(
     relay: &Relay,
     lease: Lease,
     request: &mut RelayRequest,
+    sent_at: Instant,
     deadline: Deadline,
     exchange: &mut Exchange,
 ) -> Result<Committed, Box<Setback>> {
@@ -137,7 +138,6 @@ pub(crate) async fn run(
         let error = ForwardError::Internal(format!("{}: no client for its provider", backend.id));
         return Err(Box::new(Setback { backend, error, answer: None, retry: Retry::No }));
     };
-    let sent_at = exchange.now();
     let translation = match prepare::translation(&backend, request, exchange) {
         Ok(translation) => translation,
         Err(error) => return Err(Box::new(untranslatable(lease, backend, error, exchange))),
@@ -152,7 +152,10 @@ pub(crate) async fn run(
     let attempt = Attempt { relay, upstream, operation, translation, streams, encoding, sent_at, deadline, backend };
     match attempt.send(request, exchange).await {
         Ok((head, reply)) => {
-            lease.learn_remaining(retry_after::remaining(&head.headers), exchange.now());
+            let remaining = retry_after::remaining(&head.headers);
+            if remaining != Remaining::default() {
+                lease.learn_remaining(remaining, exchange.now());
+            }
             attempt.conclude(head, reply, lease, exchange)
         }
         Err(error @ ForwardError::Untranslatable { .. }) => {

@@ -107,6 +107,10 @@ impl Chunks {
     /// piece; of large ones nothing is copied.
     pub fn splice(&self, edits: &mut [Edit]) -> Self {
         edits.sort_by_key(|edit| (edit.range.start, edit.range.end));
+        let gained: usize = edits.iter().map(|edit| edit.replacement.len()).sum();
+        if self.len + gained <= JOIN_BYTES_MAX {
+            return self.splice_small(edits, gained);
+        }
         let mut spliced = Self::default();
         let mut at = 0;
         for edit in edits.iter() {
@@ -115,10 +119,20 @@ impl Chunks {
             at = edit.range.end;
         }
         spliced.append(self, at..self.len);
-        if spliced.len <= JOIN_BYTES_MAX && spliced.chunks.len() > 1 {
-            return Self::from(spliced.into_bytes());
-        }
         spliced
+    }
+
+    /// Copies a body with its sorted edits into one piece; `gained` are the bytes of the replacements.
+    fn splice_small(&self, edits: &[Edit], gained: usize) -> Self {
+        let mut joined = BytesMut::with_capacity(self.len + gained);
+        let mut at = 0;
+        for edit in edits {
+            self.pieces(at..edit.range.start).for_each(|piece| joined.extend_from_slice(piece));
+            joined.extend_from_slice(&edit.replacement);
+            at = edit.range.end;
+        }
+        self.pieces(at..self.len).for_each(|piece| joined.extend_from_slice(piece));
+        Self::from(joined.freeze())
     }
 
     fn append(&mut self, other: &Self, range: Range<usize>) {

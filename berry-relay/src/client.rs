@@ -29,6 +29,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -90,7 +91,7 @@ pub fn outside() -> Outside {
 /// The upstreams of one configuration, ready to be called.
 #[derive(Default)]
 pub struct Upstreams {
-    by_provider: HashMap<ProviderId, Upstream>,
+    by_provider: FxHashMap<ProviderId, Upstream>,
 }
 
 /// One provider, ready to be called.
@@ -169,7 +170,7 @@ impl Upstreams {
         dials: &HashMap<ProviderId, Dial>,
         old: Option<&Self>,
     ) -> Result<Self, ClientError> {
-        let mut by_provider = HashMap::new();
+        let mut by_provider = FxHashMap::default();
         for provider in providers.filter(|provider| provider.enabled) {
             let made_for = MadeFor::of(provider);
             let kept = old.and_then(|old| old.by_provider.get(&provider.id)).filter(|kept| kept.made_for == made_for);

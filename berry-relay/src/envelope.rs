@@ -194,7 +194,11 @@ impl Envelope {
     pub fn edits(&self, upstream_model: &str, add_usage: bool) -> Vec<Edit> {
         let mut edits = Vec::with_capacity(3);
         if self.model != upstream_model && !self.model_values.is_empty() {
-            let name = Bytes::from(quote(&format!("{}{upstream_model}", self.model_prefix)));
+            let name = match self.model_prefix {
+                "" => quote(upstream_model),
+                prefix => quote(&format!("{prefix}{upstream_model}")),
+            };
+            let name = Bytes::from(name);
             let values = self.model_values.iter();
             edits.extend(values.map(|range| Edit { range: range.clone(), replacement: name.clone() }));
         }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use berry_core::config::snapshot::{Model, Strategy, User};
+use berry_core::time::Instant;
 use berry_loadbalance::course::{Allowance, Course};
 use berry_loadbalance::eligibility::{Demand, Hints};
 use berry_loadbalance::lease::Lease;
@@ -245,9 +246,10 @@ impl Relay {
         let conversation = sticky.then(|| conversation::key(&request.headers, request.body.json())).flatten();
         let (mut course, mut errors) = (Course::new(self.limits.attempts), Errors::default());
         loop {
-            let lease = match self.choose(request, conversation, &course, exchange, &mut rng) {
+            let now = exchange.now();
+            let lease = match self.choose(request, conversation, &course, exchange, now, &mut rng) {
                 Ok(lease) => lease,
-                Err(no_route) => match course.pause_before_repeat(exchange.now(), deadline.left(), &mut rng) {
+                Err(no_route) => match course.pause_before_repeat(now, deadline.left(), &mut rng) {
                     Some(pause) => {
                         tokio::time::sleep(pause).await;
                         course.allow_repeats(exchange.now());
@@ -262,9 +264,8 @@ impl Relay {
                 },
             };
             let (position, last_chance) = (lease.position(), lease.is_last_chance());
-            let now = exchange.now();
             exchange.begin_try(&lease, request.provider.is_some(), now);
-            let setback = match attempt::run(self, lease, request, deadline, exchange).await {
+            let setback = match attempt::run(self, lease, request, now, deadline, exchange).await {
                 Ok(committed) => return Ok(committed),
                 Err(setback) => setback,
             };
@@ -291,10 +292,11 @@ impl Relay {
         conversation: Option<u64>,
         course: &Course,
         exchange: &Exchange,
+        now: Instant,
         rng: &mut SmallRng,
     ) -> Result<Lease, NoRoute> {
         let demand = Demand {
-            now: exchange.now(),
+            now,
             tags: &request.user.tags,
             dialect: exchange.operation.dialect(),
             translatable: translate::reachable(exchange.operation),

@@ -43,15 +43,15 @@ pub(crate) fn request(
     streams: bool,
     request: &mut RelayRequest,
 ) -> Result<Prepared, ForwardError> {
-    let model = backend.upstream_model(request.body.model()).to_owned();
     match &mut request.body {
         RequestBody::Json { body, envelope } => {
+            let model = backend.upstream_model(&envelope.model);
             let usage_was_added = streams
                 && operation.knows_stream_options()
                 && !envelope.wants_usage
                 && envelope.can_add_usage()
                 && asks_for_usage(backend, upstream);
-            let mut edits = envelope.edits(&model, usage_was_added);
+            let mut edits = envelope.edits(model, usage_was_added);
             let body = if edits.is_empty() { body.clone() } else { body.splice(&mut edits) };
             let mut edited = Vec::new();
             let control = Control::new(&request.model.edits, &backend.edits, operation, &backend.provider.upstream);
@@ -60,6 +60,7 @@ pub(crate) fn request(
             Ok(Prepared { body: UpstreamBody::from(body), usage_was_added, edited })
         }
         RequestBody::Form(form) => {
+            let model = backend.upstream_model(form.model()).to_owned();
             Ok(Prepared { body: form.take(&model)?, usage_was_added: false, edited: Vec::new() })
         }
     }

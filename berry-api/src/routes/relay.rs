@@ -219,7 +219,7 @@ where
         BodyForm::Multipart => read_form(reader, &parts.headers).await?,
     };
     exchange.stream = asked.stream;
-    let model = permitted(runtime, &user, &asked.model)?;
+    let model = permitted(runtime, &user, asked.body.model())?;
     exchange.model = Some(Arc::clone(&model));
     let provider = match asked.backend {
         Some(provider) => Some(provider),
@@ -245,7 +245,6 @@ where
 
 /// What a body says, as far as it was read.
 struct Asked {
-    model: String,
     stream: bool,
     backend: Option<String>,
     previous_response: Option<String>,
@@ -255,10 +254,19 @@ struct Asked {
 /// A body as far as it was read.
 enum Read {
     Json(Chunks, Box<Envelope>),
-    Form(Chunks, Box<FormScanner>),
+    /// With its model.
+    Form(Chunks, Box<FormScanner>, String),
 }
 
 impl Read {
+    /// The model's name as the client wrote it.
+    fn model(&self) -> &str {
+        match self {
+            Self::Json(_, envelope) => &envelope.model,
+            Self::Form(_, _, model) => model,
+        }
+    }
+
     /// Together with what is still arriving.
     fn finish<B>(self, rest: &mut Option<B>, headers: &HeaderMap, server: &Server) -> Result<RequestBody, ApiError>
     where
@@ -266,7 +274,7 @@ impl Read {
     {
         match self {
             Self::Json(body, envelope) => Ok(RequestBody::Json { body, envelope }),
-            Self::Form(held, scanner) => {
+            Self::Form(held, scanner, _) => {
                 let rest = rest.take().filter(|rest| !rest.is_end_stream());
                 let rest = rest.map(|rest| Timed::new(rest, server));
                 let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
@@ -288,7 +296,6 @@ where
     };
     let mut envelope = Box::new(envelope.map_err(|error| unreadable(&error))?);
     Ok(Asked {
-        model: envelope.model.clone(),
         stream: envelope.stream,
         backend: envelope.backend.take(),
         previous_response: envelope.previous_response.take(),
@@ -313,13 +320,12 @@ where
     if scanner.model().is_none() || reader.is_at_end() {
         scanner.finish().map_err(|error| unreadable_form(&error))?;
     }
-    let model = scanner.model().map(str::to_owned);
+    let model = scanner.model().ok_or_else(|| unreadable_form(&FormError::MissingModel))?.to_owned();
     Ok(Asked {
-        model: model.ok_or_else(|| unreadable_form(&FormError::MissingModel))?,
         stream: false,
         backend: scanner.backend().map(str::to_owned),
         previous_response: None,
-        body: Read::Form(held, Box::new(scanner)),
+        body: Read::Form(held, Box::new(scanner), model),
     })
 }
 

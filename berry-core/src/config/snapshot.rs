@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
+use rustc_hash::FxHashMap;
 
 pub use health::{Adjustments, Circuit, HealthCheck, Probing, SmartAi};
 pub use limits::{BackendLimits, Budget, BudgetZone, RateLimit, UserLimits};
@@ -349,7 +350,7 @@ impl fmt::Debug for Transport {
 #[derive(Debug, Default)]
 pub struct Models {
     /// By public name, table key and alias; enabled ones only.
-    pub by_name: HashMap<Box<str>, Arc<Model>>,
+    pub by_name: FxHashMap<Box<str>, Arc<Model>>,
     /// Enabled models whose name is a pattern, the one with the most literal characters first.
     pub patterns: Vec<Arc<Model>>,
     /// All of them in table order, disabled ones included.
