@@ -4,10 +4,14 @@
 //! arguments, no such file, no server).
 
 mod check;
+mod explain;
 mod generate;
 mod metrics;
 mod mock;
 mod output;
+mod reload;
+mod server;
+mod shell;
 mod simulate;
 mod upstream;
 
@@ -56,10 +60,20 @@ enum Command {
     },
     /// Show the figures of a running server.
     Metrics(metrics::Arguments),
+    /// Say which backend a server would choose for a model, or why it chose one.
+    Explain(explain::Arguments),
+    /// Let a server read its configuration file again.
+    Reload(reload::Arguments),
+    /// Say what a configuration file would change at a server.
+    Diff(reload::DiffArguments),
     /// Serve a scripted upstream that answers like a vendor and fails on request.
     Mock(mock::Arguments),
     /// Run a strategy against scripted upstreams under a virtual clock.
     Simulate(simulate::Arguments),
+    /// Print completions for a shell.
+    Completions(shell::Arguments),
+    /// Print the manual page.
+    Man,
 }
 
 /// Which configuration is meant.
@@ -78,8 +92,13 @@ fn main() -> ExitCode {
         Command::HealthCheck { config, provider } => upstream::health_check(&config, provider.as_deref()),
         Command::TestBackend { config, provider, model } => upstream::test_backend(&config, &provider, &model),
         Command::Metrics(arguments) => metrics::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
+        Command::Diff(arguments) => reload::diff(&arguments),
         Command::Mock(arguments) => mock::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
+        Command::Completions(arguments) => Ok(shell::completions(&arguments)),
+        Command::Man => shell::man(),
     };
     finish(cli.json, result)
 }

@@ -1,29 +1,21 @@
 //! `metrics`: the figures of a running server.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
 
 use crate::ConfigFile;
-use crate::check;
 use crate::output::{Failure, Output};
-
-/// How long the server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::server::Server;
 
 /// Arguments of `metrics`.
 #[derive(Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     config: ConfigFile,
-    /// Address of the server; without it the one that the configuration listens on.
-    #[arg(long, env = "BERRY_URL")]
-    url: Option<String>,
-    /// Token of an admin, for a server with `protect_monitoring`.
-    #[arg(long, env = "BERRY_TOKEN", hide_env_values = true)]
-    token: Option<String>,
+    #[command(flatten)]
+    server: Server,
     /// Every backend and model, not only the sums.
     #[arg(long)]
     detailed: bool,
@@ -31,42 +23,18 @@ pub(crate) struct Arguments {
 
 /// Fetches and shows `/metrics`.
 pub(crate) fn run(arguments: &Arguments) -> Result<Output, Failure> {
-    let base = match &arguments.url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => format!("http://{}", check::load(&arguments.config)?.snapshot.server.bind_address),
-    };
-    let figures = fetch(&format!("{base}/metrics"), arguments.token.as_deref())?;
+    let figures = arguments.server.get(&arguments.config, "/metrics")?;
+    if figures.get("load_balancer").is_none() {
+        return Err(Failure::new(
+            "the answer holds no figures",
+            "Is this the address of a Berry server? Name another one with --url.",
+        ));
+    }
     let mut text = summary(&figures);
     if arguments.detailed {
         text.push_str(&details(&figures));
     }
     Ok(Output { text, json: figures, ok: true })
-}
-
-fn fetch(url: &str, token: Option<&str>) -> Result<Value, Failure> {
-    let agent: ureq::Agent =
-        ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false).build().into();
-    let mut request = agent.get(url);
-    if let Some(token) = token {
-        request = request.header("authorization", format!("Bearer {token}"));
-    }
-    let mut response = request.call().map_err(|error| {
-        Failure::new(format!("{url}: {error}"), "Is the server running? Name its address with --url.")
-    })?;
-    match response.status().as_u16() {
-        200 => {}
-        401 | 403 => {
-            let next = "Give the token of an admin with --token or BERRY_TOKEN.";
-            return Err(Failure::new(format!("{url}: the figures of this server are protected"), next));
-        }
-        status => {
-            return Err(Failure::new(format!("{url}: status {status}"), "Is this the address of a Berry server?"));
-        }
-    }
-    response
-        .body_mut()
-        .read_json()
-        .map_err(|error| Failure::new(format!("{url}: {error}"), "Is this the address of a Berry server?"))
 }
 
 fn number(value: &Value, key: &str) -> u64 {

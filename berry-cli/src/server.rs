@@ -1,0 +1,93 @@
+//! A running server, asked over its admin API.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::Value;
+use ureq::Agent;
+use ureq::http::Response;
+
+use crate::output::Failure;
+use crate::{ConfigFile, check};
+
+/// How long the server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+const NOT_BERRY: &str = "Is this the address of a Berry server? Name another one with --url.";
+
+/// Which server, and who asks.
+#[derive(Args)]
+pub(crate) struct Server {
+    /// Address of the server; without it the one that the configuration listens on.
+    #[arg(long, env = "BERRY_URL")]
+    url: Option<String>,
+    /// Token of an administrator.
+    #[arg(long, env = "BERRY_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+}
+
+impl Server {
+    /// Asks for what stands at `path`.
+    pub(crate) fn get(&self, config: &ConfigFile, path: &str) -> Result<Value, Failure> {
+        let url = self.address(config, path)?;
+        let request = match self.bearer() {
+            Some(bearer) => agent().get(&url).header("authorization", bearer),
+            None => agent().get(&url),
+        };
+        answer(&url, request.call())
+    }
+
+    /// Posts a text.
+    pub(crate) fn post(&self, config: &ConfigFile, path: &str, body: &str) -> Result<Value, Failure> {
+        let url = self.address(config, path)?;
+        let request = agent().post(&url).header("content-type", "application/json");
+        let request = match self.bearer() {
+            Some(bearer) => request.header("authorization", bearer),
+            None => request,
+        };
+        answer(&url, request.send(body))
+    }
+
+    fn bearer(&self) -> Option<String> {
+        self.token.as_ref().map(|token| format!("Bearer {token}"))
+    }
+
+    fn address(&self, config: &ConfigFile, path: &str) -> Result<String, Failure> {
+        let base = match &self.url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => format!("http://{}", check::load(config)?.snapshot.server.bind_address),
+        };
+        Ok(format!("{base}{path}"))
+    }
+}
+
+fn agent() -> Agent {
+    Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false).build().into()
+}
+
+fn answer(url: &str, answer: Result<Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {
+    let mut answer = answer.map_err(|error| {
+        Failure::new(format!("{url}: {error}"), "Is the server running? Name its address with --url or BERRY_URL.")
+    })?;
+    let status = answer.status().as_u16();
+    let body: Option<Value> = answer.body_mut().read_json().ok();
+    let said = body.as_ref().and_then(|body| body["error"]["message"].as_str().or(body["error"].as_str()));
+    let what = |plain: &str| format!("{url}: {}", said.unwrap_or(plain));
+    match (status, &body) {
+        (401, _) => Err(Failure::new(
+            what("the server wants a token"),
+            "Give the token of an administrator with --token or BERRY_TOKEN.",
+        )),
+        (403, _) => Err(Failure::new(
+            what("the token may not do this"),
+            "Use the token of a user with the tag admin, or add it: tags = [\"admin\"].",
+        )),
+        (200..=299, Some(_)) => Ok(body.unwrap_or_default()),
+        // A refusal with a body of its own kind is an answer to what was asked.
+        (400 | 404 | 409 | 422, Some(body)) if said.is_none() || body["error"].is_string() => Ok(body.clone()),
+        (400 | 404 | 422, Some(_)) => {
+            let next = "Check the names: berry-cli metrics --detailed lists models and providers.";
+            Err(Failure::new(what("not found"), next))
+        }
+        _ => Err(Failure::new(what(&format!("status {status}")), NOT_BERRY)),
+    }
+}
