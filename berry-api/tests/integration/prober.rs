@@ -177,17 +177,6 @@ async fn backends_of_a_provider_share_its_models_list_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_from_before_a_failure_proves_nothing() {
-    let rig = Rig::new(&[("only", well())], 1, "", "");
-    seconds(1).await;
-    rig.mocks["only"].update(dead());
-    assert_eq!(rig.gateway.post("/v1/chat/completions", ADMIN, ASK).await.status.as_u16(), 503);
-    seconds(15).await;
-    assert!(!rig.endpoint("only").is_healthy(rig.gateway.gateway.app().clock.now()), "asked anew, and unwell");
-    assert!(rig.endpoint("only").stats().failed_probes >= 1);
-}
-
-#[tokio::test(start_paused = true)]
 async fn probes_are_counted_and_priced_apart_from_requests() {
     let prices = "input_price = 1000.0\noutput_price = 1000.0";
     let no_list = faulty(Fault::Status { code: 404, retry_after: None }, FaultScope::Get);

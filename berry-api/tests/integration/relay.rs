@@ -166,3 +166,37 @@ async fn a_stream_that_is_cut_at_the_end_of_a_shutdown_says_so() {
     assert_eq!(event["error"]["code"], "no_backend_available");
     assert!(!rest.contains("[DONE]"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn several_accounts_of_one_vendor_are_providers_with_keys_of_their_own() {
+    let mock = Mock::new(Script::default());
+    let mut config =
+        format!("[users.ada]\nname = \"Ada\"\ntoken = \"{ADMIN}\"\n[models.m]\nstrategy = \"round_robin\"\n");
+    let mut dials = HashMap::new();
+    for account in ["one", "two"] {
+        config += &format!(
+            "[[models.m.backends]]\nprovider = \"{account}\"\nmodel = \"up\"\n[providers.{account}]\nname = \"Vendor\"\n\
+             base_url = \"http://vendor.test/v1\"\napi_key = \"key-{account}\"\nheaders = {{ x-account = \"{account}\" }}\n"
+        );
+        let dial = mock.clone();
+        dials.insert(account.into(), Arc::new(move || dial.connect()) as _);
+    }
+    let gateway = TestGateway::with(&config, AccessLog::default(), dials);
+    for turn in 0..4 {
+        let answer = gateway.post("/v1/chat/completions", ADMIN, &crate::fleet::chat(false)).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-berry-provider")), (200, ["one", "two"][turn % 2]));
+    }
+    let seen: Vec<_> = mock
+        .requests()
+        .iter()
+        .map(|seen| ["authorization", "x-account"].map(|name| seen.headers[name].clone()))
+        .collect();
+    assert_eq!(seen[..2], [["Bearer key-one", "one"], ["Bearer key-two", "two"]]);
+    assert_eq!(mock.stats().connections, 2, "each has its own connections");
+    // Each has its own state: one account at its limit leaves the other alone.
+    let health = gateway.get("/health", ADMIN).await.json();
+    assert_eq!(
+        (&health["providers"]["one"]["total_requests"], &health["providers"]["two"]["total_requests"]),
+        (&2.into(), &2.into())
+    );
+}

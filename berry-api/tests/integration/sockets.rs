@@ -5,15 +5,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use berry_api::server::{accept_all, bind};
+use berry_mock::{Mock, Script};
+use http::Version;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::task::TaskTracker;
 
-use crate::support::{CONFIG, TestGateway};
+use crate::support::{ADMIN, CONFIG, TestGateway};
 
 const LIVEZ: &[u8] = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
 
@@ -178,4 +181,61 @@ async fn with_a_client_ca_only_certified_clients_are_served() {
     let (_, answer) = pki.ask(address, &[], true).await.unwrap();
     assert!(answer.ends_with("ok\n"), "{answer}");
     assert!(pki.ask(address, &[], false).await.is_err());
+}
+
+/// A TLS front of `upstream` that offers these protocols.
+async fn behind_tls(pki: &Pki, upstream: &Mock, offered: &[&str]) -> SocketAddr {
+    let path = |name: &str| pki.dir.path().join(name);
+    let chain = CertificateDer::pem_file_iter(path("cert.pem")).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_file(path("key.pem")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, behind) = (listener.local_addr().unwrap(), upstream.listen().await.unwrap());
+    let tasks = TaskTracker::new();
+    tasks.clone().spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tasks.spawn(async move {
+                let mut outer = acceptor.accept(tcp).await.unwrap();
+                let mut inner = TcpStream::connect(behind).await.unwrap();
+                // How it ends is seen on both sides.
+                tokio::io::copy_bidirectional(&mut outer, &mut inner).await.ok();
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn connections_to_a_provider_are_kept_and_http2_is_shared_where_it_is_offered() {
+    let pki = Pki::new();
+    for (offered, version) in [(&["h2", "http/1.1"][..], Version::HTTP_2), (&["http/1.1"], Version::HTTP_11)] {
+        let mock = Mock::new(Script { first_token_latency_ms: 20, answer_tokens: Some(3), ..Script::default() });
+        let port = behind_tls(&pki, &mock, offered).await.port();
+        let at = format!("https://localhost:{port}/v1\"\nca_file = '{}'", pki.dir.path().join("root.pem").display());
+        let gateway = TestGateway::new(&CONFIG.replace("http://127.0.0.1:9/v1\"", &at));
+        let ask = async |model: &str| {
+            let body = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"hi"}}]}}"#);
+            let answer = gateway.post("/v1/chat/completions", ADMIN, &body).await;
+            assert_eq!(answer.status.as_u16(), 200, "{:?}", answer.body);
+        };
+        for _ in 0..3 {
+            ask("org/wide").await;
+            ask("narrow").await;
+        }
+        assert_eq!(mock.stats().connections, 1, "one after the other, two models of one provider: {version:?}");
+        futures_util::future::join_all((0..8).map(|_| ask("narrow"))).await;
+        let opened = mock.stats().connections;
+        match version {
+            Version::HTTP_2 => assert_eq!(opened, 1, "shared"),
+            _ => assert!((2..=8).contains(&opened), "one for each at the same time: {opened}"),
+        }
+        ask("org/wide").await;
+        assert_eq!(mock.stats().connections, opened, "kept");
+        assert!(mock.requests().iter().all(|seen| seen.version == version), "{version:?}");
+    }
 }

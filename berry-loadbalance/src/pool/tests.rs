@@ -568,3 +568,17 @@ fn the_report_shows_the_weights_that_choices_follow() {
         assert_eq!(report[1].reason, Some("circuit open: requests failed"));
     }
 }
+
+#[test]
+fn a_lease_that_was_reported_gives_back_one_place_and_is_no_cancellation() {
+    let rig = &mut Rig::unprobed("random", 1);
+    let (first, second) = (rig.choose().unwrap(), rig.choose().unwrap());
+    let stats = |rig: &Rig| {
+        let stats = rig.pool().endpoints()[0].stats();
+        (stats.in_flight, stats.successes, stats.cancellations)
+    };
+    first.report(SUCCESS, rig.now);
+    assert_eq!(stats(rig), (1, 1, 0));
+    drop(second);
+    assert_eq!(stats(rig), (0, 1, 1));
+}

@@ -194,3 +194,40 @@ fn the_announced_moment_is_when_something_is_due() {
         }
     }
 }
+
+#[test]
+fn news_of_another_backend_serves_while_it_is_recent_and_nothing_spoke_against_this_one_since() {
+    let mut rig = Rig::of("weighted_random", &[""]);
+    let mut probe = rig.selector.due_probes(rig.now).pop().unwrap();
+    let began = rig.now;
+    assert!(probe.shares(began, began + secs(6)), "a fifth of 30 s");
+    assert!(!probe.shares(began, began + secs(7)));
+    assert!(probe.shares(began, began + secs(5)));
+    rig.wait(secs(5));
+    probe.report(Answer::Good, rig.now, &mut rig.rng);
+    // The next one is due an interval after the question, not after the report.
+    let due = rig.selector.next_probe(rig.now).unwrap().since(began);
+    assert!(secs(27) <= due && due <= secs(33), "{due:?}");
+
+    let before = rig.now;
+    rig.wait(secs(1));
+    rig.fail_at(0, FailureClass::Server);
+    let failed = rig.now;
+    rig.wait(secs(200));
+    let mut probe = rig.selector.due_probes(rig.now).pop().unwrap();
+    assert!(!probe.shares(before, failed + secs(1)), "it failed after that was asked");
+    assert!(probe.shares(failed + secs(1), failed + secs(2)));
+}
+
+#[test]
+fn a_trial_takes_no_old_news() {
+    let mut rig = Rig::of("weighted_random", &[""]);
+    for _ in 0..5 {
+        rig.fail_at(0, FailureClass::Server);
+    }
+    rig.wait(secs(100));
+    let mut probe = rig.selector.due_probes(rig.now).pop().unwrap();
+    assert_eq!(probe.kind(), Kind::Trial);
+    assert!(probe.shares(rig.now, rig.now + secs(1)));
+    assert!(!probe.shares(rig.now, rig.now + secs(2)));
+}
