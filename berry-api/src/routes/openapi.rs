@@ -60,7 +60,8 @@ const fn filtered(path: &'static str, summary: &'static str, query: &'static [(&
     About { query, ..read(path, summary) }
 }
 
-const WEIGHTS_QUERY: &[(&str, &str)] = &[("detailed", "boolean"), ("enabled_only", "boolean")];
+/// Anything but `true` and `1` is a no.
+const WEIGHTS_QUERY: &[(&str, &str)] = &[("detailed", "string"), ("enabled_only", "string")];
 const CHANGE: &[(&str, &str, bool)] = &[
     ("action", "string", true),
     ("provider", "string", true),
@@ -188,12 +189,13 @@ fn operation(route: &Listed, path: &str, method: &str) -> Value {
         Access::Monitoring => operation["security"] = json!([{}, {"token": []}]),
         Access::User | Access::Admin => operation["security"] = json!([{"token": []}]),
     }
-    let body = match about.takes {
+    // An empty text is a configuration too, if not a valid one.
+    let (required, body) = match about.takes {
         Takes::Nothing => return operation,
-        Takes::Toml => json!({"text/plain": {"schema": {"type": "string"}}}),
-        Takes::Object(members) => json!({JSON: {"schema": object(members)}}),
+        Takes::Toml => (false, json!({"text/plain": {}})),
+        Takes::Object(members) => (true, json!({JSON: {"schema": object(members)}})),
     };
-    operation["requestBody"] = json!({"required": true, "content": body});
+    operation["requestBody"] = json!({"required": required, "content": body});
     operation
 }
 
