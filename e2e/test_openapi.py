@@ -15,7 +15,8 @@ EXAMPLES = 10
 def test_the_description_is_true(start, record_property):
     gateway = start(DEMO)
     document = gateway.request("GET", "/openapi.json").json()
-    operations = sum(len(methods) for methods in document["paths"].values())
+    # The page itself, which is read first, is not asked for again.
+    operations = sum(len(methods) for methods in document["paths"].values()) - 1
     command = [
         ST,
         "run",
