@@ -66,7 +66,7 @@ impl Gateway {
         let mut active = connection.begin(path, MethodLabel::of(&parts.method));
         let grant = runtime.cors.grant(&parts);
         let preflight = runtime.cors.preflight(&parts);
-        let dialect = dialect_of(&parts);
+        let dialect = operation.map_or_else(|| dialect_of(&parts), Operation::dialect);
 
         let mut response = match preflight {
             Some(headers) => no_content(headers),

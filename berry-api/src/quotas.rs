@@ -12,7 +12,7 @@ use berry_core::config::snapshot::{Model, RateLimit, User};
 use berry_core::error::ErrorKind;
 use berry_core::id::{ModelName, UserId};
 use berry_core::operation::Dialect;
-use berry_core::quota::{Denied, Meter, Standing};
+use berry_core::quota::{Denied, Meter, Standing, Used};
 use berry_core::time::Instant;
 use berry_relay::exchange::{Facts, Held};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -75,6 +75,14 @@ impl Quotas {
         let standing = standing.or_else(|| of_model.and_then(|(name, rate)| metered.of(name).standing(rate, now)));
         let running = Running { quotas: Arc::clone(self), user: Arc::clone(user), of_model: of_model.cloned() };
         Ok(Some(Admitted { held: Box::new(running), standing }))
+    }
+
+    /// What counts against a user's limits now: over all models, and for those with limits of their own.
+    pub fn used(&self, user: &UserId, now: Instant) -> (Used, Vec<(ModelName, Used)>) {
+        let shard = self.shard(user).lock();
+        let Some(metered) = shard.get(user) else { return Default::default() };
+        let by_model = metered.by_model.iter().map(|(name, meter)| (name.clone(), meter.used(now)));
+        (metered.all.used(now), by_model.collect())
     }
 
     /// Requests in flight of a user whom limits concern.

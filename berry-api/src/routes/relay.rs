@@ -466,14 +466,11 @@ fn reply(answer: Answer, show_route: Option<&Model>) -> Response<Content> {
 
 /// Which way the request went. A name that no header can carry is left out.
 fn write_route(headers: &mut HeaderMap, model: &Model, backend: Option<&Backend>, attempts: Option<u32>) {
-    let mut write = |name: HeaderName, value: &str| {
-        if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
-            headers.insert(name, value);
+    let provider = backend.map(|backend| (PROVIDER, &backend.provider.id_header));
+    for (name, value) in [(MODEL, &model.name_header)].into_iter().chain(provider) {
+        if let Some(value) = value {
+            headers.insert(name, value.clone());
         }
-    };
-    write(MODEL, model.name.as_str());
-    if let Some(backend) = backend {
-        write(PROVIDER, backend.id.provider.as_str());
     }
     match attempts {
         None => {}

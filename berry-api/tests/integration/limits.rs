@@ -141,3 +141,24 @@ async fn a_reload_changes_limits_and_forgets_nothing() {
     gateway.gateway.app().replace(snapshot(&other), &dials()).expect("usable");
     assert_eq!(ask(&gateway).await.status, 429);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_admin_sees_what_counts_against_a_users_limits() {
+    let limits = "tags = [\"admin\"]\n[users.lim.rate_limit]\nrequests_per_minute = 5\ntokens_per_day = 100";
+    let gateway = gateway(limits);
+    for _ in 0..2 {
+        assert_eq!(gateway.post(CHAT, TOKEN, ASK).await.status, 200);
+    }
+    let shown = gateway.get("/admin/rate-limit-usage?user_id=lim", TOKEN).await.json();
+    let (usage, limits) = (&shown["usage"], &shown["limits"]);
+    assert_eq!((&shown["user_id"], &usage["requests_this_minute"]), (&"lim".into(), &2.into()), "{shown}");
+    assert_eq!((&usage["tokens_this_day"], &usage["concurrent"]), (&20.into(), &0.into()), "{shown}");
+    assert!(usage["requests_this_hour"].is_null(), "what is not limited is not counted");
+    assert_eq!((&limits["requests_per_minute"], &limits["requests_per_day"]), (&5.into(), &serde_json::Value::Null));
+    assert!(!shown.to_string().contains(TOKEN));
+    tokio::time::advance(Duration::from_secs(61)).await;
+    let later = gateway.get("/admin/rate-limit-usage?user_id=lim", TOKEN).await.json();
+    assert_eq!(later["usage"]["requests_this_minute"], 0);
+    assert_eq!(gateway.get("/admin/rate-limit-usage?user_id=nobody", TOKEN).await.status, 404);
+    assert_eq!(gateway.get("/admin/rate-limit-usage", TOKEN).await.status, 400);
+}

@@ -178,6 +178,8 @@ pub struct User {
 pub struct Provider {
     /// Table key.
     pub id: ProviderId,
+    /// The table key for a header; none where no header can carry it.
+    pub id_header: Option<HeaderValue>,
     /// Name for people.
     pub name: String,
     /// Takes no traffic and no probes when off.
@@ -372,6 +374,8 @@ pub struct Model {
     pub id: ModelId,
     /// What clients ask for.
     pub name: ModelName,
+    /// The name for a header; none where no header can carry it.
+    pub name_header: Option<HeaderValue>,
     /// Further names.
     pub aliases: Vec<ModelName>,
     /// Not found by clients when off.

@@ -61,6 +61,23 @@ pub struct Standing {
     pub resets_at: Instant,
 }
 
+/// What counts against limits at one moment. `None` = not counted, because it was not limited so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Used {
+    /// Requests of the last minute.
+    pub requests_this_minute: Option<u64>,
+    /// Requests of the last hour.
+    pub requests_this_hour: Option<u64>,
+    /// Requests of the last 24 hours.
+    pub requests_this_day: Option<u64>,
+    /// Tokens of the last minute.
+    pub tokens_this_minute: Option<u64>,
+    /// Tokens of the last 24 hours.
+    pub tokens_this_day: Option<u64>,
+    /// Requests that began and have not ended.
+    pub concurrent: u32,
+}
+
 /// What one user did, as far as limits ask for it. Windows come into being with the first request that they limit.
 #[derive(Clone, Debug, Default)]
 pub struct Meter {
@@ -121,6 +138,21 @@ impl Meter {
             if limit.is_some() && tokens > 0 {
                 window.get_or_insert_with(|| AmountWindow::new(span)).add(tokens, now);
             }
+        }
+    }
+
+    /// What counts now, window by window; only what is limited is counted.
+    pub fn used(&self, now: Instant) -> Used {
+        let [minute, hour, day] = self.requests.each_ref().map(|window| window.as_ref().map(|window| window.used(now)));
+        let [tokens_minute, tokens_day] =
+            self.tokens.each_ref().map(|window| window.as_ref().map(|window| window.used(now)));
+        Used {
+            requests_this_minute: minute,
+            requests_this_hour: hour,
+            requests_this_day: day,
+            tokens_this_minute: tokens_minute,
+            tokens_this_day: tokens_day,
+            concurrent: self.running,
         }
     }
 

@@ -5,5 +5,5 @@
 mod meter;
 mod window;
 
-pub use meter::{Denied, LimitKind, Meter, Standing};
+pub use meter::{Denied, LimitKind, Meter, Standing, Used};
 pub use window::{AmountWindow, RequestWindow};

@@ -8,6 +8,7 @@ mod changes;
 mod config;
 mod explain;
 mod model_weights;
+mod rate_limit_usage;
 mod system_stats;
 
 use berry_core::config::snapshot::BillingMode;
@@ -18,6 +19,7 @@ pub(super) use changes::{list as changes, make as make_change, take_back as take
 pub(super) use config::{history, reload_config, roll_back, running, validate};
 pub(super) use explain::{dry_run, recorded};
 pub(super) use model_weights::model_weights;
+pub(super) use rate_limit_usage::rate_limit_usage;
 pub(super) use system_stats::system_stats;
 
 use crate::app::Runtime;

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 use super::headers;
 use super::limits;
 use super::strings;
@@ -169,6 +171,7 @@ fn model(
     }
     let edits = edits(default_max_output_tokens, defaults, r#override, drop, extra_headers, at, problems);
     Model {
+        name_header: HeaderValue::from_bytes(name.as_bytes()).ok(),
         name: ModelName::new(name),
         aliases: alias_names(aliases.value, &at.key("aliases"), problems),
         enabled,

@@ -123,6 +123,7 @@ fn provider(entry: Entry<RawProvider>, times: &Times, at: &KeyPath<'_>, problems
         discover,
         expose: expose(expose_models),
         repair: repair.value,
+        id_header: HeaderValue::from_bytes(entry.key.as_bytes()).ok(),
         id: ProviderId::new(entry.key),
     }
 }
