@@ -126,7 +126,7 @@ def test_no_arguments_show_the_help_and_help_lists_every_command():
     bare, asked = run(), run("--help")
     assert (bare.returncode, asked.returncode) == (2, 0)
     commands = {"validate-config", "generate-config", "health-check", "test-backend", "metrics", "explain", "reload", "diff"}
-    for command in commands | {"mock", "simulate", "completions", "man"}:
+    for command in commands | {"mock", "simulate", "bench", "completions", "man"}:
         assert f"  {command} " in asked.stdout and f"  {command} " in bare.stderr, command
 
 

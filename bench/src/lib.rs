@@ -6,6 +6,8 @@
 //! - `bench-upstream`: a fixed answer at a fixed pace, cheap enough not to set the result;
 //! - `bench-load`: closed and open loop load, latency percentiles, and the CPU and memory of the process under test.
 
+pub mod load;
+
 use std::convert::Infallible;
 
 use bytes::Bytes;

@@ -3,6 +3,7 @@
 //! Exit codes: 0 = yes, 1 = no (an invalid configuration, an unhealthy backend), 2 = the question could not be asked (wrong
 //! arguments, no such file, no server).
 
+mod bench;
 mod check;
 mod explain;
 mod generate;
@@ -70,6 +71,8 @@ enum Command {
     Mock(mock::Arguments),
     /// Run a strategy against scripted upstreams under a virtual clock.
     Simulate(simulate::Arguments),
+    /// Measure what a gateway adds to the time of a request.
+    Bench(bench::Arguments),
     /// Print completions for a shell.
     Completions(shell::Arguments),
     /// Print the manual page.
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
         Command::Diff(arguments) => reload::diff(&arguments),
         Command::Mock(arguments) => mock::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Completions(arguments) => Ok(shell::completions(&arguments)),
         Command::Man => shell::man(),
     };

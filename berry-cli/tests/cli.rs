@@ -302,3 +302,31 @@ fn mock_says_what_is_wrong_with_a_script() {
     assert_eq!(run.code, Some(2));
     assert!(run.err.contains("upstream.toml") && run.err.contains("fault"), "{}", run.err);
 }
+
+#[test]
+fn a_load_is_measured_through_a_gateway_and_beside_it() {
+    let place = Place::new();
+    let mut mock = Command::new(env!("CARGO_BIN_EXE_berry-cli"))
+        .args(["mock", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(mock.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let url = line.trim().strip_prefix("the mock listens at ").unwrap();
+    let load = ["--model", "m", "--rate", "100", "--seconds", "0.2", "--connections", "4"];
+    let both = [&["--json", "bench", "--url", url, "--direct", url][..], &load].concat();
+    let run = place.run(&both);
+    let nobody = place.run(&[&["bench", "--url", "http://127.0.0.1:9"][..], &load].concat());
+    mock.kill().unwrap();
+    mock.wait().unwrap();
+    assert_eq!(run.code, Some(0), "{}{}", run.out, run.err);
+    let report = json(&run.out);
+    for side in ["gateway", "direct"] {
+        assert_eq!((&report[side]["requests"], &report[side]["errors"]), (&20.into(), &0.into()), "{report}");
+    }
+    assert!(report["added_us"]["p99"].is_number() && report["gateway"]["latency_us"]["p50"].as_f64() > Some(0.0));
+    assert_eq!(nobody.code, Some(2));
+    assert!(nobody.err.contains("Does it listen there?"), "{}", nobody.err);
+}
