@@ -25,11 +25,13 @@ use berry_relay::objects::Issued;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use crate::audit::Audit;
 use crate::auth::failures::FailedAttempts;
 use crate::changes::Changes;
 use crate::cors::Cors;
 use crate::decisions::Decisions;
 use crate::error::Voice;
+use crate::keys::Keys;
 use crate::prober::ProbeFigures;
 use crate::quotas::Quotas;
 use crate::reload::Generations;
@@ -74,6 +76,10 @@ pub struct App {
     pub generations: Generations,
     /// What administrators changed at run time.
     pub changes: Changes,
+    /// Keys that administrators issued.
+    pub keys: Keys,
+    /// What administrators did.
+    pub audit: Audit,
     /// Requests whose answer is not over.
     pub in_flight: AtomicU64,
     /// Bytes held.
@@ -149,6 +155,8 @@ impl App {
             config_file: OnceLock::new(),
             generations: Generations::default(),
             changes: Changes::default(),
+            keys: Keys::default(),
+            audit: Audit::default(),
             in_flight: AtomicU64::new(0),
             buffers,
             issued,

@@ -1,6 +1,7 @@
 //! Lets a request through, or says why not. The same rules for the data path and for the router.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use berry_core::config::snapshot::{Snapshot, User};
 use berry_core::error::ErrorKind;
@@ -12,7 +13,7 @@ use http::request::Parts;
 use crate::app::App;
 use crate::auth::address::client_address;
 use crate::auth::failures::Verdict;
-use crate::auth::{self, Denied};
+use crate::auth::{self, Denial, Denied};
 use crate::error::ApiError;
 use crate::server::connection::Connection;
 
@@ -36,7 +37,24 @@ pub fn authenticate(
     let path = parts.uri.path();
     let query = if is_gemini(path) { parts.uri.query() } else { None };
     auth::authenticate(snapshot, &connection.known, &parts.headers, query)
+        .or_else(|denied| by_key(app, snapshot, connection, parts, denied))
         .map_err(|denied| refuse(app, snapshot, connection, id, parts, denied))
+}
+
+/// A token that the configuration does not know may be that of a key. No connection remembers one, so that it ends at once when
+/// it is revoked.
+fn by_key(
+    app: &App,
+    snapshot: &Snapshot,
+    connection: &Connection,
+    parts: &Parts,
+    denied: Denied,
+) -> Result<Arc<User>, Denied> {
+    let Denied { denial: Denial::Unknown, digest: Some(digest) } = denied else {
+        return Err(denied);
+    };
+    let client = || client_address(connection.peer.ip(), &parts.headers, &snapshot.server.trusted_proxies);
+    app.keys.user(&digest, client, SystemTime::now()).map_err(|denial| Denied { denial, digest: Some(digest) })
 }
 
 #[cold]

@@ -3,16 +3,19 @@
 //! [`app`] wires it; [`gateway`] is where a request enters; [`server`] is what is under it; [`routes`] is what is above.
 
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod bodies;
 pub mod changes;
 pub mod cors;
+pub mod data_dir;
 pub mod decisions;
 pub mod demo;
 pub mod error;
 pub mod gate;
 pub mod gateway;
 pub mod intake;
+pub mod keys;
 pub mod prober;
 pub mod quotas;
 pub mod reload;

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use berry_api::app::{App, AppOptions};
 use berry_api::gateway::Gateway;
 use berry_api::run::{self, Ended};
 use berry_api::server::{bind, limits};
-use berry_api::{demo, reload, telemetry};
+use berry_api::{data_dir, demo, reload, telemetry};
 use berry_core::config::snapshot::{Budget, Snapshot, User};
 use berry_core::config::{Config, Found, Loaded, ProcessEnvironment, Severity, locate};
 use clap::Parser;
@@ -158,6 +158,21 @@ fn unenforced_budgets(snapshot: &Snapshot) -> bool {
     snapshot.users.by_id.values().any(|user| budgets(user)) || !snapshot.tags.is_empty()
 }
 
+/// Takes what the last run left behind. What cannot be used is told; the server starts all the same.
+fn open_data_dir(app: &App, configured: Option<&Path>) {
+    let directory = data_dir::resolve(configured, |name| std::env::var_os(name));
+    match app.keys.open(&directory) {
+        Ok(0) => {}
+        Ok(keys) => tracing::info!(keys, "keys issued at run time are in force"),
+        Err(error) => {
+            tracing::error!(error, "keys issued at run time are not in force; mend or remove the file and start again");
+        }
+    }
+    if let Err(error) = app.audit.open(&directory) {
+        tracing::error!(%error, "the audit cannot be read; it is kept in memory and in this log only");
+    }
+}
+
 async fn listen_and_serve(
     arguments: &Arguments,
     found: &Found,
@@ -210,6 +225,7 @@ async fn listen_and_serve(
         },
     )
     .map_err(|error| error.to_string())?;
+    open_data_dir(&app, server.data_dir.as_deref());
     reload::started_with(&app, loaded);
     let gateway = Gateway::new(Arc::new(app));
     run::until_signal(listener, gateway, options, found.path.clone())

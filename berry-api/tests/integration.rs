@@ -36,6 +36,8 @@ mod fleet;
 mod gemini;
 #[path = "integration/health.rs"]
 mod health;
+#[path = "integration/keys.rs"]
+mod keys;
 #[path = "integration/layers.rs"]
 mod layers;
 #[path = "integration/limits.rs"]

@@ -7,6 +7,7 @@ mod bench;
 mod check;
 mod explain;
 mod generate;
+mod key;
 mod metrics;
 mod mock;
 mod output;
@@ -67,6 +68,8 @@ enum Command {
     Reload(reload::Arguments),
     /// Say what a configuration file would change at a server.
     Diff(reload::DiffArguments),
+    /// Issue, list, rotate and revoke keys of a running server.
+    Key(Box<key::Arguments>),
     /// Serve a scripted upstream that answers like a vendor and fails on request.
     Mock(mock::Arguments),
     /// Run a strategy against scripted upstreams under a virtual clock.
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Diff(arguments) => reload::diff(&arguments),
+        Command::Key(arguments) => key::run(&arguments),
         Command::Mock(arguments) => mock::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),

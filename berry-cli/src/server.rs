@@ -18,10 +18,10 @@ const NOT_BERRY: &str = "Is this the address of a Berry server? Name another one
 #[derive(Args)]
 pub(crate) struct Server {
     /// Address of the server; without it the one that the configuration listens on.
-    #[arg(long, env = "BERRY_URL")]
+    #[arg(long, env = "BERRY_URL", global = true)]
     url: Option<String>,
     /// Token of an administrator.
-    #[arg(long, env = "BERRY_TOKEN", hide_env_values = true)]
+    #[arg(long, env = "BERRY_TOKEN", hide_env_values = true, global = true)]
     token: Option<String>,
 }
 
@@ -45,6 +45,16 @@ impl Server {
             None => request,
         };
         answer(&url, request.send(body))
+    }
+
+    /// Deletes what stands at `path`.
+    pub(crate) fn delete(&self, config: &ConfigFile, path: &str) -> Result<Value, Failure> {
+        let url = self.address(config, path)?;
+        let request = match self.bearer() {
+            Some(bearer) => agent().delete(&url).header("authorization", bearer),
+            None => agent().delete(&url),
+        };
+        answer(&url, request.call())
     }
 
     fn bearer(&self) -> Option<String> {

@@ -36,6 +36,10 @@ pub enum Denial {
     Unknown,
     /// The token's user is switched off.
     Disabled,
+    /// The key's time is over.
+    Expired,
+    /// The key may not be used from the client's address.
+    ForeignNetwork,
 }
 
 impl Denial {
@@ -43,7 +47,9 @@ impl Denial {
     pub fn kind(self) -> ErrorKind {
         match self {
             Self::Disabled => ErrorKind::DisabledUser,
-            Self::Missing | Self::Twice | Self::NotBearer | Self::Unknown => ErrorKind::InvalidToken,
+            Self::Missing | Self::Twice | Self::NotBearer | Self::Unknown | Self::Expired | Self::ForeignNetwork => {
+                ErrorKind::InvalidToken
+            }
         }
     }
 
@@ -55,6 +61,8 @@ impl Denial {
             Self::NotBearer => "Authorization is not a bearer token",
             Self::Unknown => "unknown token",
             Self::Disabled => "user is disabled",
+            Self::Expired => "key has expired",
+            Self::ForeignNetwork => "key is not for this address",
         }
     }
 
@@ -72,6 +80,10 @@ impl Denial {
                  provider's key."
             }
             Self::Disabled => "The user of this token is switched off. Ask the operator of this gateway.",
+            Self::Expired => "This key has expired. Ask the operator of this gateway for another one.",
+            Self::ForeignNetwork => {
+                "This key may not be used from your address. Ask the operator of this gateway which networks it is for."
+            }
         }
     }
 }

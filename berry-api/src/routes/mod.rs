@@ -97,6 +97,10 @@ fn table(app: Arc<App>, description: &Arc<Description>) -> Table {
     table.add_post(Admin, "/admin/reload-config", post(admin::reload_config));
     table.add_methods(Admin, "/admin/changes", get(admin::changes).post(admin::make_change), "GET, HEAD, POST");
     table.add_methods(Admin, "/admin/changes/{id}", delete(admin::take_back_change), "DELETE");
+    table.add_methods(Admin, "/admin/keys", get(admin::keys).post(admin::create_key), "GET, HEAD, POST");
+    table.add_post(Admin, "/admin/keys/{id}/rotate", post(admin::rotate_key));
+    table.add_methods(Admin, "/admin/keys/{id}", delete(admin::revoke_key), "DELETE");
+    table.add(Admin, "/admin/audit", get(admin::audit));
     table.add(Admin, "/admin/config", get(admin::running));
     table.add(Admin, "/admin/config/history", get(admin::history));
     table.add_post(Admin, "/admin/config/validate", post(admin::validate));

@@ -71,6 +71,16 @@ const CHANGE: &[(&str, &str, bool)] = &[
     ("expires_in_seconds", "number", false),
     ("reason", "string", false),
 ];
+const KEY: &[(&str, &str, bool)] = &[
+    ("name", "string", true),
+    ("allowed_models", "array", false),
+    ("allowed_networks", "array", false),
+    ("tags", "array", false),
+    ("rate_limit", "object", false),
+    ("model_rate_limits", "object", false),
+    ("budget", "object", false),
+    ("expires_in_seconds", "integer", false),
+];
 const QUESTION: &[(&str, &str, bool)] =
     &[("model", "string", true), ("user", "string", false), ("backend", "string", false), ("dialect", "string", false)];
 
@@ -97,6 +107,11 @@ const ROUTES: &[About] = &[
     read("/admin/changes", "Changes made at run time"),
     act("/admin/changes", "POST", "Changes backends at run time", Takes::Object(CHANGE)),
     act("/admin/changes/{id}", "DELETE", "Takes a change back", Takes::Nothing),
+    read("/admin/keys", "Keys issued at run time, without their tokens"),
+    act("/admin/keys", "POST", "Issues a key; its token is told once", Takes::Object(KEY)),
+    act("/admin/keys/{id}/rotate", "POST", "Gives a key another token", Takes::Nothing),
+    act("/admin/keys/{id}", "DELETE", "Revokes a key", Takes::Nothing),
+    filtered("/admin/audit", "What administrators changed, the newest first", &[("limit", "integer")]),
     read("/admin/config", "The configuration in force, secrets hidden"),
     read("/admin/config/history", "Configurations that were in force"),
     act("/admin/config/validate", "POST", "Checks a configuration and says what it would change", Takes::Toml),

@@ -34,6 +34,11 @@ impl TokenDigest {
         Some(Self(bytes))
     }
 
+    /// As `token_sha256` has it.
+    pub fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Eight hexadecimal digits that tell tokens apart in a log without telling anything of the token.
     pub fn fingerprint(&self) -> String {
         self.0[..4].iter().map(|byte| format!("{byte:02x}")).collect()

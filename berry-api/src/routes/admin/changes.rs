@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::super::{AppState, Principal, refusal};
+use super::actor;
 use crate::app::App;
+use crate::audit;
 use crate::changes::{Change, Setting, Target};
 use crate::error::ApiError;
 use crate::telemetry::format::rfc3339;
@@ -114,7 +116,17 @@ pub(in crate::routes) async fn make(
     parts: Parts,
     body: Bytes,
 ) -> Response {
-    match change(&app, &admin.id, &body) {
+    let changed = change(&app, &admin.id, &body);
+    // What is no JSON is noted as that; any other body says itself what was wanted.
+    let detail = serde_json::from_slice::<Wanted>(&body).map_or(json!(null), |wanted| {
+        let Wanted { action, provider: _, model, upstream, weight, expires_in_seconds, reason } = wanted;
+        let reason: Option<String> = reason.map(|reason| reason.chars().take(REASON_CHARS_MAX).collect());
+        json!({"action": action, "model": model, "upstream": upstream, "weight": weight,
+            "expires_in_seconds": expires_in_seconds, "reason": reason})
+    });
+    let target = serde_json::from_slice::<Wanted>(&body).map_or_else(|_| String::new(), |wanted| wanted.provider);
+    audit::note(&app, actor(&app, &admin, &parts), "change.make", target, changed.is_ok(), detail).await;
+    match changed {
         Ok(response) => response,
         Err(error) => refusal(&parts, &error),
     }
@@ -132,7 +144,10 @@ pub(in crate::routes) async fn take_back(
         return refusal(&parts, &ApiError::new(ErrorKind::NotFound, "There is no change with this id in force."));
     };
     tell(&admin.id, "take_back", &change.target, None);
-    match app.renew() {
+    let renewed = app.renew();
+    let detail = json!({"provider": change.target.provider.as_str()});
+    audit::note(&app, actor(&app, &admin, &parts), "change.take_back", id, renewed.is_ok(), detail).await;
+    match renewed {
         Ok(()) => Json(json!({"taken_back": change.id})).into_response(),
         Err(error) => refusal(&parts, &ApiError::new(ErrorKind::Internal, error.to_string())),
     }

@@ -19,7 +19,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::super::{AppState, Principal, refusal};
+use super::actor;
 use crate::app::App;
+use crate::audit::{self, Actor};
 use crate::error::ApiError;
 use crate::reload::{self, Cause, Generation, ReloadError, Reloaded};
 use crate::telemetry::format::rfc3339;
@@ -144,13 +146,17 @@ pub(in crate::routes) async fn validate(State(app): AppState, body: String) -> R
 pub(in crate::routes) async fn reload_config(
     State(app): AppState,
     Extension(Principal(admin)): Extension<Principal>,
+    parts: Parts,
 ) -> Response {
     let Some(path) = app.config_file.get().cloned() else {
         let body = json!({"reloaded": false, "error": "this server was started without a configuration file"});
         return (StatusCode::CONFLICT, Json(body)).into_response();
     };
     let config = path.display().to_string();
-    answer(&app, config, move |app| reload::reload(app, &path, Cause::Admin(admin.id.clone()))).await
+    let actor = actor(&app, &admin, &parts);
+    let response = answer(&app, config, move |app| reload::reload(app, &path, Cause::Admin(admin.id.clone()))).await;
+    note(&app, actor, "config.reload", response.status().is_success()).await;
+    response
 }
 
 #[derive(Deserialize)]
@@ -174,7 +180,17 @@ pub(in crate::routes) async fn roll_back(
         }
     };
     let cause = Cause::Rollback { by: admin.id.clone(), generation };
-    answer(&app, format!("generation {generation}"), move |app| reload::roll_back(app, generation, cause)).await
+    let actor = actor(&app, &admin, &parts);
+    let config = format!("generation {generation}");
+    let response = answer(&app, config, move |app| reload::roll_back(app, generation, cause)).await;
+    note(&app, actor, "config.rollback", response.status().is_success()).await;
+    response
+}
+
+/// Into the audit; what has changed is in the history under the generation.
+async fn note(app: &Arc<App>, actor: Actor, action: &'static str, done: bool) {
+    let generation = app.generations.number();
+    audit::note(app, actor, action, String::new(), done, json!({"generation_in_force": generation})).await;
 }
 
 /// Runs a reload on a thread of its own, since reading and compiling a large file takes a while, and tells how it went.

@@ -1,0 +1,85 @@
+//! Where state is kept, and how a file of it is replaced.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// The data directory: `[server] data_dir`, else `BERRY_DATA_DIR`, else `STATE_DIRECTORY` (systemd's; the first where it names
+/// several), else `./data`. Whether it exists is not looked at.
+pub fn resolve(configured: Option<&Path>, var: impl Fn(&str) -> Option<OsString>) -> PathBuf {
+    if let Some(path) = configured {
+        return path.to_owned();
+    }
+    let named = |name| var(name).filter(|value| !value.is_empty());
+    if let Some(path) = named("BERRY_DATA_DIR") {
+        return path.into();
+    }
+    let of_systemd = named("STATE_DIRECTORY").and_then(|list| std::env::split_paths(&list).next());
+    of_systemd.unwrap_or_else(|| PathBuf::from("./data"))
+}
+
+/// Replaces a file whole, or leaves it as it is: readers and a crash find the old text or the new one. Only the owner may read it.
+/// Makes the directory where it is missing.
+///
+/// # Errors
+/// When the directory or the file cannot be written.
+pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(directory)?;
+    let new = path.with_extension("new");
+    // One that a crash left behind may have another mode.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = private().write(true).create_new(true).open(&new)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    // The name is safe only when its directory is.
+    File::open(directory)?.sync_all()
+}
+
+/// Options that make files which only their owner may read.
+pub fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(configured: Option<&str>, vars: &[(&str, &str)], expect: &str) {
+        let var = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value));
+        assert_eq!(resolve(configured.map(Path::new), var), PathBuf::from(expect), "{configured:?} {vars:?}");
+    }
+
+    #[test]
+    fn the_first_place_that_is_named_is_the_data_directory() {
+        let both = &[("BERRY_DATA_DIR", "/berry"), ("STATE_DIRECTORY", "/state:/other")];
+        check(Some("/file"), both, "/file");
+        check(None, both, "/berry");
+        check(None, &both[1..], "/state");
+        check(None, &[("BERRY_DATA_DIR", "")], "./data");
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_is_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("below/state.json");
+        for text in ["a longer first text", "second"] {
+            replace(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing else is left");
+        #[cfg(unix)]
+        {
+            let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
+            assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+}
