@@ -103,6 +103,7 @@ const ROUTES: &[About] = &[
     filtered("/admin/model-weights", "Weights that the strategies use now", &[("model", "string")]),
     read("/admin/backend-health", "State of each backend, with the reason"),
     read("/admin/system-stats", "State of the system in short"),
+    filtered("/admin/rate-limit-usage", "Use of a user's limits", &[("user_id", "string")]),
     act("/admin/reload-config", "POST", "Reads the configuration file again", Takes::Nothing),
     read("/admin/changes", "Changes made at run time"),
     act("/admin/changes", "POST", "Changes backends at run time", Takes::Object(CHANGE)),
