@@ -31,6 +31,13 @@ mock.on({ userMessage: "both", hasToolResult: false }, { toolCalls: [weather, ti
 mock.on({ userMessage: "both", hasToolResult: true }, { content: "It is 18 degrees and noon in Paris." });
 mock.on({ userMessage: "weather", hasToolResult: false }, { toolCalls: [weather] });
 mock.on({ userMessage: "weather", hasToolResult: true }, { content: "It is 18 degrees in Paris." });
+// For the matrix of clients and upstream dialects; not every dialect's form of a schema is seen by the emulator.
+mock.on(
+  { userMessage: "be refused" },
+  { error: { message: "emulated refusal", type: "invalid_request_error", code: "invalid_value" }, status: 400 },
+);
+mock.on({ userMessage: "facts" }, { content: '{"city":"Paris","population":2102650}' });
+mock.on({ userMessage: "think" }, { content: "Four.", reasoning: "Two and two make four.", usage: { prompt_tokens: 11, completion_tokens: 7 } });
 mock.on({ responseFormat: "json_schema" }, { content: { city: "Paris", population: 2102650 } });
 mock.on({ endpoint: "chat" }, { content: "Hello from the emulator, word by word.", usage: { prompt_tokens: 11, completion_tokens: 7 } });
 mock.onEmbedding(/./, { embedding: [0.25, -0.5, 0.75] });
