@@ -66,10 +66,12 @@ pub(super) fn number_length(text: &[u8]) -> Option<usize> {
 #[inline]
 fn digits_length(text: &[u8]) -> Option<usize> {
     let mut at = 0;
-    while let Some(eight) = text[at..].first_chunk()
-        && are_digits(*eight)
-    {
-        at += 8;
+    while let Some(eight) = text[at..].first_chunk() {
+        let digits = leading_digits(*eight);
+        at += digits;
+        if digits < eight.len() {
+            return (at > 0).then_some(at);
+        }
     }
     while text.get(at).is_some_and(u8::is_ascii_digit) {
         at += 1;
@@ -77,12 +79,13 @@ fn digits_length(text: &[u8]) -> Option<usize> {
     (at > 0).then_some(at)
 }
 
-/// Whether eight bytes are digits: `0x30..=0x39` is what has a high half of 3, and keeps it when 6 is added.
-fn are_digits(bytes: [u8; 8]) -> bool {
-    const HIGH_HALVES: u64 = 0xf0f0_f0f0_f0f0_f0f0;
-    const THREES: u64 = 0x3030_3030_3030_3030;
-    let word = u64::from_le_bytes(bytes);
-    word & HIGH_HALVES == THREES && word.wrapping_add(0x0606_0606_0606_0606) & HIGH_HALVES == THREES
+/// How many of eight bytes are digits before the first that is none. Less `0x30` a digit is 0 to 9, and stays below `0x80` when `0x76`
+/// is added; a carry of what is no digit reaches only bytes behind it.
+#[inline]
+fn leading_digits(bytes: [u8; 8]) -> usize {
+    let less = u64::from_le_bytes(bytes) ^ 0x3030_3030_3030_3030;
+    let others = (less.wrapping_add(0x7676_7676_7676_7676) | less) & 0x8080_8080_8080_8080;
+    others.trailing_zeros() as usize / 8
 }
 
 /// Number of bytes before what ends a run of plain text inside a string: a quote, a backslash or a control character. With
@@ -314,8 +317,10 @@ mod tests {
         }
 
         #[test]
-        fn eight_digits_are_told_from_anything_else(bytes in proptest::array::uniform8(0x2e_u8..0x3c)) {
-            prop_assert_eq!(are_digits(bytes), bytes.iter().all(u8::is_ascii_digit));
+        fn leading_digits_are_told_from_anything_else(bytes in proptest::array::uniform8(0x2e_u8..0x3c), any in any::<[u8; 8]>()) {
+            for bytes in [bytes, any] {
+                prop_assert_eq!(leading_digits(bytes), bytes.iter().take_while(|byte| byte.is_ascii_digit()).count());
+            }
         }
     }
 
