@@ -1,0 +1,105 @@
+"""Promises about the process as a whole: memory, many streams, several instances, proxies, and the guides' links."""
+
+import http.server
+import json
+import os
+import re
+import subprocess
+import threading
+
+import pytest
+
+from harness.gateway import DEMO, PORTS, TOKEN, USERS, model
+from harness.paths import ROOT, environment
+
+ANSWER = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": []}
+
+
+def test_an_idle_gateway_needs_less_than_30_mib(start):
+    gateway = start(ROOT / "config-example.toml")
+    assert gateway.resident_kib() < 30 * 1024
+
+
+def test_ten_thousand_streams_are_held_at_once(start, record_property):
+    upstream_port = next(PORTS)
+    binaries = ROOT / "target" / "release"
+    command = [binaries / "bench-upstream", "--bind", f"127.0.0.1:{upstream_port}"]
+    upstream = subprocess.Popen(command, env=environment(), preexec_fn=_more_files)
+    try:
+        provider = f'[providers.up]\nname = "Up"\nbase_url = "http://127.0.0.1:{upstream_port}/v1"\napi_key = "k"\n'
+        gateway = start(USERS + provider + model("bench-model", "up", "bench-model-upstream"))
+        load = [binaries / "bench-load", "--target", gateway.address, "--token", TOKEN, "--connections", "10000"]
+        load += ["--chunks", "3", "--gap-ms", "600000", "--hold-seconds", "2", "--pid", str(gateway.process.pid)]
+        done = subprocess.run(load, env=environment(), stdout=subprocess.PIPE, preexec_fn=_more_files, timeout=170, check=True)
+        report = json.loads(done.stdout)
+        record_property("MiB with 10,000 open streams", report["rss_kib_during"] // 1024)
+        assert report["errors"] == 0, report
+        gateway.wait_for(lambda: gateway.in_flight() == 0, 30, "all streams are gone")
+    finally:
+        upstream.terminate()
+        upstream.wait()
+
+
+def _more_files() -> None:
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def test_several_instances_serve_one_configuration_and_the_loss_of_one_harms_nobody_else(start, tmp_path):
+    config = tmp_path / "shared.toml"
+    config.write_text(DEMO)
+    config.chmod(0o600)
+    first, second = start(config), start(config)
+    for gateway in (first, second, first):
+        assert gateway.chat("demo-model").status == 200
+    first.stop()
+    assert second.chat("demo-model").status == 200
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """A forward proxy that answers in the place of every upstream, and remembers what it was asked for."""
+
+    asked: list[str] = []
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        Proxy.asked.append(self.path)
+        self.rfile.read(int(self.headers["content-length"]))
+        body = json.dumps(ANSWER).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.fixture
+def proxy():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", next(PORTS)), Proxy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_upstreams_are_called_through_the_proxy_of_the_environment(start, proxy):
+    provider = '[providers.up]\nname = "Up"\nbase_url = "http://upstream.invalid/v1"\napi_key = "k"\n'
+    gateway = start(USERS + provider + model("far", "up", "far"), http_proxy=proxy)
+    assert gateway.chat("far").status == 200
+    assert Proxy.asked[-1] == "http://upstream.invalid/v1/chat/completions"
+
+
+GUIDES = "QUICKSTART API_REFERENCE ARCHITECTURE DOCKER_BUILD USAGE_GUIDE CONFIGURATION_EXAMPLES DOCUMENTATION_INDEX AUTH_GUIDE"
+
+
+def test_the_guides_are_there_and_every_link_of_every_page_leads_somewhere():
+    for name in GUIDES.split():
+        assert (ROOT / f"{name}.md").is_file(), name
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+            if not re.match(r"[a-z]+:", link):
+                assert os.path.exists(page.parent / link), f"{page.name}: {link}"
