@@ -114,6 +114,32 @@ pub fn client_request_id(value: &HeaderValue) -> Option<Box<str>> {
     (!kept.is_empty()).then(|| kept.into_boxed_str())
 }
 
+/// Most labels that are kept of a request.
+const LABELS_MAX: usize = 8;
+
+/// Longest key or value of a label, bytes.
+const LABEL_PART_MAX: usize = 64;
+
+/// The labels that a client gave its request in `x-berry-labels`, as `key=value` with commas between: at most 8, each once by its
+/// key (the first counts). What is not of that form, is not visible ASCII or is longer than 64 bytes on either side is left out.
+/// `None` when nothing is left.
+pub fn labels(value: &HeaderValue) -> Option<Box<str>> {
+    let fits = |part: &str| (1..=LABEL_PART_MAX).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_graphic());
+    let mut kept = SmallVec::<[(&str, &str); LABELS_MAX]>::new();
+    for pair in value.to_str().ok()?.split(',') {
+        let Some((key, value)) = pair.split_once('=') else { continue };
+        let (key, value) = (key.trim(), value.trim());
+        if fits(key) && fits(value) && kept.iter().all(|(known, _)| *known != key) {
+            kept.push((key, value));
+            if kept.len() == LABELS_MAX {
+                break;
+            }
+        }
+    }
+    let pairs: Vec<String> = kept.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    (!pairs.is_empty()).then(|| pairs.join(",").into_boxed_str())
+}
+
 /// What is known of a request. Filled in as it goes.
 #[derive(Debug)]
 pub struct Facts {
@@ -121,6 +147,8 @@ pub struct Facts {
     pub request_id: RequestId,
     /// The client's own name for it, of its header `x-request-id`.
     pub client_request_id: Option<Box<str>>,
+    /// What the client labelled it with, as `key=value` with commas between.
+    pub labels: Option<Box<str>>,
     /// Where it stands in a trace; `None` when it is not traced.
     pub trace: Option<Box<Trace>>,
     /// What it asked for.
@@ -239,6 +267,7 @@ impl Exchange {
         let facts = Facts {
             request_id,
             client_request_id: None,
+            labels: None,
             trace: None,
             operation,
             started: clock.now(),
@@ -325,5 +354,16 @@ mod tests {
         assert_eq!(kept(b"a b\tc\xffd").as_deref(), Some("abcd"));
         assert_eq!(kept(b" \t").as_deref(), None);
         assert_eq!(kept(&[b'x'; 500]).map(|id| id.len()), Some(CLIENT_REQUEST_ID_MAX));
+    }
+
+    #[test]
+    fn labels_are_bounded_pairs_and_the_first_of_a_key_counts() {
+        let kept = |text: &str| labels(&HeaderValue::from_str(text).unwrap()).map(String::from);
+        assert_eq!(kept("team=a, job = 7").as_deref(), Some("team=a,job=7"));
+        assert_eq!(kept("team=a,team=b,none,=x,y=,b a=c,d=e=f").as_deref(), Some("team=a,d=e=f"));
+        assert_eq!(kept(" ,"), None);
+        assert_eq!(kept(&format!("long={},k=v", "x".repeat(65))).as_deref(), Some("k=v"));
+        let many: Vec<String> = (0..20).map(|i| format!("k{i}=v")).collect();
+        assert_eq!(kept(&many.join(",")), Some(many[..LABELS_MAX].join(",")));
     }
 }

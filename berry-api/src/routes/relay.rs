@@ -58,6 +58,7 @@ where
     exchange.trace = app.traces.begin(&parts.headers);
     let wishes = Wishes::read(&parts.headers);
     exchange.client_request_id = wishes.request_id.as_ref().and_then(exchange::client_request_id);
+    exchange.labels = wishes.labels.as_ref().and_then(exchange::labels);
     let mut body = Some(body);
     let admitted = admit(app, &runtime, connection, &mut exchange, &wishes, &mut parts, &mut body).await;
     let request = match admitted {
@@ -151,6 +152,7 @@ struct Wishes {
     timeout: Option<HeaderValue>,
     provider: Option<HeaderValue>,
     request_id: Option<HeaderValue>,
+    labels: Option<HeaderValue>,
     /// `x-berry-explain: 1`, which only administrators may say; of others it is ignored.
     explain: bool,
 }
@@ -163,6 +165,7 @@ impl Wishes {
                 "content-encoding" => &mut wishes.coding,
                 "x-berry-backend" => &mut wishes.provider,
                 "x-request-id" => &mut wishes.request_id,
+                "x-berry-labels" => &mut wishes.labels,
                 "x-request-timeout" => &mut wishes.timeout,
                 "x-berry-explain" => {
                     wishes.explain |= value.as_bytes() == b"1";

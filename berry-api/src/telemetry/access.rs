@@ -36,6 +36,9 @@ impl AccessRecord {
         if let Some(id) = &facts.client_request_id {
             line.text("client_request_id", id);
         }
+        if let Some(labels) = &facts.labels {
+            line.text("labels", labels);
+        }
         line.text("path", facts.operation.path());
         if let Some(user) = &facts.user {
             line.text("user", user.id.as_str());

@@ -74,9 +74,10 @@ async fn the_line_names_each_attempt_and_the_clients_own_id() {
         for (fault, class) in [("status:500", "server"), ("status:429", "rate_limit"), ("reset:before-head", "network")]
         {
             let fleet = plan(&[fault, "none"]).build().await;
-            fleet.ask_with(streamed, &[("x-request-id", "job 7")]).await;
+            fleet.ask_with(streamed, &[("x-request-id", "job 7"), ("x-berry-labels", "team=a, run=7")]).await;
             let [line] = &fleet.access()[..] else { panic!("one line") };
             assert_eq!(line["client_request_id"], "job7");
+            assert_eq!(line["labels"], "team=a,run=7");
             assert_eq!(line["tries"], format!("a:up-a={class},b:up-b=success"), "{fault} {streamed}");
         }
     }
