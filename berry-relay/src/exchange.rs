@@ -124,7 +124,8 @@ const LABEL_PART_MAX: usize = 64;
 /// key (the first counts). What is not of that form, is not visible ASCII or is longer than 64 bytes on either side is left out.
 /// `None` when nothing is left.
 pub fn labels(value: &HeaderValue) -> Option<Box<str>> {
-    let fits = |part: &str| (1..=LABEL_PART_MAX).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_graphic());
+    let fits =
+        |part: &str| (1..=LABEL_PART_MAX).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_graphic());
     let mut kept = SmallVec::<[(&str, &str); LABELS_MAX]>::new();
     for pair in value.to_str().ok()?.split(',') {
         let Some((key, value)) = pair.split_once('=') else { continue };
