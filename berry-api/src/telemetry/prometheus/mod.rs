@@ -53,7 +53,7 @@ struct Series {
     duration: Histogram,
 }
 
-/// Which of [`METHODS`] a request has.
+/// Which of the known methods a request has.
 #[derive(Clone, Copy, Debug)]
 pub struct MethodLabel(usize);
 
