@@ -20,6 +20,7 @@ def test_an_idle_gateway_needs_less_than_30_mib(start):
     assert gateway.resident_kib() < 30 * 1024
 
 
+@pytest.mark.alone
 def test_ten_thousand_streams_are_held_at_once(start, record_property):
     upstream_port = next(PORTS)
     binaries = ROOT / "target" / "release"
