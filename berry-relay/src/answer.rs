@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use berry_core::config::snapshot::Backend;
 use berry_core::error::ErrorKind;
+use berry_core::id::BackendId;
 use berry_core::operation::{Dialect, Operation};
+use berry_core::time::Instant;
 use berry_loadbalance::lease::Lease;
 use berry_loadbalance::outcome::{FailureClass, Outcome};
 use bytes::Bytes;
@@ -108,10 +110,24 @@ enum State {
     Over,
 }
 
+/// What of a request is open until it settles, which is before the last bytes of its answer leave.
+struct Open {
+    lease: Lease,
+    exchange: Exchange,
+}
+
+impl Open {
+    /// Tells the endpoint and the record how it went. Dropping the record settles the request.
+    fn settle(self, outcome: Outcome, now: Instant) {
+        let Self { lease, mut exchange } = self;
+        attempt::tell(lease, outcome, now, &mut exchange);
+    }
+}
+
 struct Events {
     stream: Box<EventStream>,
-    lease: Option<Lease>,
-    exchange: Exchange,
+    /// `None` once the request has settled.
+    open: Option<Open>,
     quiet: Quiet,
     say: Arc<dyn SayError>,
     cut: Cut,
@@ -122,8 +138,8 @@ struct Events {
 
 struct Passing {
     through: Box<Through>,
-    lease: Option<Lease>,
-    exchange: Exchange,
+    /// `None` once the request has settled.
+    open: Option<Open>,
     quiet: Quiet,
 }
 
@@ -150,8 +166,7 @@ impl RelayBody {
         let array = JsonArray::wanted(exchange.operation);
         Self(State::Events(Box::new(Events {
             stream,
-            lease: Some(lease),
-            exchange,
+            open: Some(Open { lease, exchange }),
             quiet,
             say,
             cut,
@@ -163,7 +178,7 @@ impl RelayBody {
     pub(crate) fn through(through: Box<Through>, lease: Lease, exchange: Exchange) -> Self {
         // Nothing can be said inside bytes that are not understood, so the only limit is the idle one.
         let quiet = Quiet::new(through.idle, Some(through.idle));
-        Self(State::Through(Box::new(Passing { through, lease: Some(lease), exchange, quiet })))
+        Self(State::Through(Box::new(Passing { through, open: Some(Open { lease, exchange }), quiet })))
     }
 
     pub(crate) fn waiting(work: Work, keep_alive: KeepAlive, operation: Operation, say: Arc<dyn SayError>) -> Self {
@@ -184,8 +199,8 @@ impl RelayBody {
     fn exchange(&self) -> Option<&Exchange> {
         match &self.0 {
             State::Held { exchange, .. } => Some(exchange),
-            State::Events(events) => Some(&events.exchange),
-            State::Through(passing) => Some(&passing.exchange),
+            State::Events(events) => Some(&events.open.as_ref()?.exchange),
+            State::Through(passing) => Some(&passing.open.as_ref()?.exchange),
             State::Waiting(_) | State::Over => None,
         }
     }
@@ -204,7 +219,11 @@ impl Body for RelayBody {
                     if chunks.is_empty() {
                         exchange.finish();
                     }
-                    Step::from_last(bytes)
+                    match bytes {
+                        Some(bytes) if chunks.is_empty() => Step::Last(bytes),
+                        Some(bytes) => Step::Bytes(bytes),
+                        None => Step::End,
+                    }
                 }
                 State::Events(events) => ready!(events.poll(cx)),
                 State::Through(passing) => ready!(passing.poll(cx)),
@@ -252,7 +271,7 @@ impl Body for RelayBody {
 enum Step {
     /// More for the client.
     Bytes(Bytes),
-    /// The last of it.
+    /// The last of it; the request settles before it leaves.
     Last(Bytes),
     /// The body goes on as another kind.
     Become(State),
@@ -262,15 +281,12 @@ enum Step {
     End,
 }
 
-impl Step {
-    fn from_last(bytes: Option<Bytes>) -> Self {
-        bytes.map_or(Self::End, Self::Bytes)
-    }
-}
-
 impl Events {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         loop {
+            if self.stream.last_seen() || matches!(self.ended, Some(Ok(()))) {
+                self.settle(None);
+            }
             if let Some(bytes) = self.stream.pop() {
                 self.quiet.sent();
                 let bytes = match &mut self.array {
@@ -280,10 +296,7 @@ impl Events {
                 return Poll::Ready(Step::Bytes(bytes));
             }
             match self.ended.take() {
-                Some(Ok(())) => {
-                    self.settle(None);
-                    return Poll::Ready(self.end());
-                }
+                Some(Ok(())) => return Poll::Ready(self.end()),
                 Some(Err(error)) => return Poll::Ready(self.fail(error)),
                 None => {}
             }
@@ -307,32 +320,38 @@ impl Events {
                     return Poll::Ready(self.fail(error));
                 }
                 self.stream.conclude();
+                self.settle(None);
                 if let Some(bytes) = self.stream.pop() {
                     self.ended = Some(Ok(()));
                     return Poll::Ready(Step::Bytes(bytes));
                 }
-                self.settle(None);
                 Poll::Ready(self.end())
-            }
-            Silence::Client if self.stream.between_events() => {
-                self.quiet.sent();
-                Poll::Ready(Step::Bytes(filler(self.exchange.operation)))
             }
             Silence::Client => {
                 self.quiet.sent();
-                cx.waker().wake_by_ref();
-                Poll::Pending
+                match &self.open {
+                    Some(open) if self.stream.between_events() => {
+                        Poll::Ready(Step::Bytes(filler(open.exchange.operation)))
+                    }
+                    _ => {
+                        cx.waker().wake_by_ref();
+                        Poll::Pending
+                    }
+                }
             }
         }
     }
 
-    /// Tells the client in its dialect, then ends.
+    /// Tells the client in its dialect, then ends. After the last event of the answer there is nothing to tell.
     fn fail(&mut self, error: ForwardError) -> Step {
-        let mut event = self.say.event(&error, &self.exchange);
+        let Some(open) = &self.open else {
+            return self.end();
+        };
+        let mut event = self.say.event(&error, &open.exchange);
         if self.stream.cut_inside_event() {
             event = Bytes::from([b"\n\n", &event[..]].concat());
         }
-        tracing::warn!(request_id = self.exchange.request_id.as_str(), %error, "stream failed after its start");
+        tracing::warn!(request_id = open.exchange.request_id.as_str(), %error, "stream failed after its start");
         self.settle(Some(error));
         Step::Last(match &mut self.array {
             Some(array) => array.last(&event),
@@ -346,32 +365,31 @@ impl Events {
     }
 
     fn settle(&mut self, error: Option<ForwardError>) {
-        self.exchange.usage = self.stream.settled_usage(error.is_none() && !self.stream.error_told());
-        let now = self.exchange.now();
+        let Some(mut open) = self.open.take() else { return };
         let told = self.stream.error_told();
+        let now = open.exchange.now();
         let outcome = match error.as_ref().map(ForwardError::failure_class) {
             None if told => Outcome::Failure { class: FailureClass::Server, retry_after: None },
             None => self.stream.success(now),
             Some(Some(class)) => Outcome::Failure { class, retry_after: None },
             Some(None) => Outcome::Cancelled,
         };
-        self.exchange.end = match error {
+        open.exchange.usage = self.stream.settled_usage(error.is_none() && !told);
+        open.exchange.end = match error {
             None if told => End::Failed(ErrorKind::UpstreamError),
             None => End::Complete,
             Some(error) => End::Failed(error.kind()),
         };
-        if let Some(lease) = self.lease.take() {
-            lease.used_tokens(self.exchange.usage.total(), now);
-            attempt::tell(lease, outcome, now, &mut self.exchange);
-        }
+        open.lease.used_tokens(open.exchange.usage.total(), now);
+        open.settle(outcome, now);
     }
 }
 
 /// A client that leaves takes what has come, and that is paid for.
 impl Drop for Events {
     fn drop(&mut self) {
-        if self.lease.is_some() {
-            self.exchange.usage = self.stream.settled_usage(false);
+        if let Some(open) = &mut self.open {
+            open.exchange.usage = self.stream.settled_usage(false);
         }
     }
 }
@@ -387,9 +405,11 @@ impl Passing {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     let what = "the connection broke inside the answer";
-                    let backend = self.backend();
-                    let error = ForwardError::Network { backend, what, source: Box::new(error) };
-                    return Poll::Ready(self.fail(error));
+                    return Poll::Ready(self.fail(|backend| ForwardError::Network {
+                        backend,
+                        what,
+                        source: Box::new(error),
+                    }));
                 }
                 Poll::Ready(None) => {
                     self.complete();
@@ -398,19 +418,20 @@ impl Passing {
                 Poll::Pending => {}
             }
             if let Silence::Upstream(waited) = ready!(self.quiet.poll(cx)) {
-                let error =
-                    ForwardError::Timeout { backend: self.backend(), what: "the next part of its answer", waited };
-                return Poll::Ready(self.fail(error));
+                let what = "the next part of its answer";
+                return Poll::Ready(self.fail(|backend| ForwardError::Timeout { backend, what, waited }));
             }
             self.quiet.sent();
         }
     }
 
     fn pass(&mut self, data: Bytes) -> Step {
-        if self.exchange.ttft.is_none() {
-            let now = self.exchange.now();
-            self.exchange.ttft = Some(now.since(self.exchange.started));
-            self.exchange.note_first_content(now);
+        if let Some(Open { exchange, .. }) = &mut self.open
+            && exchange.ttft.is_none()
+        {
+            let now = exchange.now();
+            exchange.ttft = Some(now.since(exchange.started));
+            exchange.note_first_content(now);
         }
         let decoded = match &mut self.through.decoder {
             Some(decoder) => decoder.push(&data),
@@ -425,38 +446,30 @@ impl Passing {
                 }
                 Step::Bytes(bytes)
             }
-            Err(error) => {
-                let error = ForwardError::BadAnswer { backend: self.backend(), why: error.to_string() };
-                self.fail(error)
-            }
+            Err(error) => self.fail(|backend| ForwardError::BadAnswer { backend, why: error.to_string() }),
         }
     }
 
     fn complete(&mut self) {
-        let latency = self.exchange.now().since(self.through.sent_at);
-        self.report(Outcome::Success { ttft: None, latency });
-        self.exchange.finish();
+        if let Some(mut open) = self.open.take() {
+            let now = open.exchange.now();
+            open.exchange.finish();
+            open.settle(Outcome::Success { ttft: None, latency: now.since(self.through.sent_at) }, now);
+        }
     }
 
     /// Nothing can be said inside bytes that are not understood: the connection is broken off, so that the cut shows.
-    fn fail(&mut self, error: ForwardError) -> Step {
-        tracing::warn!(request_id = self.exchange.request_id.as_str(), %error, "answer failed after its start");
-        if let Some(class) = error.failure_class() {
-            self.report(Outcome::Failure { class, retry_after: None });
-        }
-        self.exchange.end = End::Failed(error.kind());
+    fn fail(&mut self, error: impl FnOnce(BackendId) -> ForwardError) -> Step {
+        let Some(mut open) = self.open.take() else {
+            return Step::End;
+        };
+        let error = error(open.lease.backend().id.clone());
+        tracing::warn!(request_id = open.exchange.request_id.as_str(), %error, "answer failed after its start");
+        open.exchange.end = End::Failed(error.kind());
+        let now = open.exchange.now();
+        let failed = error.failure_class().map(|class| Outcome::Failure { class, retry_after: None });
+        open.settle(failed.unwrap_or(Outcome::Cancelled), now);
         Step::Break(Box::new(error))
-    }
-
-    fn report(&mut self, outcome: Outcome) {
-        if let Some(lease) = self.lease.take() {
-            let now = self.exchange.now();
-            attempt::tell(lease, outcome, now, &mut self.exchange);
-        }
-    }
-
-    fn backend(&self) -> berry_core::id::BackendId {
-        self.exchange.backend.as_ref().expect("an answer has a backend").id.clone()
     }
 }
 

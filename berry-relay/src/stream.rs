@@ -188,6 +188,11 @@ impl EventStream {
         self.error_told
     }
 
+    /// Whether the event has come after which an answer has nothing more that its record needs. It may not have gone out yet.
+    pub(crate) fn last_seen(&self) -> bool {
+        self.tap.last_seen()
+    }
+
     /// The outcome of a stream that ended well.
     pub(crate) fn success(&self, now: Instant) -> Outcome {
         Outcome::Success { ttft: self.committed_at.map(|at| at.since(self.sent_at)), latency: now.since(self.sent_at) }

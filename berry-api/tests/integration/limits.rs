@@ -9,6 +9,7 @@ use berry_mock::{Mock, Reply, Script};
 use berry_relay::client::Dial;
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
+use http_body_util::BodyExt as _;
 
 use crate::support::{Answer, TestGateway, snapshot};
 
@@ -112,6 +113,42 @@ async fn places_come_back_from_requests_that_their_clients_left() {
     let answers = join_all((0..3).map(|_| ask(&gateway))).await;
     assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 1);
     assert_eq!(app.quotas.running(&"lim".into()), 0);
+}
+
+/// Every frame of an answer, with the number of requests that still ran when it was handed over.
+async fn frames(path: &str, body: &str) -> Vec<(String, u32)> {
+    let mock = Mock::new(Script { first_token_latency_ms: 50, token_latency_ms: 10, ..Script::default() });
+    let dials = HashMap::from([("one".into(), Arc::new(move || mock.connect()) as Dial)]);
+    let gateway = TestGateway::with(&config("rate_limit = { max_concurrent = 9 }"), AccessLog::default(), dials);
+    let app = gateway.gateway.app();
+    let mut body = gateway.open(path, TOKEN, body).await;
+    let mut frames = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let text = String::from_utf8(frame.expect("a whole answer").into_data().expect("no trailers").to_vec());
+        frames.push((text.expect("text"), app.quotas.running(&"lim".into())));
+    }
+    assert_eq!(app.quotas.running(&"lim".into()), 0, "{path}");
+    frames
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_settles_before_the_last_bytes_of_its_answer_leave_and_not_sooner() {
+    let stream = r#"{"model":"m","stream":true,"max_tokens":9,"input":"x","messages":[{"role":"user","content":"x"}]}"#;
+    // The last one is translated, so that what ends it is our own.
+    for (path, last) in [
+        (CHAT, "data: [DONE]"),
+        ("/v1/responses", "event: response.completed"),
+        ("/v1/messages", "event: message_stop"),
+    ] {
+        let frames = frames(path, stream).await;
+        let end = frames.iter().position(|(text, _)| text.contains(last)).expect(path);
+        assert!(end > 2, "{path}: {frames:?}");
+        for (at, (text, running)) in frames.iter().enumerate() {
+            assert_eq!(*running, u32::from(at < end), "{path}: {text}");
+        }
+    }
+    let plain = frames(CHAT, ASK).await;
+    assert_eq!(plain.iter().map(|(_, running)| *running).collect::<Vec<_>>(), [0]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! A gateway in this process, made from the text of a configuration file.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,6 +19,7 @@ use berry_core::id::ProviderId;
 use berry_relay::client::Dial;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
+use http_body::Body;
 use http_body_util::{BodyExt as _, Full};
 use serde_json::Value;
 
@@ -173,6 +175,18 @@ impl TestGateway {
 
     pub(crate) async fn post(&self, path: &str, token: &str, body: &str) -> Answer {
         self.send(Method::POST, path, &[("authorization", &format!("Bearer {token}"))], body).await
+    }
+
+    /// The body of an answer, of which nothing is read yet.
+    pub(crate) async fn open(
+        &self,
+        path: &str,
+        token: &str,
+        body: &str,
+    ) -> impl Body<Data = Bytes, Error: Debug> + Unpin {
+        let request = Request::post(path).header("authorization", format!("Bearer {token}"));
+        let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).expect("a well-formed request");
+        self.gateway.handle(&self.connection, request).await.into_body()
     }
 
     pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {

@@ -107,6 +107,8 @@ pub struct StreamTap {
     terminal_seen: bool,
     /// A terminal event that says how the answer ended; `[DONE]` alone does not.
     finish_seen: bool,
+    /// An event after which nothing is told but the end of the body.
+    last_seen: bool,
     content_seen: bool,
     content: Delivered,
     /// One bit for each choice that has begun, and for each that has finished.
@@ -128,6 +130,7 @@ impl StreamTap {
             usage: Usage::default(),
             terminal_seen: false,
             finish_seen: false,
+            last_seen: false,
             content_seen: false,
             content: Delivered::default(),
             begun: 0,
@@ -176,6 +179,12 @@ impl StreamTap {
         self.finish_seen
     }
 
+    /// Whether the last event has come: an error, or the terminal event after which no usage is told. That is `[DONE]` for chat,
+    /// whose figures come after its `finish_reason`, and never for Gemini, which only ends.
+    pub fn last_seen(&self) -> bool {
+        self.last_seen
+    }
+
     /// Whether something that a client waits for has come.
     pub fn content_seen(&self) -> bool {
         self.content_seen
@@ -190,6 +199,7 @@ impl StreamTap {
             return EventClass::Content;
         }
         self.long = None;
+        self.last_seen |= self.is_last(class);
         self.terminal_seen |= class == EventClass::Terminal;
         self.finish_seen |= class == EventClass::Terminal;
         class
@@ -222,11 +232,22 @@ impl StreamTap {
             self.content.note(data.len());
         }
         self.terminal_seen |= class == EventClass::Terminal;
+        self.last_seen |= self.is_last(class);
         class
+    }
+
+    /// Whether nothing is told after an event of this class, as far as the class alone says it.
+    fn is_last(&self, class: EventClass) -> bool {
+        match class {
+            EventClass::Error => true,
+            EventClass::Terminal => matches!(self.format, StreamFormat::Messages | StreamFormat::Responses),
+            _ => false,
+        }
     }
 
     fn chat(&mut self, data: &[u8]) -> Option<EventClass> {
         if data.trim_ascii() == b"[DONE]" {
+            self.last_seen = true;
             return Some(EventClass::Terminal);
         }
         let mut seen = Chunk::default();
