@@ -1,9 +1,16 @@
-//! What a user may still do: sliding windows and places for requests at the same time.
+//! What a user may still do: sliding windows, places for requests at the same time, and budgets.
 //!
-//! State machines without a clock or a lock: whoever holds them passes `now` and serialises the calls.
+//! State machines without a clock: whoever holds them passes `now`. Windows have no lock either, so their calls must be
+//! serialised; budgets, which requests of several users share, have one each.
 
+mod account;
+mod budget;
+mod calendar;
 mod meter;
 mod window;
 
+pub use account::{Account, Alert, Guarded, Holder, Refusal, Reservation};
+pub use budget::{Balance, Exhausted, Purse, Reached, THRESHOLDS, Ticket};
+pub use calendar::{Calendar, Period, PeriodKind};
 pub use meter::{Denied, LimitKind, Meter, Standing, Used};
 pub use window::{AmountWindow, RequestWindow};

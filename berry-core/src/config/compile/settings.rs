@@ -1,5 +1,7 @@
 //! `[settings]`.
 
+use jiff::tz::TimeZone;
+
 use crate::config::decode::{At, Decode as _, Seconds, Text, defaults};
 use crate::config::path::KeyPath;
 use crate::config::problem::{Problems, Span};
@@ -118,7 +120,7 @@ fn smart_ai_figures(raw: Option<At<RawSmartAi>>, at: &KeyPath<'_>, problems: &mu
     }
 }
 
-/// `UTC`, `+08:00` or `Area/City`. Whether the time zone database has the name is seen where it is used.
+/// `UTC`, `+08:00`, or a name that the time zone database has.
 fn budget_zone(zone: &At<Text>, at: &KeyPath<'_>, problems: &mut Problems) -> BudgetZone {
     let text = zone.value.value.as_str();
     if matches!(text, "UTC" | "Z") {
@@ -127,8 +129,7 @@ fn budget_zone(zone: &At<Text>, at: &KeyPath<'_>, problems: &mut Problems) -> Bu
     if let Some(minutes) = offset_minutes(text) {
         return BudgetZone::Offset(minutes);
     }
-    let part = |p: &str| !p.is_empty() && p.bytes().all(|c| c.is_ascii_alphanumeric() || b"_-+".contains(&c));
-    if text.contains('/') && text.split('/').all(part) {
+    if text.contains('/') && TimeZone::get(text).is_ok() {
         return BudgetZone::Named(text.into());
     }
     problems
@@ -164,6 +165,7 @@ mod tests {
             ("+8", None),
             ("Beijing", None),
             ("Asia/", None),
+            ("Asia/Shangai", None),
         ] {
             let mut problems = Problems::default();
             let zone = At { value: Text::literal(text), span: None };

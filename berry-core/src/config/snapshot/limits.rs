@@ -63,6 +63,6 @@ pub enum BudgetZone {
     Utc,
     /// A fixed offset east of UTC, minutes.
     Offset(i16),
-    /// A name of the time zone database. Only its form has been checked.
+    /// A name of the time zone database.
     Named(Box<str>),
 }
