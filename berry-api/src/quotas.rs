@@ -60,12 +60,12 @@ impl Quotas {
         let mut shard = self.shard(&user.id).lock();
         let metered = shard.entry(user.id.clone()).or_default();
         let refused = |denied, standing| Refused { denied, standing, now };
-        if let Err(denied) = metered.all.check(&limits.rate, now) {
+        if let Err(denied) = metered.all.check(&limits.rate, None, now) {
             return Err(refused(denied, metered.all.standing(&limits.rate, now)));
         }
         if let Some((name, rate)) = of_model {
             let meter = metered.of(name);
-            if let Err(denied) = meter.check(rate, now) {
+            if let Err(denied) = meter.check(rate, None, now) {
                 return Err(refused(denied, meter.standing(rate, now)));
             }
             meter.begin(rate, now);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::shared::{Shared, Sharing};
 use super::window::{AmountWindow, RequestWindow};
 use crate::config::snapshot::RateLimit;
 use crate::time::Instant;
@@ -48,6 +49,19 @@ pub struct Denied {
     pub limit: LimitKind,
     /// When the request would pass; `None` where that depends on when others end.
     pub passes_at: Option<Instant>,
+    /// How that is known.
+    pub reason: Reason,
+}
+
+/// How it is known that a request may not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The limit is used up.
+    Spent,
+    /// It is not known: the store that instances share has to be asked.
+    Unasked,
+    /// The store is away, and requests are to be refused then.
+    Away,
 }
 
 /// How much of a request window is left: of the one with the fewest requests left.
@@ -84,20 +98,26 @@ pub struct Meter {
     requests: [Option<RequestWindow>; 3],
     tokens: [Option<AmountWindow>; 2],
     running: u32,
+    shared: Option<Box<Shared>>,
 }
 
 impl Meter {
     /// Whether one more request may pass. Counts nothing.
     ///
-    /// Tokens are known only when requests end: a token limit refuses from the moment when the known ones reach it.
+    /// Tokens are known only when requests end: a token limit refuses from the moment when the known ones reach it. With
+    /// `sharing`, several instances share the limits.
     ///
     /// # Errors
     /// The limit that holds longest.
-    pub fn check(&mut self, limits: &RateLimit, now: Instant) -> Result<(), Denied> {
+    pub fn check(&mut self, limits: &RateLimit, sharing: Option<&Sharing>, now: Instant) -> Result<(), Denied> {
+        let limits = &match sharing {
+            None => *limits,
+            Some(sharing) => self.shared.get_or_insert_default().check(limits, sharing, now)?,
+        };
         let mut denied: Option<Denied> = None;
         let mut hold = |limit: LimitKind, at: Instant| {
             if denied.is_none_or(|other| other.passes_at < Some(at)) {
-                denied = Some(Denied { limit, passes_at: Some(at) });
+                denied = Some(Denied { limit, passes_at: Some(at), reason: Reason::Spent });
             }
         };
         for (window, (limit, kind, _)) in self.requests.iter_mut().zip(request_limits(limits)) {
@@ -116,7 +136,8 @@ impl Meter {
             }
         }
         if denied.is_none() && limits.max_concurrent.is_some_and(|max| self.running >= max) {
-            denied = Some(Denied { limit: LimitKind::MaxConcurrent, passes_at: None });
+            let limit = LimitKind::MaxConcurrent;
+            denied = Some(Denied { limit, passes_at: None, reason: Reason::Spent });
         }
         denied.map_or(Ok(()), Err)
     }
@@ -129,11 +150,17 @@ impl Meter {
             }
         }
         self.running = self.running.saturating_add(1);
+        if let Some(shared) = &mut self.shared {
+            shared.begin(limits, now);
+        }
     }
 
     /// Ends a request that began, with the tokens that it used.
     pub fn end(&mut self, limits: &RateLimit, tokens: u64, now: Instant) {
         self.running = self.running.saturating_sub(1);
+        if let Some(shared) = &mut self.shared {
+            shared.end(limits);
+        }
         for (window, (limit, _, span)) in self.tokens.iter_mut().zip(token_limits(limits)) {
             if limit.is_some() && tokens > 0 {
                 window.get_or_insert_with(|| AmountWindow::new(span)).add(tokens, now);
@@ -161,8 +188,16 @@ impl Meter {
         self.running
     }
 
+    /// What is shared with other instances, where anything is.
+    pub fn shared(&mut self) -> Option<&mut Shared> {
+        self.shared.as_deref_mut()
+    }
+
     /// How much is left for requests; `None` where their number is not limited.
     pub fn standing(&self, limits: &RateLimit, now: Instant) -> Option<Standing> {
+        if let Some(standing) = self.shared.as_ref().and_then(|shared| shared.standing(now)) {
+            return Some(standing);
+        }
         let windows = self.requests.iter().zip(request_limits(limits));
         let standings = windows.filter_map(|(window, (limit, _, _))| {
             let limit = limit?;
@@ -174,7 +209,7 @@ impl Meter {
     }
 }
 
-fn request_limits(limits: &RateLimit) -> [(Option<u64>, LimitKind, Duration); 3] {
+pub(super) fn request_limits(limits: &RateLimit) -> [(Option<u64>, LimitKind, Duration); 3] {
     [
         (limits.requests_per_minute, LimitKind::RequestsPerMinute, MINUTE),
         (limits.requests_per_hour, LimitKind::RequestsPerHour, HOUR),
@@ -198,9 +233,9 @@ mod tests {
         let limits = RateLimit { requests_per_minute: Some(1), requests_per_hour: Some(1), ..RateLimit::default() };
         let mut meter = Meter::default();
         meter.begin(&limits, Instant::START);
-        let denied = Denied { limit: LimitKind::RequestsPerHour, passes_at: Some(Instant::START + HOUR) };
-        assert_eq!(meter.check(&limits, Instant::START), Err(denied));
-        assert_eq!(meter.check(&limits, Instant::START + HOUR), Ok(()));
+        let denied = Denied { limit: LimitKind::RequestsPerHour, passes_at: Some(Instant::START + HOUR), reason: Reason::Spent };
+        assert_eq!(meter.check(&limits, None, Instant::START), Err(denied));
+        assert_eq!(meter.check(&limits, None, Instant::START + HOUR), Ok(()));
     }
 
     #[test]
@@ -208,10 +243,10 @@ mod tests {
         let limits = RateLimit { max_concurrent: Some(1), ..RateLimit::default() };
         let mut meter = Meter::default();
         meter.begin(&limits, Instant::START);
-        let denied = Denied { limit: LimitKind::MaxConcurrent, passes_at: None };
-        assert_eq!(meter.check(&limits, Instant::START), Err(denied));
+        let denied = Denied { limit: LimitKind::MaxConcurrent, passes_at: None, reason: Reason::Spent };
+        assert_eq!(meter.check(&limits, None, Instant::START), Err(denied));
         meter.end(&limits, 0, Instant::START);
-        assert_eq!((meter.check(&limits, Instant::START), meter.running()), (Ok(()), 0));
+        assert_eq!((meter.check(&limits, None, Instant::START), meter.running()), (Ok(()), 0));
     }
 
     #[test]
@@ -219,10 +254,10 @@ mod tests {
         let limits = RateLimit { tokens_per_minute: Some(10), ..RateLimit::default() };
         let mut meter = Meter::default();
         meter.end(&limits, 9, Instant::START);
-        assert_eq!(meter.check(&limits, Instant::START), Ok(()));
+        assert_eq!(meter.check(&limits, None, Instant::START), Ok(()));
         meter.end(&limits, 1, Instant::START);
         assert_eq!(
-            meter.check(&limits, Instant::START).map_err(|denied| denied.limit),
+            meter.check(&limits, None, Instant::START).map_err(|denied| denied.limit),
             Err(LimitKind::TokensPerMinute)
         );
     }

@@ -7,10 +7,13 @@ mod account;
 mod budget;
 mod calendar;
 mod meter;
+pub mod share;
+mod shared;
 mod window;
 
 pub use account::{Account, Alert, Guarded, Holder, Refusal, Reservation};
 pub use budget::{Balance, Exhausted, Purse, Reached, THRESHOLDS, Ticket};
 pub use calendar::{Calendar, Period, PeriodKind};
-pub use meter::{Denied, LimitKind, Meter, Standing, Used};
+pub use meter::{Denied, LimitKind, Meter, Reason, Standing, Used};
+pub use shared::{Part, Shared, Sharing};
 pub use window::{AmountWindow, RequestWindow};

@@ -1,0 +1,397 @@
+//! One instance's share of an amount that several instances draw on, and what it says to the store that they have in common.
+//!
+//! The store lends each instance a small amount ahead (a *lease*), and counts all that is lent as used. So an instance answers
+//! from its lease without asking, all instances together never use more than the limit, and one that is cut off can exceed what
+//! the others see by its lease at most.
+//!
+//! ```text
+//!   used + held ──────▶ bound        what may be taken until `valid_until` without asking
+//!   Ask {told, used, held, want} ──▶ store ──▶ Lent {lease, …}: bound = used at the asking + lease
+//! ```
+//!
+//! What is used is told as a total since the start of the process, and a lease replaces the one before, so an exchange whose
+//! answer was lost is told again and counted once. A lease is returned when nothing was taken from it for [`IDLE`].
+//!
+//! A state machine without a clock or a lock, like the other parts of this module.
+
+use std::time::Duration;
+
+use crate::time::Instant;
+
+/// How long a lease holds. The store counts one that is not renewed as used from its end on.
+pub const LEASE: Duration = Duration::from_secs(5);
+/// How long what was used may wait to be told.
+pub const TELL_AFTER: Duration = Duration::from_millis(250);
+/// Without a request for so long, what is left of a lease goes back.
+pub const IDLE: Duration = Duration::from_secs(1);
+/// How long the word that nothing is left is believed: others may return what they do not use.
+pub const REFUSAL: Duration = Duration::from_millis(250);
+/// Until an exchange that failed is tried again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// A limit as the store keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedWindow {
+    /// Tells the windows of one amount apart.
+    pub name: &'static str,
+    /// Length of the sliding window; zero for what never leaves.
+    pub span: Duration,
+    /// The resolution of its counts.
+    pub width: Duration,
+    /// The most that may be used and lent.
+    pub limit: u64,
+}
+
+/// What an instance tells the store and wants of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// What was used, as the store's last answer had taken it in.
+    pub told: u64,
+    /// What was used since the start.
+    pub used: u64,
+    /// What is taken and not settled; it stays lent whatever the limits say.
+    pub held: u64,
+    /// The lease that is wanted, `held` included.
+    pub want: u64,
+    at: Instant,
+}
+
+/// What the store answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lent {
+    /// What may be used from the asking on; it takes the place of the lease before.
+    pub lease: u64,
+    /// The place of the window that has least left.
+    pub window: usize,
+    /// What that window has left beside all leases.
+    pub left: u64,
+    /// Where nothing could be lent: when there will be something. `None` = not known.
+    pub free_after: Option<Duration>,
+}
+
+/// What a share says to one who wants to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// The lease has it.
+    Yes,
+    /// The store has just said that nothing is left.
+    No {
+        /// The place of the window that holds longest.
+        window: usize,
+        /// When something is left again.
+        until: Instant,
+    },
+    /// The store has to be asked.
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    window: usize,
+    until: Instant,
+    believed_until: Instant,
+}
+
+/// What this instance may use of a shared amount. See the [module](self).
+#[derive(Clone, Debug, Default)]
+pub struct Share {
+    windows: Vec<SharedWindow>,
+    used: u64,
+    held: u64,
+    told: u64,
+    bound: u64,
+    valid_until: Instant,
+    /// What to have ready beyond what is held.
+    target: u64,
+    /// What requests that wait for an answer want.
+    wanted: u64,
+    left: Option<(usize, u64)>,
+    refusal: Option<Refusal>,
+    last_taken: Instant,
+    /// Since the last exchange began.
+    taken: bool,
+    /// When the last exchange began that was answered or lost.
+    last_ask: Instant,
+    not_before: Instant,
+    under_way: bool,
+    listed: bool,
+}
+
+impl Share {
+    /// The limits that hold. They go to the store with the next exchange.
+    pub fn set_windows(&mut self, windows: impl Iterator<Item = SharedWindow> + Clone) {
+        if !windows.clone().eq(self.windows.iter().copied()) {
+            self.windows = windows.collect();
+            self.refusal = None;
+        }
+    }
+
+    /// The limits that hold.
+    pub fn windows(&self) -> &[SharedWindow] {
+        &self.windows
+    }
+
+    /// What may be taken without asking.
+    pub fn available(&self, now: Instant) -> u64 {
+        match self.valid_until > now {
+            true => self.bound.saturating_sub(self.used.saturating_add(self.held)),
+            false => 0,
+        }
+    }
+
+    /// Whether `amount` may be taken.
+    pub fn word(&self, amount: u64, now: Instant) -> Word {
+        if self.available(now) >= amount {
+            return Word::Yes;
+        }
+        match self.refusal {
+            Some(refusal) if refusal.believed_until > now => Word::No { window: refusal.window, until: refusal.until },
+            _ => Word::Unknown,
+        }
+    }
+
+    /// Notes that a request waits for `amount`.
+    pub fn want(&mut self, amount: u64) {
+        self.wanted = self.wanted.saturating_add(amount);
+    }
+
+    /// Takes `amount` for good, whether it was lent or not.
+    pub fn take(&mut self, amount: u64, now: Instant) {
+        self.used = self.used.saturating_add(amount);
+        self.last_taken = now;
+        self.taken = true;
+    }
+
+    /// Takes `amount` until it is [released](Self::release).
+    pub fn hold(&mut self, amount: u64, now: Instant) {
+        self.held = self.held.saturating_add(amount);
+        self.last_taken = now;
+        self.taken = true;
+    }
+
+    /// Gives back what was [held](Self::hold), of which `used` was used for good; that may be more than was held.
+    pub fn release(&mut self, amount: u64, used: u64) {
+        self.held = self.held.saturating_sub(amount);
+        self.used = self.used.saturating_add(used);
+    }
+
+    /// What is left for everybody in the window that has least, as far as is known: its place, and how much.
+    pub fn left(&self, now: Instant) -> Option<(usize, u64)> {
+        self.left.map(|(window, left)| (window, left.saturating_add(self.available(now))))
+    }
+
+    /// Puts the share on the list of those that have something to say; whether it was not there yet.
+    pub fn list(&mut self) -> bool {
+        !std::mem::replace(&mut self.listed, true)
+    }
+
+    /// Whether the next exchange should not wait for its turn.
+    pub fn is_urgent(&self, now: Instant) -> bool {
+        !self.under_way && self.next_ask().is_some_and(|at| at <= now)
+    }
+
+    /// When the next exchange is due; `None` where there is nothing to say.
+    pub fn next_ask(&self) -> Option<Instant> {
+        let due = [
+            (self.wanted > 0).then_some(Instant::START),
+            self.runs_low().then_some(Instant::START),
+            (self.used > self.told).then(|| self.last_ask + TELL_AFTER),
+            (self.lent() > self.held).then(|| self.last_taken + IDLE),
+            (self.held > 0).then(|| self.last_ask + LEASE / 2),
+        ];
+        due.into_iter().flatten().min().map(|due| due.max(self.not_before))
+    }
+
+    /// What to tell the store, where it is time and no exchange is under way. Everything that is begun so has to end with
+    /// [`Self::lent`]'s answer, [`Self::answered`], or [`Self::lost`].
+    pub fn ask(&mut self, now: Instant) -> Option<Ask> {
+        if self.under_way || self.next_ask().is_none_or(|at| at > now) {
+            return None;
+        }
+        let idle = self.wanted == 0 && self.last_taken + IDLE <= now;
+        let spare = if idle { 0 } else { self.target.max(self.wanted).max(1) };
+        let want = self.held.saturating_add(spare);
+        // What goes back must not be taken meanwhile, even when the answer is lost.
+        self.bound = self.bound.min(self.used.saturating_add(want));
+        self.wanted = 0;
+        self.under_way = true;
+        self.taken = false;
+        Some(Ask { told: self.told, used: self.used, held: self.held, want, at: now })
+    }
+
+    /// Takes the store's answer to `ask`. `most` bounds how much is asked for ahead from now on.
+    pub fn answered(&mut self, ask: &Ask, lent: &Lent, most: u64, now: Instant) {
+        self.end(ask);
+        let spare_before = self.available(now);
+        self.told = ask.used;
+        self.bound = ask.used.saturating_add(lent.lease);
+        self.valid_until = ask.at + LEASE;
+        self.left = Some((lent.window, lent.left));
+        let refused = ask.want > ask.held && lent.lease <= ask.held;
+        self.refusal = refused.then(|| {
+            let until = now + lent.free_after.unwrap_or(IDLE);
+            Refusal { window: lent.window, until, believed_until: until.min(now + REFUSAL) }
+        });
+        // Twice as much where the lease ran out before the next came, half where most of it was left.
+        let grown = match spare_before {
+            0 if self.last_taken + TELL_AFTER > ask.at => self.target.saturating_mul(2),
+            spare if spare > self.target / 2 => self.target / 2,
+            _ => self.target,
+        };
+        self.target = grown.clamp(1, most.max(1));
+        self.not_before = self.refusal.map_or(Instant::START, |refusal| refusal.believed_until);
+    }
+
+    /// The exchange came to nothing; whether the store has seen it is not known.
+    pub fn lost(&mut self, ask: &Ask, now: Instant) {
+        self.end(ask);
+        self.not_before = now + AGAIN;
+    }
+
+    /// Takes the share off the list where there is nothing more to say; whether it is off.
+    pub fn unlist(&mut self) -> bool {
+        self.listed = self.under_way || self.next_ask().is_some();
+        !self.listed
+    }
+
+    fn end(&mut self, ask: &Ask) {
+        self.under_way = false;
+        self.last_ask = ask.at;
+    }
+
+    /// What the store believes to be lent, at most.
+    fn lent(&self) -> u64 {
+        self.bound.saturating_sub(self.used)
+    }
+
+    /// Something was taken since the last exchange, and less than half of what should be ready is left.
+    fn runs_low(&self) -> bool {
+        let spare = self.bound.saturating_sub(self.used.saturating_add(self.held));
+        self.taken && spare <= self.target / 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn at(millis: u32) -> Instant {
+        Instant::START + millis * MS
+    }
+
+    /// A share that was just lent `lease`.
+    fn lent(lease: u64) -> Share {
+        let mut share = Share::default();
+        share.want(lease);
+        let ask = share.ask(at(0)).unwrap();
+        assert_eq!((ask.used, ask.held, ask.want), (0, 0, lease));
+        share.answered(&ask, &Lent { lease, window: 0, left: 100, free_after: None }, 10, at(1));
+        share
+    }
+
+    #[test]
+    fn what_is_lent_may_be_taken_until_the_lease_ends_and_no_more() {
+        let mut share = lent(2);
+        assert_eq!(share.word(2, at(1)), Word::Yes);
+        share.take(1, at(1));
+        assert_eq!((share.word(1, at(2)), share.word(2, at(2))), (Word::Yes, Word::Unknown));
+        assert_eq!(share.word(1, Instant::START + LEASE), Word::Unknown, "the lease counts from the asking");
+        share.take(1, at(2));
+        assert_eq!(share.word(1, at(3)), Word::Unknown);
+    }
+
+    #[test]
+    fn a_refusal_is_believed_until_the_announced_instant_at_most() {
+        let mut share = Share::default();
+        for (free_after, believed) in [(40 * MS, 40 * MS), (5_000 * MS, REFUSAL)] {
+            share.want(1);
+            let ask = share.ask(at(0)).unwrap();
+            let none = Lent { lease: 0, window: 1, left: 0, free_after: Some(free_after) };
+            share.answered(&ask, &none, 10, at(0));
+            let no = Word::No { window: 1, until: at(0) + free_after };
+            assert_eq!(share.word(1, at(0) + (believed - MS)), no);
+            assert_eq!(share.word(1, at(0) + believed), Word::Unknown);
+            share.want(1);
+            assert!(share.ask(at(0) + (believed - MS)).is_none(), "nothing new is to be heard before");
+            share = Share::default();
+        }
+    }
+
+    #[test]
+    fn an_exchange_that_was_lost_tells_the_same_again() {
+        let mut share = lent(4);
+        share.take(3, at(2));
+        let ask = share.ask(at(1_000)).unwrap();
+        assert_eq!((ask.told, ask.used), (0, 3));
+        assert!(share.ask(at(1_001)).is_none(), "one exchange at a time");
+        share.lost(&ask, at(1_001));
+        share.take(1, at(1_050));
+        let again = share.ask(at(2_000)).unwrap();
+        assert_eq!((again.told, again.used), (0, 4));
+    }
+
+    #[test]
+    fn what_is_used_while_an_exchange_is_under_way_comes_off_the_new_lease() {
+        let mut share = lent(3);
+        share.take(2, at(2));
+        let ask = share.ask(at(300)).unwrap();
+        share.take(1, at(301));
+        share.answered(&ask, &Lent { lease: 5, window: 0, left: 9, free_after: None }, 10, at(302));
+        assert_eq!(share.available(at(302)), 4);
+    }
+
+    #[test]
+    fn what_nobody_takes_goes_back_and_is_not_taken_while_it_does() {
+        let mut share = lent(3);
+        share.take(1, at(2));
+        let told = share.ask(at(400)).unwrap();
+        share.answered(&told, &Lent { lease: 2, window: 0, left: 9, free_after: None }, 10, at(401));
+        assert_eq!(share.available(at(402)), 2);
+        let back = share.ask(at(2) + IDLE).unwrap();
+        assert_eq!((back.used, back.want), (1, 0));
+        assert_eq!(share.available(at(2) + IDLE), 0, "even when the answer is lost");
+        share.answered(&back, &Lent { lease: 0, window: 0, left: 9, free_after: None }, 10, at(1_100));
+        assert_eq!(share.next_ask(), None);
+        assert!(share.unlist());
+    }
+
+    #[test]
+    fn a_lease_that_runs_out_grows_and_one_that_stays_shrinks() {
+        let mut share = lent(1);
+        let mut now = at(10);
+        let mut wants = Vec::new();
+        for _ in 0..5 {
+            share.take(share.available(now), now);
+            now = now + MS;
+            let ask = share.ask(now).unwrap();
+            wants.push(ask.want);
+            share.answered(&ask, &Lent { lease: ask.want, window: 0, left: 99, free_after: None }, 10, now);
+        }
+        assert_eq!(wants, [1, 2, 4, 8, 10]);
+        share.take(1, now);
+        now = now + TELL_AFTER + MS;
+        let ask = share.ask(now).unwrap();
+        share.answered(&ask, &Lent { lease: 9, window: 0, left: 99, free_after: None }, 10, now);
+        share.take(1, now + MS);
+        assert_eq!(share.ask(now + TELL_AFTER + MS).unwrap().want, 5);
+    }
+
+    #[test]
+    fn what_is_held_stays_lent_and_its_lease_is_renewed() {
+        let mut share = lent(2);
+        share.hold(2, at(1));
+        assert_eq!(share.available(at(1)), 0);
+        let mut now = at(1);
+        for _ in 0..3 {
+            now = now + LEASE / 2;
+            let ask = share.ask(now).unwrap();
+            assert_eq!((ask.held, ask.used), (2, 0));
+            share.answered(&ask, &Lent { lease: ask.held, window: 0, left: 0, free_after: None }, 10, now);
+        }
+        share.release(2, 5);
+        let ask = share.ask(now + TELL_AFTER).unwrap();
+        assert_eq!((ask.held, ask.used, ask.want), (0, 5, 0));
+    }
+}
