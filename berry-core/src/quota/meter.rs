@@ -233,7 +233,8 @@ mod tests {
         let limits = RateLimit { requests_per_minute: Some(1), requests_per_hour: Some(1), ..RateLimit::default() };
         let mut meter = Meter::default();
         meter.begin(&limits, Instant::START);
-        let denied = Denied { limit: LimitKind::RequestsPerHour, passes_at: Some(Instant::START + HOUR), reason: Reason::Spent };
+        let denied =
+            Denied { limit: LimitKind::RequestsPerHour, passes_at: Some(Instant::START + HOUR), reason: Reason::Spent };
         assert_eq!(meter.check(&limits, None, Instant::START), Err(denied));
         assert_eq!(meter.check(&limits, None, Instant::START + HOUR), Ok(()));
     }

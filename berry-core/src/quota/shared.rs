@@ -51,12 +51,7 @@ impl Shared {
     ///
     /// # Errors
     /// As [`super::Meter::check`].
-    pub(super) fn check(
-        &mut self,
-        limits: &RateLimit,
-        sharing: &Sharing,
-        now: Instant,
-    ) -> Result<RateLimit, Denied> {
+    pub(super) fn check(&mut self, limits: &RateLimit, sharing: &Sharing, now: Instant) -> Result<RateLimit, Denied> {
         let mut own = *limits;
         let instances = sharing.instances.max(1);
         let Self { requests, places } = self;
@@ -85,9 +80,7 @@ impl Shared {
             (of_requests, of_places) => {
                 let divide = |limit: u64| (limit / u64::from(instances)).max(1);
                 let divided = matches!(of_requests, Verdict::Divided);
-                for limit in
-                    [&mut own.requests_per_minute, &mut own.requests_per_hour, &mut own.requests_per_day]
-                {
+                for limit in [&mut own.requests_per_minute, &mut own.requests_per_hour, &mut own.requests_per_day] {
                     *limit = limit.filter(|_| divided).map(divide);
                 }
                 let divided = matches!(of_places, Verdict::Divided);
@@ -132,12 +125,7 @@ impl Shared {
     }
 }
 
-fn verdict(
-    share: &mut Share,
-    sharing: &Sharing,
-    now: Instant,
-    kind: impl Fn(&str) -> Option<LimitKind>,
-) -> Verdict {
+fn verdict(share: &mut Share, sharing: &Sharing, now: Instant, kind: impl Fn(&str) -> Option<LimitKind>) -> Verdict {
     let Some(first) = share.windows().first().and_then(|window| kind(window.name)) else {
         return Verdict::Lent;
     };
