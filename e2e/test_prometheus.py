@@ -32,6 +32,8 @@ NAMES = {
     "berry_inter_token_seconds",
     "berry_tokens_total",
     "berry_cost_usd_total",
+    "berry_cost_reported_usd_total",
+    "berry_cost_compared_usd_total",
     "berry_retries_total",
     "berry_cancellations_total",
     "berry_config_last_reload_success",

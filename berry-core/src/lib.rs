@@ -5,6 +5,7 @@
 
 pub mod auth;
 pub mod config;
+pub mod end_user;
 pub mod error;
 pub mod id;
 pub mod money;

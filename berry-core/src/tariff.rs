@@ -81,12 +81,27 @@ pub struct CostLines {
     pub tools: NanoUsd,
     /// The fixed amount for a request.
     pub request: NanoUsd,
+    /// Attempts that brought no answer and were billed all the same.
+    pub failed_attempts: NanoUsd,
 }
 
 impl CostLines {
     fn sum(&self) -> NanoUsd {
-        let Self { input, cached, cache_write, media_input, output, reasoning, media_output, tools, request } = *self;
-        [input, cached, cache_write, media_input, output, reasoning, media_output, tools, request].into_iter().sum()
+        let Self {
+            input,
+            cached,
+            cache_write,
+            media_input,
+            output,
+            reasoning,
+            media_output,
+            tools,
+            request,
+            failed_attempts,
+        } = *self;
+        [input, cached, cache_write, media_input, output, reasoning, media_output, tools, request, failed_attempts]
+            .into_iter()
+            .sum()
     }
 }
 
@@ -106,10 +121,24 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// The vendor's figure less ours; positive when we bill too little. `None` without a figure of the vendor's.
+    /// Puts the cost of an attempt before this one, which failed, to it.
+    pub fn add_failed(&mut self, earlier: &Self) {
+        self.lines.failed_attempts += earlier.total;
+        self.total += earlier.total;
+        self.priced &= earlier.priced;
+        self.estimated |= earlier.estimated;
+    }
+
+    /// What the attempt itself cost, without those before it that failed.
+    pub fn own(&self) -> NanoUsd {
+        NanoUsd::from_nanos(self.total.as_nanos().saturating_sub(self.lines.failed_attempts.as_nanos()))
+    }
+
+    /// The vendor's figure less ours; positive when we bill too little. `None` without a figure of the vendor's, which is for
+    /// the attempt that answered alone.
     pub fn drift(&self) -> Option<NanoUsd> {
         let reported = self.reported?.as_nanos();
-        self.priced.then(|| NanoUsd::from_nanos(reported.saturating_sub(self.total.as_nanos())))
+        self.priced.then(|| NanoUsd::from_nanos(reported.saturating_sub(self.own().as_nanos())))
     }
 }
 
@@ -229,6 +258,7 @@ fn lines(prices: &Prices, buckets: &Buckets, tool_calls: u64) -> (CostLines, boo
             + line(buckets.image_output, prices.image_output.or(output)),
         tools: times(prices.tool_call, tool_calls),
         request: prices.request.unwrap_or_default(),
+        failed_attempts: NanoUsd::ZERO,
     };
     (lines, priced)
 }

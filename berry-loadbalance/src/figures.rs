@@ -91,6 +91,8 @@ pub struct Figures {
     pub token_time: Histogram,
     tokens: [AtomicU64; TOKEN_KINDS.len()],
     cost_nanos: AtomicU64,
+    compared_nanos: AtomicU64,
+    reported_nanos: AtomicU64,
 }
 
 impl Default for Figures {
@@ -101,6 +103,8 @@ impl Default for Figures {
             token_time: Histogram::new(TOKEN_BOUNDS_MS),
             tokens: Default::default(),
             cost_nanos: AtomicU64::new(0),
+            compared_nanos: AtomicU64::new(0),
+            reported_nanos: AtomicU64::new(0),
         }
     }
 }
@@ -124,18 +128,37 @@ impl Figures {
 
     /// Adds the cost of one answer. Nothing costs less than nothing.
     pub fn add_cost(&self, cost: NanoUsd) {
-        self.cost_nanos.fetch_add(u64::try_from(cost.as_nanos()).unwrap_or(0), Ordering::Relaxed);
+        add(&self.cost_nanos, cost);
+    }
+
+    /// Adds our cost of one answer and what the vendor says that it cost.
+    pub fn compare_cost(&self, ours: NanoUsd, reported: NanoUsd) {
+        add(&self.compared_nanos, ours);
+        add(&self.reported_nanos, reported);
     }
 
     /// Cost so far.
     pub fn cost(&self) -> NanoUsd {
-        NanoUsd::from_nanos(i64::try_from(self.cost_nanos.load(Ordering::Relaxed)).unwrap_or(i64::MAX))
+        sum(&self.cost_nanos)
+    }
+
+    /// Of the answers whose cost the vendor told, our cost so far and the vendor's.
+    pub fn compared_cost(&self) -> (NanoUsd, NanoUsd) {
+        (sum(&self.compared_nanos), sum(&self.reported_nanos))
     }
 
     /// Tokens so far, in the order of [`TOKEN_KINDS`].
     pub fn tokens(&self) -> [u64; TOKEN_KINDS.len()] {
         std::array::from_fn(|kind| self.tokens[kind].load(Ordering::Relaxed))
     }
+}
+
+fn add(nanos: &AtomicU64, cost: NanoUsd) {
+    nanos.fetch_add(u64::try_from(cost.as_nanos()).unwrap_or(0), Ordering::Relaxed);
+}
+
+fn sum(nanos: &AtomicU64) -> NanoUsd {
+    NanoUsd::from_nanos(i64::try_from(nanos.load(Ordering::Relaxed)).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

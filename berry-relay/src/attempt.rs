@@ -12,6 +12,7 @@ use std::time::Duration;
 use berry_core::config::snapshot::{Backend, Commit};
 use berry_core::operation::{Dialect, Operation};
 use berry_core::time::Instant;
+use berry_core::usage::Usage;
 use berry_loadbalance::course::{self, Retry};
 use berry_loadbalance::lease::{Lease, Remaining};
 use berry_loadbalance::outcome::{FailureClass, Outcome};
@@ -583,14 +584,11 @@ impl Attempt<'_> {
         let model = PublicModel::wanted(exchange.model.as_ref());
         let translator = self.translation.as_ref().map(|translation| Box::new(translation.stream()));
         let treatment = Treatment { hide_usage, model, idle: timeouts.stream_idle, translator };
-        let mut events = Box::new(EventStream::new(
-            incoming,
-            self.decoder(head)?,
-            Arc::clone(&self.backend),
-            self.operation,
-            treatment,
-            self.sent_at,
-        ));
+        let (decoder, backend) = (self.decoder(head)?, Arc::clone(&self.backend));
+        let events = EventStream::new(incoming, decoder, backend, self.operation, treatment, self.sent_at);
+        let commit = exchange.model.as_ref().map(|model| model.commit).unwrap_or_default();
+        let mut opening = Opening { events: Some(Box::new(events)), usage: &mut exchange.usage };
+        let events = opening.events.as_mut().expect("taken at the end only");
         let until_content = async {
             while !self.within(timeouts.stream_idle, "the next part of the stream", events.advance()).await?? {}
             Ok::<(), ForwardError>(())
@@ -599,10 +597,11 @@ impl Attempt<'_> {
             Some(patience) => self.within(patience, "the first token", until_content).await??,
             None => until_content.await?,
         }
-        let commit = exchange.model.as_ref().map(|model| model.commit).unwrap_or_default();
         if commit != Commit::default() {
-            Box::pin(self.hold_back(&mut events, commit)).await?;
+            Box::pin(self.hold_back(events, commit)).await?;
         }
+        let mut events = opening.events.take().expect("taken here only");
+        drop(opening);
         if let Some(id) = events.response_id() {
             self.note_issued(id, exchange);
         }
@@ -667,6 +666,20 @@ impl Attempt<'_> {
     fn broken(&self, error: hyper::Error) -> ForwardError {
         let what = "the connection broke inside the answer";
         ForwardError::Network { backend: self.backend.id.clone(), what, source: Box::new(error) }
+    }
+}
+
+/// A stream before its commit point. When it comes to nothing, or the client leaves, what it used so far is kept: that is billed.
+struct Opening<'a> {
+    events: Option<Box<EventStream>>,
+    usage: &'a mut Usage,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if let Some(events) = &self.events {
+            *self.usage = events.settled_usage(false);
+        }
     }
 }
 

@@ -11,11 +11,23 @@ use crate::dialect::embeddings::Encoding;
 use crate::json::{Cursor, JsonError, Kind, Member, Members, Scanner, quote, unquote};
 
 /// The members that are looked at.
-pub const MEMBERS: &[&str] =
-    &["model", "stream", "backend", "stream_options", "previous_response_id", "encoding_format"];
+pub const MEMBERS: &[&str] = &[
+    "model",
+    "stream",
+    "backend",
+    "stream_options",
+    "previous_response_id",
+    "encoding_format",
+    "safety_identifier",
+    "user",
+    "metadata",
+];
 
 /// Longest string that is read, as it is written. Names are short; what is not need not be copied to be refused.
 const TEXT_BYTES_MAX: usize = 4096;
+
+/// Longest name of a client's own user, bytes.
+pub const END_USER_BYTES_MAX: usize = 256;
 
 /// What Gemini puts before the name of a model inside a body.
 const GEMINI_MODEL_PREFIX: &str = "models/";
@@ -35,6 +47,8 @@ pub struct Envelope {
     pub encoding: Encoding,
     /// Whether the client itself asks for usage on its stream.
     pub wants_usage: bool,
+    /// Where the client names its own user.
+    end_user: Option<EndUser>,
     /// Where the model's name stands; Gemini names it in the URL and in some bodies once more.
     model_values: SmallVec<[Range<usize>; 1]>,
     /// What stands before the name there.
@@ -43,6 +57,15 @@ pub struct Envelope {
     stream_options: StreamOptions,
     /// Where a member can be put in at the end.
     close: usize,
+}
+
+/// Where a request may name the user of the client who caused it.
+#[derive(Clone, Debug)]
+enum EndUser {
+    /// `safety_identifier`, or the older `user`: the range of the string.
+    Text(Range<usize>),
+    /// Anthropic's `metadata`, which may have a `user_id`: the range of the object.
+    Metadata(Range<usize>),
 }
 
 /// State of `stream_options`, as far as it matters for putting `include_usage` into it.
@@ -152,6 +175,7 @@ impl Envelope {
                 .transpose()?,
             encoding: encoding(body, &members),
             wants_usage,
+            end_user: end_user(&members),
             model_values: smallvec![model_member.value.clone()],
             model_prefix: "",
             backend_member: members.get("backend").map(|member| member.removal.clone()),
@@ -181,6 +205,7 @@ impl Envelope {
             previous_response: None,
             encoding: Encoding::Float,
             wants_usage: true,
+            end_user: None,
             model_values: gemini_models(body, operation),
             model_prefix: GEMINI_MODEL_PREFIX,
             backend_member: members.get("backend").map(|member| member.removal.clone()),
@@ -209,6 +234,28 @@ impl Envelope {
             edits.extend(self.usage_edit());
         }
         edits
+    }
+
+    /// The client's own user, as `body`, from which this was read, names it: `safety_identifier`, else `user`, else
+    /// `metadata.user_id`. `None` where it is not there, empty, longer than [`END_USER_BYTES_MAX`] or no text.
+    ///
+    /// Sources, read in 2026: platform.openai.com/docs/api-reference/chat (`safety_identifier` in the place of `user`),
+    /// docs.anthropic.com/en/api/messages (`metadata.user_id`, at most 256 characters).
+    pub fn end_user(&self, body: &Chunks) -> Option<String> {
+        let raw = match self.end_user.as_ref()? {
+            EndUser::Text(range) => range.clone(),
+            EndUser::Metadata(range) => {
+                let mut inner = Scanner::new(&["user_id"]);
+                body.pieces(range.clone()).try_for_each(|piece| inner.push(piece)).ok()?;
+                let found = inner.finish().ok()?;
+                let value = &found.get("user_id").filter(|member| member.kind == Kind::String)?.value;
+                range.start + value.start..range.start + value.end
+            }
+        };
+        // Each byte may be written as an escape of six.
+        let raw = Some(raw).filter(|raw| raw.len() <= 2 + 6 * END_USER_BYTES_MAX)?;
+        let name = unquote(&body.slice(raw)).ok()?;
+        (1..=END_USER_BYTES_MAX).contains(&name.len()).then_some(name)
     }
 
     /// Whether `include_usage` can be put in.
@@ -293,6 +340,12 @@ fn text(body: &Chunks, member: &Member) -> Result<String, EnvelopeError> {
 fn encoding(body: &Chunks, members: &Members) -> Encoding {
     let value = members.get("encoding_format").map(|member| body.slice(member.value.clone()));
     if value.as_deref() == Some(b"\"base64\"") { Encoding::Base64 } else { Encoding::Float }
+}
+
+fn end_user(members: &Members) -> Option<EndUser> {
+    let value = |name, kind| Some(members.get(name).filter(|member| member.kind == kind)?.value.clone());
+    let text = value("safety_identifier", Kind::String).or_else(|| value("user", Kind::String)).map(EndUser::Text);
+    text.or_else(|| value("metadata", Kind::Object).map(EndUser::Metadata))
 }
 
 fn is_true(body: &Chunks, value: &Range<usize>) -> bool {
@@ -439,6 +492,25 @@ mod tests {
             assert!(!envelope.can_add_usage() && !envelope.wants_usage, "{options}");
             assert!(envelope.edits("a", true).is_empty(), "{options}");
         }
+    }
+
+    #[test]
+    fn a_clients_own_user_is_found_wherever_its_dialect_has_it() {
+        let found = |members: &str| {
+            let body = body(&format!(r#"{{"model":"a",{members}}}"#));
+            Envelope::read(&body).unwrap().end_user(&body)
+        };
+        let check = |members: &str, expect: Option<&str>| assert_eq!(found(members).as_deref(), expect, "{members}");
+        check(r#""user":"u-1""#, Some("u-1"));
+        check(r#""user":"u-1","safety_identifier":"s\u002d1","metadata":{"user_id":"m"}"#, Some("s-1"));
+        check(r#""metadata":{"other":{"user_id":"x"},"user_id":"m-1"}"#, Some("m-1"));
+        check(r#""user":null,"metadata":{"user_id":"m-1"}"#, Some("m-1"));
+        for nobody in [r#""user":"""#, r#""user":7"#, r#""metadata":{"user_id":["x"]}"#, r#""messages":[{"user":"x"}]"#]
+        {
+            check(nobody, None);
+        }
+        check(&format!(r#""user":"{}""#, "x".repeat(END_USER_BYTES_MAX)), Some(&"x".repeat(END_USER_BYTES_MAX)));
+        check(&format!(r#""user":"{}""#, "x".repeat(END_USER_BYTES_MAX + 1)), None);
     }
 
     #[test]

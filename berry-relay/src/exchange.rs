@@ -7,6 +7,7 @@ use std::time::Duration;
 use berry_core::config::snapshot::{Backend, Model, User};
 use berry_core::error::ErrorKind;
 use berry_core::id::RequestId;
+use berry_core::money::NanoUsd;
 use berry_core::operation::Operation;
 use berry_core::tariff::{Cost, Tariff};
 use berry_core::time::Instant;
@@ -93,6 +94,8 @@ pub struct Try {
     pub ttft: Option<Duration>,
     /// From its beginning to its end; `None` while it runs.
     pub duration: Option<Duration>,
+    /// What it is billed with, once that is known; nothing where the upstream did not accept it.
+    pub cost: NanoUsd,
 }
 
 impl Try {
@@ -148,6 +151,8 @@ pub struct Facts {
     pub request_id: RequestId,
     /// The client's own name for it, of its header `x-request-id`.
     pub client_request_id: Option<Box<str>>,
+    /// The client's own user, where somebody wants to know.
+    pub end_user: Option<Box<str>>,
     /// What the client labelled it with, as `key=value` with commas between.
     pub labels: Option<Box<str>>,
     /// Where it stands in a trace; `None` when it is not traced.
@@ -184,7 +189,8 @@ pub struct Facts {
     pub usage: Usage,
     /// What the upstream that accepted the request charges; `None` while none has.
     pub tariff: Option<Arc<Tariff>>,
-    /// What it cost, once the request settles; `None` when no upstream accepted it.
+    /// What it cost, once the request settles, with what failed attempts were billed; `None` when no upstream accepted it.
+    /// Until then, the attempts that failed.
     pub cost: Option<Cost>,
     /// How it ended.
     pub end: End,
@@ -199,6 +205,7 @@ impl Facts {
             None if forced => Reason::Forced,
             None => Reason::Strategy,
         };
+        self.bill_failed();
         let backend = Arc::clone(lease.backend());
         self.backend = Some(Arc::clone(&backend));
         self.figures = Some(Arc::clone(lease.figures()));
@@ -211,7 +218,33 @@ impl Facts {
             started: now,
             ttft: None,
             duration: None,
+            cost: NanoUsd::ZERO,
         });
+    }
+
+    /// Takes note of what the last attempt is billed with although it failed: a fixed price of a request that was accepted, and
+    /// what was used until then.
+    fn bill_failed(&mut self) {
+        let usage = std::mem::take(&mut self.usage);
+        self.cost = self.cost_with(&usage);
+        if let (Some(_), Some(figures), Some(last)) = (self.tariff.take(), &self.figures, self.tries.last()) {
+            figures.count_tokens(&usage);
+            figures.add_cost(last.cost);
+        }
+    }
+
+    /// What the last attempt cost, together with those before it.
+    fn cost_with(&mut self, usage: &Usage) -> Option<Cost> {
+        let earlier = self.cost;
+        let Some(tariff) = &self.tariff else { return earlier };
+        let mut cost = tariff.cost(usage);
+        if let Some(last) = self.tries.last_mut() {
+            last.cost = cost.total;
+        }
+        if let Some(earlier) = &earlier {
+            cost.add_failed(earlier);
+        }
+        Some(cost)
     }
 
     /// Notes the status that the upstream of the running attempt answered with.
@@ -268,6 +301,7 @@ impl Exchange {
         let facts = Facts {
             request_id,
             client_request_id: None,
+            end_user: None,
             labels: None,
             trace: None,
             operation,
@@ -332,7 +366,8 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         if let Some(inner) = self.inner.take() {
             let Inner { mut facts, clock, sink, held } = *inner;
-            facts.cost = facts.tariff.as_ref().map(|tariff| tariff.cost(&facts.usage));
+            let usage = facts.usage;
+            facts.cost = facts.cost_with(&usage);
             let now = clock.now();
             // The client left while it ran.
             facts.end_try(Outcome::Cancelled, now);

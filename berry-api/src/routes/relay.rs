@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use berry_core::config::snapshot::{Backend, Model, Server, User};
+use berry_core::config::snapshot::{Backend, Ledger, Model, Server, User};
+use berry_core::end_user;
 use berry_core::error::ErrorKind;
 use berry_core::id::RequestId;
 use berry_core::operation::{BodyForm, Dialect, Operation};
@@ -223,6 +224,7 @@ where
         BodyForm::Multipart => read_form(reader, &parts.headers).await?,
     };
     exchange.stream = asked.stream;
+    exchange.end_user = end_user(&asked.body, &snapshot.ledger);
     let model = permitted(runtime, &user, asked.body.model())?;
     exchange.model = Some(Arc::clone(&model));
     let provider = match asked.backend {
@@ -245,6 +247,17 @@ where
         permit,
         timeout,
     })
+}
+
+/// The client's own user, in the form in which the ledger records it; not looked for where there is no ledger.
+fn end_user(asked: &Read, ledger: &Ledger) -> Option<Box<str>> {
+    match asked {
+        Read::Json(body, envelope) if ledger.is_on() => {
+            let name = envelope.end_user(body)?;
+            Some(if ledger.hash_end_users { end_user::hashed(&name) } else { name }.into_boxed_str())
+        }
+        _ => None,
+    }
 }
 
 /// What a body says, as far as it was read.

@@ -8,6 +8,7 @@ use berry_mock::{Mock, Reply, Script};
 use berry_relay::client::Dial;
 use http::{Method, StatusCode};
 
+use crate::fleet::scripted;
 use crate::support::{ADMIN, Answer, CONFIG, TestGateway, snapshot};
 
 const ASK: &str = r#"{"model":"org/wide","messages":[]}"#;
@@ -90,6 +91,36 @@ async fn a_failing_backend_shows_class_health_and_circuit() {
     assert_eq!(value(&page, &format!("backend_health_status{{{backend}}}")), 0.0);
     assert_eq!(value(&page, &format!("circuit_breaker_state{{{backend}}}")), 2.0);
     assert!(value(&page, "berry_retries_total") >= 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_failed_is_billed_to_its_backend_with_what_it_reported() {
+    let events = |text: &'static str| Reply {
+        headers: vec![("content-type".into(), "text/event-stream".into())],
+        ..Reply::json("/v1/chat/completions", text)
+    };
+    let begun = events("data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1000,\"completion_tokens\":0}}\n\n");
+    let whole = events(concat!(
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"y\"},\"finish_reason\":\"stop\"}]}\n\n",
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":100,\"completion_tokens\":10,\"cost\":0.003}}\n\n",
+        "data: [DONE]\n\n"
+    ));
+    let script = |reply| Script { replies: vec![reply], ..Script::default() };
+    let prices = "input_price = 10.0\noutput_price = 100.0\nrequest_price = 0.5";
+    let plan = scripted([script(begun), script(whole)]).backend(0, prices).backend(1, prices);
+    let fleet = plan.settings("max_internal_retries = 0").build().await;
+    assert_eq!(fleet.ask(true).await.status(), 200);
+    let page = scrape(&fleet.gateway).await;
+    let cost = |name: &str, provider: &str| {
+        value(&page, &format!("{name}{{provider=\"{provider}\",model=\"up-{provider}\"}}"))
+    };
+    assert_eq!(cost("berry_cost_usd_total", "a"), 0.51);
+    assert_eq!(cost("berry_cost_usd_total", "b"), 0.502);
+    assert_eq!(cost("berry_cost_reported_usd_total", "b"), 0.003);
+    assert_eq!(cost("berry_cost_compared_usd_total", "b"), 0.502);
+    assert_eq!(cost("berry_cost_compared_usd_total", "a"), 0.0);
+    let tokens = r#"berry_tokens_total{provider="a",model="up-a",kind="input"}"#;
+    assert_eq!(value(&page, tokens), 1000.0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -99,8 +99,12 @@ impl Metrics {
         }
         let Some(figures) = &facts.figures else { return };
         figures.count_tokens(&facts.usage);
-        if let Some(cost) = &facts.cost {
-            figures.add_cost(cost.total);
+        // What failed attempts cost was counted when the next one began.
+        if let Some(cost) = facts.cost.filter(|_| facts.tariff.is_some()) {
+            figures.add_cost(cost.own());
+            if let (Some(reported), Some(_)) = (cost.reported, cost.drift()) {
+                figures.compare_cost(cost.own(), reported);
+            }
         }
         let Some(ttft) = facts.ttft.filter(|_| facts.stream) else { return };
         figures.ttft.record(ttft);

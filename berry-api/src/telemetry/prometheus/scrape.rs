@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
+use berry_core::money::NanoUsd;
 use berry_core::operation::Operation;
 use berry_loadbalance::breaker::Phase;
 use berry_loadbalance::endpoint::{Endpoint, EndpointStats};
@@ -136,6 +137,8 @@ struct Row {
     token_time: Distribution,
     tokens: [u64; TOKEN_KINDS.len()],
     cost_usd: f64,
+    /// Ours and the vendor's, of answers whose cost the vendor told.
+    compared_usd: (f64, f64),
 }
 
 impl Default for Row {
@@ -157,6 +160,7 @@ impl Default for Row {
             token_time: none(TOKEN_BOUNDS_MS),
             tokens: [0; TOKEN_KINDS.len()],
             cost_usd: 0.0,
+            compared_usd: (0.0, 0.0),
         }
     }
 }
@@ -183,8 +187,15 @@ impl Row {
         for (sum, count) in self.tokens.iter_mut().zip(figures.tokens()) {
             *sum += count;
         }
-        self.cost_usd += figures.cost().as_nanos() as f64 / 1e9;
+        self.cost_usd += usd(figures.cost());
+        let (ours, reported) = figures.compared_cost();
+        self.compared_usd.0 += usd(ours);
+        self.compared_usd.1 += usd(reported);
     }
+}
+
+fn usd(amount: NanoUsd) -> f64 {
+    amount.as_nanos() as f64 / 1e9
 }
 
 /// 0 closed, 1 half-open (also while traffic grows back), 2 open.
@@ -279,6 +290,22 @@ fn write_backends(app: &App, runtime: &Runtime, page: &mut Page) {
     for (key, row) in &rows {
         page.sample(&label(key), row.cost_usd);
     }
+    page.family(
+        Kind::Counter,
+        "berry_cost_reported_usd_total",
+        "What vendors themselves say that answers cost, of those that say it.",
+    );
+    for (key, row) in &rows {
+        page.sample(&label(key), row.compared_usd.1);
+    }
+    page.family(
+        Kind::Counter,
+        "berry_cost_compared_usd_total",
+        "Our cost of the same answers; the drift is the difference.",
+    );
+    for (key, row) in &rows {
+        page.sample(&label(key), row.compared_usd.0);
+    }
 }
 
 /// What probes asked of each provider: they are no requests, and what they cost is nobody's usage.
@@ -299,7 +326,7 @@ fn write_probes(app: &App, page: &mut Page) {
         ("berry_probe_failures_total", "Backends that a probe found to be unwell.", |counts| counts.failures as f64),
         ("berry_probe_tokens_total", "Tokens of the chats of probes.", |counts| counts.tokens as f64),
         ("berry_probe_cost_usd_total", "Cost of the chats of probes, as far as prices are known.", |counts| {
-            counts.cost.as_nanos() as f64 / 1e9
+            usd(counts.cost)
         }),
     ];
     for (name, help, value) in families {

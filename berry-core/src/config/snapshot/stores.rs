@@ -23,6 +23,13 @@ pub struct Ledger {
     pub on_failure: LedgerFallback,
 }
 
+impl Ledger {
+    /// Whether requests are recorded at all.
+    pub fn is_on(&self) -> bool {
+        !matches!(self.store, LedgerStore::Off)
+    }
+}
+
 /// Where rows go.
 #[derive(Clone, Debug)]
 pub enum LedgerStore {
