@@ -374,12 +374,12 @@ impl Grant {
         };
         Ok(User {
             id: UserId::new(id),
-            name: self.name.clone(),
+            name: self.name.as_str().into(),
             enabled: true,
             admin: false,
-            tags: self.tags.clone(),
+            tags: self.tags.as_slice().into(),
             models: ModelPolicy::new(self.allowed_models.iter().map(|entry| ModelPattern::new(entry)).collect()),
-            limits: (limits != UserLimits::default()).then(|| Box::new(limits)),
+            limits: (limits != UserLimits::default()).then(|| Arc::new(limits)),
         })
     }
 }

@@ -12,7 +12,7 @@ use berry_api::gateway::Gateway;
 use berry_api::run::{self, Ended};
 use berry_api::server::{bind, limits};
 use berry_api::{data_dir, demo, reload, telemetry};
-use berry_core::config::snapshot::{Budget, Snapshot, User};
+use berry_core::config::snapshot::{Budget, Snapshot};
 use berry_core::config::{Config, Found, Loaded, ProcessEnvironment, Severity, locate};
 use clap::Parser;
 
@@ -154,8 +154,7 @@ fn serve(arguments: &Arguments) -> Result<ExitCode, String> {
 
 /// Whether the configuration limits somebody in a way that nothing acts on yet. An operator must not believe otherwise.
 fn unenforced_budgets(snapshot: &Snapshot) -> bool {
-    let budgets = |user: &User| user.limits.as_ref().is_some_and(|limits| limits.budget != Budget::default());
-    snapshot.users.by_id.values().any(|user| budgets(user)) || !snapshot.tags.is_empty()
+    snapshot.users.limits().any(|limits| limits.budget != Budget::default()) || !snapshot.tags.is_empty()
 }
 
 /// Takes what the last run left behind. What cannot be used is told; the server starts all the same.

@@ -142,7 +142,7 @@ pub fn unpriced_line(snapshot: &Snapshot) -> Option<String> {
 /// variable instead.
 pub fn try_it_line(snapshot: &Snapshot, address: SocketAddr) -> Option<String> {
     let public = public_tokens().find_map(|token| {
-        let user = snapshot.users.by_token.get(&TokenDigest::of(token))?;
+        let user = snapshot.users.of_token(&TokenDigest::of(token))?;
         Some((token, user)).filter(|(_, user)| user.enabled)
     });
     let mut models = snapshot.models.all.iter().filter(|model| model.enabled);

@@ -1,9 +1,11 @@
 //! Who may use which model, and which backend.
 
+use std::sync::Arc;
+
 use crate::id::{ModelId, ModelName};
 
 /// One entry of `allowed_models`: a public name, an alias, a table key, or a glob over them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ModelPattern(Box<str>);
 
 impl ModelPattern {
@@ -50,14 +52,14 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
     pattern[p..].iter().all(|c| *c == b'*')
 }
 
-/// What a user may ask for. An empty list allows every model.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ModelPolicy(Vec<ModelPattern>);
+/// What a user may ask for. An empty list allows every model. Cheap to clone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ModelPolicy(Arc<[ModelPattern]>);
 
 impl ModelPolicy {
     /// From the entries of `allowed_models`.
     pub fn new(patterns: Vec<ModelPattern>) -> Self {
-        Self(patterns)
+        Self(patterns.into())
     }
 
     /// Whether every model is allowed.

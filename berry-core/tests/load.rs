@@ -177,7 +177,7 @@ fn references_are_filled_in_wherever_a_string_stands() {
         [providers.p]\nbase_url = \"https://${HOST}/v1\"\napi_key = \"${file:/run/secrets/key}\"\n\
         headers = { \"x-team\" = \"${TEAM:-a}\" }\n";
     let loaded = load_with(text, &env);
-    assert!(loaded.snapshot.users.by_token.get(&TokenDigest::of("0f3a9c7be1d84f26a5b0")).is_some());
+    assert!(loaded.snapshot.users.has_token(&TokenDigest::of("0f3a9c7be1d84f26a5b0")));
     let provider = provider(&loaded.snapshot, "p");
     assert_eq!(provider.api_key.expose(), "sk-from-file");
     assert_eq!(provider.headers[0].1.as_bytes(), b"a");
@@ -222,7 +222,7 @@ fn the_tag_makes_an_administrator_and_the_name_only_where_nobody_has_the_tag() {
     let admins = |text: &str| {
         let loaded = load(text);
         let mut admins: Vec<String> =
-            loaded.snapshot.users.by_id.values().filter(|user| user.admin).map(|user| user.id.to_string()).collect();
+            loaded.snapshot.users.iter().filter(|user| user.admin).map(|user| user.id.to_string()).collect();
         admins.sort();
         (admins, warnings(&loaded).join("\n"))
     };
@@ -262,7 +262,7 @@ fn a_short_or_example_token_is_a_warning_with_the_fix() {
 fn a_digest_may_stand_for_the_token_in_either_case() {
     let digest = "9F86D081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
     let loaded = load(&small().replace("token = \"0f3a9c7be1d84f26a5b0\"", &format!("token_sha256 = \"{digest}\"")));
-    assert!(loaded.snapshot.users.by_token.get(&TokenDigest::of("test")).is_some());
+    assert!(loaded.snapshot.users.has_token(&TokenDigest::of("test")));
 }
 
 #[test]
@@ -289,12 +289,13 @@ fn limits_and_budgets_are_kept_to_the_cent() {
            [users.bob]\ntoken = \"another-long-token-1\"\n\
            [tags.admin.budget]\nusd_total = 1000\n";
     let loaded = load(&text);
-    let limits = loaded.snapshot.users.by_id["ann"].limits.as_deref().unwrap();
+    let ann = loaded.snapshot.users.of_id("ann").unwrap();
+    let limits = ann.limits.as_deref().unwrap();
     assert_eq!((limits.rate.requests_per_minute, limits.rate.requests_per_hour), (Some(60), None));
     assert_eq!(limits.rate.max_concurrent, Some(20));
     assert_eq!(limits.by_model[0].1.tokens_per_day, Some(5));
     assert_eq!(limits.budget.per_day, Some(NanoUsd::from_nanos(100_000_000)));
-    assert!(loaded.snapshot.users.by_id["bob"].limits.is_none());
+    assert!(loaded.snapshot.users.of_id("bob").unwrap().limits.is_none());
     assert_eq!(loaded.snapshot.tags["admin"].budget.total, Some(NanoUsd::from_usd(1000.0).unwrap()));
 }
 

@@ -77,7 +77,7 @@ fn the_example_shows_every_strategy() {
 fn each_shipped_file_has_an_administrator_and_answers_to_the_usual_models() {
     for name in SHIPPED {
         let Loaded { snapshot, .. } = load(name);
-        assert!(snapshot.users.by_id.values().any(|user| user.admin && user.enabled), "{name}");
+        assert!(snapshot.users.iter().any(|user| user.admin && user.enabled), "{name}");
         for model in ["gpt-4", "gpt-3.5-turbo"] {
             assert!(snapshot.models.find(model).is_some(), "{name}: {model}");
         }
@@ -88,7 +88,7 @@ fn each_shipped_file_has_an_administrator_and_answers_to_the_usual_models() {
 fn a_token_and_its_digest_reach_the_same_user() {
     let holder = |snapshot: &Snapshot| {
         let digest = berry_core::auth::key::TokenDigest::of("berry-premium-token-abcde");
-        snapshot.users.by_token.get(&digest).map(|user| user.name.clone())
+        snapshot.users.of_token(&digest).map(|user| user.name.clone())
     };
     assert_eq!(holder(&load("config-example.toml").snapshot).as_deref(), Some("Premium User"));
     assert_eq!(holder(&load("config_example.toml").snapshot).as_deref(), Some("Premium User"));

@@ -122,12 +122,12 @@ pub fn authenticate(
     }
     let digest = TokenDigest::of(&token);
     let denied = |denial| Denied { denial, digest: Some(digest) };
-    let user = snapshot.users.by_token.get(&digest).ok_or_else(|| denied(Denial::Unknown))?;
+    let user = snapshot.users.of_token(&digest).ok_or_else(|| denied(Denial::Unknown))?;
     if !user.enabled {
         return Err(denied(Denial::Disabled));
     }
-    known.keep(snapshot, &token, user);
-    Ok(Arc::clone(user))
+    known.keep(snapshot, &token, &user);
+    Ok(user)
 }
 
 /// The token that was last accepted on a connection, so that a client that keeps its connection is not hashed for each request.

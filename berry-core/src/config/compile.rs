@@ -13,15 +13,18 @@ mod settings;
 mod stores;
 mod users;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::decode::{At, Text};
+use super::decode::{At, Map, Text};
 use super::path::KeyPath;
 use super::problem::Problems;
-use super::raw::RawConfig;
-use super::snapshot::Snapshot;
+use super::raw::{RawConfig, RawUser};
+use super::snapshot::{Models, Provider, Snapshot, Users};
+use crate::id::ProviderId;
 use crate::price_book::PriceBook;
 
+use users::UserCompiler;
 pub(crate) use users::is_example_secret;
 
 /// Compiles a whole file.
@@ -33,7 +36,7 @@ pub(crate) fn compile(raw: RawConfig, problems: &mut Problems) -> Snapshot {
     let providers = providers::compile(providers, &times, &root.key("providers"), problems);
     let prices = Arc::new(limits::pricing(pricing, &root.key("pricing"), problems, PriceBook::bundled()));
     let models = models::compile(models, &providers, &prices, &root.key("models"), problems);
-    let users = users::compile(users, &models, &providers, &root.key("users"), problems);
+    let users = compile_users(users, &models, &providers, &root.key("users"), problems);
     if !settings.mask_api_keys {
         problems
             .warning(
@@ -56,6 +59,21 @@ pub(crate) fn compile(raw: RawConfig, problems: &mut Problems) -> Snapshot {
         prices,
         tags: limits::tags(tags, &root.key("tags"), problems),
     }
+}
+
+fn compile_users(
+    raw: Option<At<Map<RawUser>>>,
+    models: &Models,
+    providers: &HashMap<ProviderId, Arc<Provider>>,
+    at: &KeyPath<'_>,
+    problems: &mut Problems,
+) -> Users {
+    let read = !problems.failed_within(at);
+    let mut users = UserCompiler::new(models, providers);
+    for entry in raw.map(|map| map.value.0).unwrap_or_default() {
+        users.add(entry, at, problems);
+    }
+    users.finish(read, at, problems)
 }
 
 /// The strings of a list.

@@ -187,7 +187,7 @@ impl Summary {
         Self {
             providers: snapshot.providers.len(),
             models: snapshot.models.all.len(),
-            users: snapshot.users.by_id.len(),
+            users: snapshot.users.len(),
             backends: snapshot.models.all.iter().map(|model| model.backends.len()).sum(),
         }
     }

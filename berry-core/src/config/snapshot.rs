@@ -7,6 +7,7 @@ mod limits;
 mod prices;
 mod request;
 mod stores;
+mod users;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -27,11 +28,12 @@ pub(crate) use stores::StoreKind;
 pub use stores::{
     Cache, Cluster, ClusterFallback, Ledger, LedgerFallback, LedgerStore, LogFile, LogFormat, Tag, Telemetry,
 };
+pub(crate) use users::{NewUser, UsersBuilder};
+pub use users::{User, Users};
 
-use crate::auth::key::KeyTable;
-use crate::id::{BackendId, ModelId, ModelName, ProviderId, UpstreamModel, UserId};
+use crate::id::{BackendId, ModelId, ModelName, ProviderId, UpstreamModel};
 use crate::operation::Dialect;
-use crate::policy::{ModelPattern, ModelPolicy};
+use crate::policy::ModelPattern;
 use crate::secret::Secret;
 use crate::tariff::Tariff;
 
@@ -143,34 +145,6 @@ pub struct Settings {
     pub smart_ai: SmartAi,
     /// Where days and months of budgets begin.
     pub budget_zone: BudgetZone,
-}
-
-/// The users.
-#[derive(Debug, Default)]
-pub struct Users {
-    /// By SHA-256 of the token; disabled users are here too, so that they can be told why they are refused.
-    pub by_token: KeyTable<Arc<User>>,
-    /// By table key.
-    pub by_id: HashMap<UserId, Arc<User>>,
-}
-
-/// One user: who holds a token and what they may do.
-#[derive(Clone, Debug)]
-pub struct User {
-    /// Table key.
-    pub id: UserId,
-    /// Name for people.
-    pub name: String,
-    /// Switched off users are refused with 403.
-    pub enabled: bool,
-    /// Whether the admin endpoints are open to them.
-    pub admin: bool,
-    /// Labels that pick backends.
-    pub tags: Vec<String>,
-    /// What they may ask for.
-    pub models: ModelPolicy,
-    /// What they may use up; `None` = as much as they like.
-    pub limits: Option<Box<UserLimits>>,
 }
 
 /// One account at one upstream.

@@ -133,7 +133,7 @@ fn rehearse(app: &App, runtime: &Runtime, admin: Arc<User>, body: &[u8]) -> Resu
     })?;
     let user = match &asked.user {
         None => admin,
-        Some(id) => runtime.snapshot.users.by_id.get(id.as_str()).cloned().ok_or_else(|| {
+        Some(id) => runtime.snapshot.users.of_id(id).ok_or_else(|| {
             ApiError::new(ErrorKind::InvalidRequest, "There is no user with this table key.").on("user")
         })?,
     };

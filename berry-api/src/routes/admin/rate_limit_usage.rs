@@ -66,7 +66,7 @@ pub(in crate::routes) async fn rate_limit_usage(State(app): AppState, parts: Par
     };
     let id = percent_decode_str(id).decode_utf8_lossy();
     let runtime = app.runtime();
-    let Some(user) = runtime.snapshot.users.by_id.get(&*id) else {
+    let Some(user) = runtime.snapshot.users.of_id(&id) else {
         let error = ApiError::new(ErrorKind::NotFound, "There is no user with this table key.").on("user_id");
         return refusal(&parts, &error);
     };

@@ -12,8 +12,8 @@ use crate::config::decode::{At, Entry, Map, SecretText, Text};
 use crate::config::path::KeyPath;
 use crate::config::problem::{Problems, Span, closest};
 use crate::config::raw::{Digest, RawRateLimit, RawUser};
-use crate::config::snapshot::{Models, Provider, User, UserLimits, Users};
-use crate::id::{ModelName, ProviderId, UserId};
+use crate::config::snapshot::{Models, NewUser, Provider, UserLimits, Users, UsersBuilder};
+use crate::id::{ModelName, ProviderId};
 use crate::policy::{ModelPattern, ModelPolicy};
 
 /// The tag that makes a user an administrator.
@@ -39,73 +39,175 @@ pub(crate) fn is_example_secret(text: &str) -> bool {
     TOKENS.contains(&text.as_str()) || PARTS.iter().any(|part| text.contains(part))
 }
 
-/// Compiles `[users]`.
-pub(super) fn compile(
-    raw: Option<At<Map<RawUser>>>,
-    models: &Models,
-    providers: &HashMap<ProviderId, Arc<Provider>>,
-    at: &KeyPath<'_>,
-    problems: &mut Problems,
-) -> Users {
-    let entries = raw.map(|map| map.value.0).unwrap_or_default();
-    if entries.is_empty() && !problems.failed_within(at) {
-        problems.warning(at, None, "no user: every request is answered 401").hint("add [users.NAME] with a token");
-    } else if !entries.is_empty() && !entries.iter().any(|entry| entry.value.enabled.value) {
-        let first = entries.first().map(|entry| entry.span.clone());
-        problems.warning(at, first, "every user is switched off: every request is answered 401");
-    }
-    let admins = Admins::of(&entries);
-    if !problems.failed_within(at) {
-        admins.report(&entries, at, problems);
-    }
-    let names = ModelNames { models, providers };
-    let mut users = Users::default();
-    let mut tokens = Tokens::default();
-    for entry in entries {
-        let (user, digest) = user(entry, &admins, &names, &mut tokens, at, problems);
-        let user = Arc::new(user);
-        if let Some(digest) = digest {
-            users.by_token.insert(digest, Arc::clone(&user));
+/// Compiles `[users]`, as many at a time as the caller likes.
+pub(super) struct UserCompiler<'a> {
+    names: ModelNames<'a>,
+    users: UsersBuilder,
+    /// Of each user in the builder, where its token is.
+    token_places: Vec<Span>,
+    examples: Vec<(String, Option<Span>)>,
+    admins: Admins,
+    /// Where the first one is.
+    first: Option<Span>,
+    any_enabled: bool,
+}
+
+impl<'a> UserCompiler<'a> {
+    /// Nobody yet; `allowed_models` is checked against these.
+    pub(super) fn new(models: &'a Models, providers: &'a HashMap<ProviderId, Arc<Provider>>) -> Self {
+        Self {
+            names: ModelNames { models, providers },
+            users: UsersBuilder::default(),
+            token_places: Vec::new(),
+            examples: Vec::new(),
+            admins: Admins::default(),
+            first: None,
+            any_enabled: false,
         }
-        users.by_id.insert(user.id.clone(), user);
     }
-    tokens.report_examples(at, problems);
-    users
+
+    /// Adds a user; `at` is `users`.
+    pub(super) fn add(&mut self, entry: Entry<RawUser>, at: &KeyPath<'_>, problems: &mut Problems) {
+        self.first.get_or_insert_with(|| entry.span.clone());
+        self.any_enabled |= entry.value.enabled.value;
+        self.admins.note(&entry);
+        let at = &at.key(&entry.key);
+        let RawUser { name, token, token_sha256, allowed_models, enabled, tags, rate_limit, model_rate_limits, budget } =
+            entry.value;
+        let (token, token_span) = match (token.filter(|token| !token.value.0.is_empty()), token_sha256) {
+            (None, None) => {
+                if enabled.value {
+                    missing_token(entry.span, at, problems);
+                }
+                None
+            }
+            (token, digest) => self.digest(token, digest, enabled.value, at, problems),
+        }
+        .unzip();
+        let tags = strings(tags.value);
+        let limits = UserLimits {
+            rate: rate_limit.map(|raw| limits::rate(*raw.value.0)).unwrap_or_default(),
+            by_model: limits_by_model(model_rate_limits, &self.names, &at.key("model_rate_limits"), problems),
+            budget: budget.map(|raw| limits::budget(*raw.value.0, &at.key("budget"), problems)).unwrap_or_default(),
+        };
+        self.token_places.push(token_span.flatten().unwrap_or_default());
+        self.users.push(NewUser {
+            id: &entry.key,
+            name: name.as_ref().map_or(&entry.key, |name| &name.value.value),
+            enabled: enabled.value,
+            admin: tags.iter().any(|tag| tag == ADMIN),
+            tags,
+            models: policy(allowed_models.value, &self.names, &at.key("allowed_models"), problems),
+            limits,
+            token,
+        });
+    }
+
+    /// All users, with what there is to say about them together; `read` where each of them could be read.
+    pub(super) fn finish(mut self, read: bool, at: &KeyPath<'_>, problems: &mut Problems) -> Users {
+        let first = self.first.take();
+        if first.is_none() && read {
+            problems.warning(at, None, "no user: every request is answered 401").hint("add [users.NAME] with a token");
+        } else if first.is_some() && !self.any_enabled {
+            problems.warning(at, first.clone(), "every user is switched off: every request is answered 401");
+        }
+        if read && first.is_some() {
+            self.admins.report(at, problems);
+        }
+        if self.admins.by_name() {
+            self.users.promote(ADMIN);
+        }
+        report_examples(self.examples, at, problems);
+        self.users.finish()
+    }
+
+    /// The digest that a user is found by, from the token or the digest that is given, and where that is.
+    fn digest(
+        &mut self,
+        token: Option<At<SecretText>>,
+        digest: Option<At<Digest>>,
+        enabled: bool,
+        at: &KeyPath<'_>,
+        problems: &mut Problems,
+    ) -> Option<(TokenDigest, Option<Span>)> {
+        let (digest, span, key) = match (token, digest) {
+            (Some(token), Some(digest)) => {
+                problems
+                    .error(&at.key("token"), token.span, "token and token_sha256 are both given")
+                    .related(digest.span, "the other one")
+                    .hint("keep one of them");
+                return None;
+            }
+            (Some(token), None) => {
+                self.check(&token, enabled, &at.key("token"), problems);
+                (TokenDigest::of(token.value.0.expose()), token.span, "token")
+            }
+            (None, digest) => {
+                let digest = digest?;
+                (digest.value.0, digest.span, "token_sha256")
+            }
+        };
+        if let Some(place) = self.users.place_of_token(&digest) {
+            let other = KeyPath::ROOT.key("users").key(self.users.id(place)).to_string();
+            problems
+                .error(&at.key(key), span, format!("{other} has the same token"))
+                .related(Some(self.token_places[place].clone()), "first used here")
+                .hint("a token says who somebody is, so every user needs one of their own");
+            return None;
+        }
+        Some((digest, span))
+    }
+
+    fn check(&mut self, token: &At<SecretText>, enabled: bool, at: &KeyPath<'_>, problems: &mut Problems) {
+        let text = token.value.0.expose();
+        if text.trim() != text || HeaderValue::from_bytes(text.as_bytes()).is_err() {
+            problems
+                .error(at, token.span.clone(), "has a character that no header can carry")
+                .hint("often white space or a line break at one end");
+        } else if enabled && is_example_secret(text) {
+            self.examples.push((at.to_string(), token.span.clone()));
+        } else if enabled && text.chars().count() < SHORT_TOKEN {
+            problems
+                .warning(at, token.span.clone(), format!("is shorter than {SHORT_TOKEN} characters and can be guessed"))
+                .hint("openssl rand -hex 32 makes a good one");
+        }
+    }
 }
 
 /// Who is an administrator: users with the tag; where no user has it, the enabled user `admin` who may use every model.
-enum Admins {
-    Tagged,
-    ByName,
-    Nobody,
+#[derive(Default)]
+struct Admins {
+    tagged: bool,
+    /// Where the table of that user is.
+    named: Option<Span>,
 }
 
 impl Admins {
-    fn of(entries: &[Entry<RawUser>]) -> Self {
-        if entries.iter().any(|entry| has_tag(&entry.value)) {
-            return Self::Tagged;
+    fn note(&mut self, entry: &Entry<RawUser>) {
+        let RawUser { enabled, allowed_models, tags, .. } = &entry.value;
+        self.tagged |= tags.value.iter().any(|tag| tag.value.value == ADMIN);
+        if entry.key == ADMIN && enabled.value && allowed_models.value.is_empty() {
+            self.named = Some(entry.span.clone());
         }
-        let named = |entry: &Entry<RawUser>| {
-            entry.key == ADMIN && entry.value.enabled.value && entry.value.allowed_models.value.is_empty()
-        };
-        if entries.iter().any(named) { Self::ByName } else { Self::Nobody }
     }
 
-    fn report(&self, entries: &[Entry<RawUser>], at: &KeyPath<'_>, problems: &mut Problems) {
-        match self {
-            Self::Tagged => {}
-            Self::ByName => {
-                let table = entries.iter().find(|entry| entry.key == ADMIN).map(|entry| entry.span.clone());
+    fn by_name(&self) -> bool {
+        !self.tagged && self.named.is_some()
+    }
+
+    fn report(&self, at: &KeyPath<'_>, problems: &mut Problems) {
+        match &self.named {
+            _ if self.tagged => {}
+            Some(table) => {
                 problems
                     .warning(
                         &at.key(ADMIN),
-                        table,
+                        table.clone(),
                         "is taken for the administrator by its name, since no user has the tag",
                     )
                     .hint("say so: tags = [\"admin\"]");
             }
-            Self::Nobody if entries.is_empty() => {}
-            Self::Nobody => {
+            None => {
                 problems
                     .warning(
                         at,
@@ -116,57 +218,6 @@ impl Admins {
             }
         }
     }
-
-    fn includes(&self, key: &str, tags: &[String]) -> bool {
-        match self {
-            Self::Tagged => tags.iter().any(|tag| tag == ADMIN),
-            Self::ByName => key == ADMIN,
-            Self::Nobody => false,
-        }
-    }
-}
-
-fn has_tag(user: &RawUser) -> bool {
-    user.tags.value.iter().any(|tag| tag.value.value == ADMIN)
-}
-
-fn user(
-    entry: Entry<RawUser>,
-    admins: &Admins,
-    names: &ModelNames<'_>,
-    tokens: &mut Tokens,
-    at: &KeyPath<'_>,
-    problems: &mut Problems,
-) -> (User, Option<TokenDigest>) {
-    let at = &at.key(&entry.key);
-    let RawUser { name, token, token_sha256, allowed_models, enabled, tags, rate_limit, model_rate_limits, budget } =
-        entry.value;
-    let id = UserId::new(entry.key.as_str());
-    let digest = match (token.filter(|token| !token.value.0.is_empty()), token_sha256) {
-        (None, None) => {
-            if enabled.value {
-                missing_token(entry.span, at, problems);
-            }
-            None
-        }
-        (token, digest) => tokens.digest(&id, token, digest, enabled.value, at, problems),
-    };
-    let tags = strings(tags.value);
-    let limits = UserLimits {
-        rate: rate_limit.map(|raw| limits::rate(*raw.value.0)).unwrap_or_default(),
-        by_model: limits_by_model(model_rate_limits, names, &at.key("model_rate_limits"), problems),
-        budget: budget.map(|raw| limits::budget(*raw.value.0, &at.key("budget"), problems)).unwrap_or_default(),
-    };
-    let user = User {
-        name: name.map_or_else(|| entry.key.clone(), |name| name.value.value),
-        enabled: enabled.value,
-        admin: admins.includes(&entry.key, &tags),
-        tags,
-        models: policy(allowed_models.value, names, &at.key("allowed_models"), problems),
-        limits: (limits != UserLimits::default()).then(|| Box::new(limits)),
-        id,
-    };
-    (user, digest)
 }
 
 fn limits_by_model(
@@ -246,83 +297,20 @@ fn missing_token(table: Span, at: &KeyPath<'_>, problems: &mut Problems) {
         .hint("token = \"…\" (openssl rand -hex 32 makes one), or token_sha256, or enabled = false");
 }
 
-/// Tokens seen so far.
-#[derive(Default)]
-struct Tokens {
-    seen: HashMap<TokenDigest, (UserId, Option<Span>)>,
-    examples: Vec<(String, Option<Span>)>,
-}
-
-impl Tokens {
-    /// The digest that a user is found by, from the token or the digest that is given.
-    fn digest(
-        &mut self,
-        user: &UserId,
-        token: Option<At<SecretText>>,
-        digest: Option<At<Digest>>,
-        enabled: bool,
-        at: &KeyPath<'_>,
-        problems: &mut Problems,
-    ) -> Option<TokenDigest> {
-        let (digest, span, key) = match (token, digest) {
-            (Some(token), Some(digest)) => {
-                problems
-                    .error(&at.key("token"), token.span, "token and token_sha256 are both given")
-                    .related(digest.span, "the other one")
-                    .hint("keep one of them");
-                return None;
-            }
-            (Some(token), None) => {
-                self.check(&token, enabled, &at.key("token"), problems);
-                (TokenDigest::of(token.value.0.expose()), token.span, "token")
-            }
-            (None, digest) => {
-                let digest = digest?;
-                (digest.value.0, digest.span, "token_sha256")
-            }
-        };
-        if let Some((other, first)) = self.seen.get(&digest) {
-            let other = KeyPath::ROOT.key("users").key(other.as_str()).to_string();
-            problems
-                .error(&at.key(key), span, format!("{other} has the same token"))
-                .related(first.clone(), "first used here")
-                .hint("a token says who somebody is, so every user needs one of their own");
-            return None;
-        }
-        self.seen.insert(digest, (user.clone(), span));
-        Some(digest)
+/// One warning for all tokens that everybody knows.
+fn report_examples(examples: Vec<(String, Option<Span>)>, at: &KeyPath<'_>, problems: &mut Problems) {
+    let mut examples = examples.into_iter();
+    let Some((first, span)) = examples.next() else { return };
+    let rest: Vec<(String, Option<Span>)> = examples.collect();
+    let message = match rest.len() {
+        0 => format!("the token of {} is from an example: anybody may know it", owner(&first)),
+        more => format!("the tokens of {} and {more} more are from examples: anybody may know them", owner(&first)),
+    };
+    let problem = problems.warning(at, span, message);
+    for (_, span) in rest {
+        problem.related(span, "another one");
     }
-
-    fn check(&mut self, token: &At<SecretText>, enabled: bool, at: &KeyPath<'_>, problems: &mut Problems) {
-        let text = token.value.0.expose();
-        if text.trim() != text || HeaderValue::from_bytes(text.as_bytes()).is_err() {
-            problems
-                .error(at, token.span.clone(), "has a character that no header can carry")
-                .hint("often white space or a line break at one end");
-        } else if enabled && is_example_secret(text) {
-            self.examples.push((at.to_string(), token.span.clone()));
-        } else if enabled && text.chars().count() < SHORT_TOKEN {
-            problems
-                .warning(at, token.span.clone(), format!("is shorter than {SHORT_TOKEN} characters and can be guessed"))
-                .hint("openssl rand -hex 32 makes a good one");
-        }
-    }
-
-    /// One warning for all tokens that everybody knows.
-    fn report_examples(self, at: &KeyPath<'_>, problems: &mut Problems) {
-        let mut examples = self.examples.into_iter();
-        let Some((first, span)) = examples.next() else { return };
-        let rest: Vec<(String, Option<Span>)> = examples.collect();
-        let message = match rest.len() {
-            0 => format!("the token of {} is from an example: anybody may know it", owner(&first)),
-            more => format!("the tokens of {} and {more} more are from examples: anybody may know them", owner(&first)),
-        };
-        let problem = problems.warning(at, span, message);
-        for (_, span) in rest {
-            problem.related(span, "another one");
-        }
-        problem.hint("before others can reach the gateway, make new ones: openssl rand -hex 32");
-    }
+    problem.hint("before others can reach the gateway, make new ones: openssl rand -hex 32");
 }
 
 /// `users.a` of `users.a.token`.

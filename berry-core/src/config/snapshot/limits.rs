@@ -4,7 +4,7 @@ use crate::id::ModelName;
 use crate::money::NanoUsd;
 
 /// Limits over sliding windows; what is absent is not limited.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RateLimit {
     /// Requests in any minute.
     pub requests_per_minute: Option<u64>,
@@ -21,7 +21,7 @@ pub struct RateLimit {
 }
 
 /// Limits on money; what is absent is not limited.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Budget {
     /// For a calendar day.
     pub per_day: Option<NanoUsd>,
@@ -31,8 +31,8 @@ pub struct Budget {
     pub total: Option<NanoUsd>,
 }
 
-/// All limits of one user. Most users have none, so it is kept behind a pointer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// All limits of one user. Most users have none, or the same as many others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct UserLimits {
     /// Over all models.
     pub rate: RateLimit,
