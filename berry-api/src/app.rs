@@ -28,6 +28,7 @@ use rand::{Rng as _, SeedableRng as _};
 use crate::audit::Audit;
 use crate::auth::failures::FailedAttempts;
 use crate::changes::Changes;
+use crate::cluster::Cluster;
 use crate::cors::Cors;
 use crate::decisions::Decisions;
 use crate::error::Voice;
@@ -95,6 +96,8 @@ pub struct App {
     /// Traces of requests; those of the configuration at the start.
     pub traces: Arc<Traces>,
     access: AccessLog,
+    /// What is shared with other instances, where anything is; as the configuration said at the start.
+    pub cluster: Option<Cluster>,
     /// What limited users did.
     pub quotas: Arc<Quotas>,
     /// Takes the records of finished requests.
@@ -134,6 +137,7 @@ impl App {
         let ids = RequestIds::new(starts.next_u64());
         let wall = WallClock { start: SystemTime::now() };
         let traces = Arc::new(Traces::new(&snapshot.telemetry, Arc::clone(&seeds), wall));
+        let cluster = snapshot.cluster.as_ref().map(Cluster::new);
         let runtime = Runtime::new(snapshot, &options.dials, None, shared.clone(), &Changes::default())?;
         let metrics = Arc::new(Metrics::new());
         let decisions = Arc::<Decisions>::default();
@@ -165,7 +169,8 @@ impl App {
             sink: Arc::new(sink),
             access: options.access,
             metrics,
-            quotas: Arc::default(),
+            quotas: Arc::new(Quotas::new(cluster.as_ref().map(|cluster| Arc::clone(&cluster.lending)))),
+            cluster,
             traces,
         })
     }

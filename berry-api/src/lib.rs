@@ -7,6 +7,7 @@ pub mod audit;
 pub mod auth;
 pub mod bodies;
 pub mod changes;
+pub mod cluster;
 pub mod cors;
 pub mod data_dir;
 pub mod decisions;

@@ -8,16 +8,18 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use berry_core::config::snapshot::{Model, RateLimit, User};
+use berry_core::config::snapshot::{Model, RateLimit, User, UserLimits};
 use berry_core::error::ErrorKind;
 use berry_core::id::{ModelName, UserId};
 use berry_core::operation::Dialect;
-use berry_core::quota::{Denied, Meter, Standing, Used};
+use berry_core::quota::share::Share;
+use berry_core::quota::{Denied, Meter, Part, Reason, Sharing, Standing, Used};
 use berry_core::time::Instant;
 use berry_relay::exchange::{Facts, Held};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
 
+use crate::cluster::{Lending, ShareKey};
 use crate::error::ApiError;
 use crate::status::WallClock;
 
@@ -25,8 +27,9 @@ use crate::status::WallClock;
 const SHARDS: usize = 64;
 
 /// What limited users did.
-#[derive(Debug)]
 pub struct Quotas {
+    /// Where several instances share the limits.
+    lending: Option<Arc<Lending>>,
     hasher: RandomState,
     shards: Box<[Mutex<HashMap<UserId, Metered>>]>,
 }
@@ -38,34 +41,58 @@ struct Metered {
     by_model: Vec<(ModelName, Meter)>,
 }
 
-impl Default for Quotas {
-    fn default() -> Self {
-        Self { hasher: RandomState::new(), shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
-    }
-}
-
 impl Quotas {
+    /// Nothing is counted yet. With `lending` the limits are shared with other instances.
+    pub fn new(lending: Option<Arc<Lending>>) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { lending, hasher: RandomState::new(), shards }
+    }
+
     /// Lets a request pass, or says why not; a refused one consumes nothing. All limits are checked before any is counted.
     ///
-    /// `None` for users whom no limit concerns. Otherwise the returned [`Held`] has to live as long as the request.
+    /// `None` for users whom no limit concerns. Otherwise the returned [`Held`] has to live as long as the request. `may_ask`
+    /// says whether the request has time to ask the store that instances share; then [`Refused::is_unasked`] may hold.
     ///
     /// # Errors
     /// The limit that holds longest of the first table that refuses.
-    pub fn admit(self: &Arc<Self>, user: &Arc<User>, model: &Model, now: Instant) -> Result<Option<Admitted>, Refused> {
+    pub fn admit(
+        self: &Arc<Self>,
+        user: &Arc<User>,
+        model: &Model,
+        may_ask: bool,
+        now: Instant,
+    ) -> Result<Option<Admitted>, Refused> {
         let Some(limits) = &user.limits else { return Ok(None) };
         let of_model = limits.by_model.iter().find(|(name, _)| is_named(model, name.as_str()));
         if of_model.is_none() && limits.rate == RateLimit::default() {
             return Ok(None);
         }
+        let sharing = self.lending.as_ref().map(|lending| lending.sharing(may_ask));
         let mut shard = self.shard(&user.id).lock();
         let metered = shard.entry(user.id.clone()).or_default();
+        let admitted = self.decide(metered, user, limits, of_model, sharing.as_ref(), now);
+        if let Some(lending) = &self.lending {
+            lending.touch(metered.touched(&user.id, of_model.map(|(name, _)| name), now));
+        }
+        admitted
+    }
+
+    fn decide(
+        self: &Arc<Self>,
+        metered: &mut Metered,
+        user: &Arc<User>,
+        limits: &UserLimits,
+        of_model: Option<&(ModelName, RateLimit)>,
+        sharing: Option<&Sharing>,
+        now: Instant,
+    ) -> Result<Option<Admitted>, Refused> {
         let refused = |denied, standing| Refused { denied, standing, now };
-        if let Err(denied) = metered.all.check(&limits.rate, None, now) {
+        if let Err(denied) = metered.all.check(&limits.rate, sharing, now) {
             return Err(refused(denied, metered.all.standing(&limits.rate, now)));
         }
         if let Some((name, rate)) = of_model {
             let meter = metered.of(name);
-            if let Err(denied) = meter.check(rate, None, now) {
+            if let Err(denied) = meter.check(rate, sharing, now) {
                 return Err(refused(denied, meter.standing(rate, now)));
             }
             meter.begin(rate, now);
@@ -85,6 +112,17 @@ impl Quotas {
         (metered.all.used(now), by_model.collect())
     }
 
+    /// Works on a share, where there is one.
+    pub(crate) fn with_share<T>(&self, key: &ShareKey, work: impl FnOnce(&mut Share) -> T) -> Option<T> {
+        let mut shard = self.shard(&key.user).lock();
+        let metered = shard.get_mut(&key.user)?;
+        let meter = match &key.model {
+            None => &mut metered.all,
+            Some(model) => metered.of(model),
+        };
+        Some(work(meter.shared()?.part(key.part)))
+    }
+
     /// Requests in flight of a user whom limits concern.
     pub fn running(&self, user: &UserId) -> u32 {
         self.shard(user).lock().get(user).map_or(0, |metered| metered.all.running())
@@ -102,6 +140,27 @@ impl Metered {
             self.by_model.len() - 1
         });
         &mut self.by_model[at].1
+    }
+}
+
+impl Metered {
+    /// The shares of a request that have something to say to the store and are not on its list, or cannot wait.
+    fn touched(&mut self, user: &UserId, model: Option<&ModelName>, now: Instant) -> Vec<ShareKey> {
+        let mut touched = Vec::new();
+        let mut look = |meter: &mut Meter, model: Option<&ModelName>| {
+            let Some(shared) = meter.shared() else { return };
+            for part in [Part::Requests, Part::Places] {
+                let share = shared.part(part);
+                if share.next_ask().is_some() && (share.list() || share.is_urgent(now)) {
+                    touched.push(ShareKey { user: user.clone(), model: model.cloned(), part });
+                }
+            }
+        };
+        look(&mut self.all, None);
+        if let Some(model) = model {
+            look(self.of(model), Some(model));
+        }
+        touched
     }
 }
 
@@ -128,9 +187,23 @@ pub struct Refused {
 }
 
 impl Refused {
+    /// Whether the store has to be asked before it is known.
+    pub fn is_unasked(&self) -> bool {
+        self.denied.reason == Reason::Unasked
+    }
+
     /// What the client is told.
     pub fn error(&self) -> ApiError {
         let limit = self.denied.limit.key();
+        if self.denied.reason == Reason::Away {
+            let message = format!(
+                "Your limit `{limit}` is shared by several servers, and what they share is out of reach. Try again later."
+            );
+            return ApiError {
+                retry_after: Some(Duration::from_secs(1)),
+                ..ApiError::new(ErrorKind::Overloaded, message)
+            };
+        }
         let wait = self.denied.passes_at.map_or(Duration::from_secs(1), |at| at.since(self.now));
         ApiError {
             retry_after: Some(wait),
@@ -157,9 +230,13 @@ impl Held for Running {
         let mut shard = self.quotas.shard(&self.user.id).lock();
         let Some(metered) = shard.get_mut(&self.user.id) else { return };
         let tokens = facts.usage.total();
+        let model = self.of_model.as_ref().map(|(name, _)| name);
         metered.all.end(&limits.rate, tokens, now);
         if let Some((name, rate)) = &self.of_model {
             metered.of(name).end(rate, tokens, now);
+        }
+        if let Some(lending) = &self.quotas.lending {
+            lending.touch(metered.touched(&self.user.id, model, now));
         }
     }
 }

@@ -11,6 +11,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::AppState;
+use crate::cluster;
 use crate::status::{Condition, LoadBalancerReport, ModelReport, ProviderReport, Ratio, Status};
 use crate::telemetry::format::rfc3339;
 
@@ -38,6 +39,7 @@ struct Full {
     providers: BTreeMap<ProviderId, ProviderReport>,
     models: BTreeMap<ModelId, ModelReport>,
     load_balancer: LoadBalancerReport,
+    cluster: cluster::Report,
 }
 
 #[derive(Serialize)]
@@ -60,6 +62,7 @@ pub(super) async fn full(State(app): AppState, Query(asked): Query<Asked>) -> Re
         providers: status.providers,
         models: status.models,
         load_balancer: status.load_balancer,
+        cluster: cluster::report(app.cluster.as_ref()),
     };
     (code, Json(body)).into_response()
 }

@@ -34,7 +34,7 @@ use crate::quotas::write_standing;
 use crate::reply::{BoxError, Content};
 use crate::routes::{gemini, responses};
 use crate::server::connection::Connection;
-use crate::{bodies, gate, intake};
+use crate::{bodies, cluster, gate, intake};
 
 const PROVIDER: HeaderName = HeaderName::from_static("x-berry-provider");
 const MODEL: HeaderName = HeaderName::from_static("x-berry-model");
@@ -73,7 +73,12 @@ where
     };
     // The clock is asked only where a window wants to know.
     let now = if request.user.limits.is_some() { exchange.now() } else { exchange.started };
-    let standing = match app.quotas.admit(&request.user, &request.model, now) {
+    let decide = |may_ask, now| app.quotas.admit(&request.user, &request.model, may_ask, now);
+    let decided = match decide(true, now) {
+        Err(refused) if refused.is_unasked() => Box::pin(cluster::ask(app, &request.user, decide)).await,
+        decided => decided,
+    };
+    let standing = match decided {
         Ok(None) => None,
         Ok(Some(admitted)) => {
             exchange.hold(admitted.held);

@@ -435,6 +435,12 @@ table! {
         redis_url: required<SecretText>;
         /// When it is away: this instance's last lease and then its share of the limits, no limits, or refuse.
         on_failure: default<OneOf<ClusterFallback>> = OneOf(ClusterFallback::Local);
+        /// The same for budgets only; as `on_failure` without it.
+        budgets_on_failure: optional<OneOf<ClusterFallback>>;
+        /// What names in the store begin with. Instances share what they have in common under one prefix.
+        key_prefix: optional<Text>;
+        /// How many instances there are, until the store has told: what limits are divided by when it was never reached.
+        instances: default<u32> = 1, Bounds::at_least(1.0);
     }
 
     /// Logs and traces.

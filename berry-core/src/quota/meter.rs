@@ -159,7 +159,7 @@ impl Meter {
     pub fn end(&mut self, limits: &RateLimit, tokens: u64, now: Instant) {
         self.running = self.running.saturating_sub(1);
         if let Some(shared) = &mut self.shared {
-            shared.end(limits);
+            shared.end();
         }
         for (window, (limit, _, span)) in self.tokens.iter_mut().zip(token_limits(limits)) {
             if limit.is_some() && tokens > 0 {

@@ -99,10 +99,8 @@ impl Shared {
         }
     }
 
-    pub(super) fn end(&mut self, limits: &RateLimit) {
-        if limits.max_concurrent.is_some() {
-            self.places.release(1, 0);
-        }
+    pub(super) fn end(&mut self) {
+        self.places.release(1, 0);
     }
 
     /// How much is left for requests of all instances; `None` before the store has told.

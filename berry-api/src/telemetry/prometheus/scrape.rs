@@ -15,6 +15,7 @@ use berry_loadbalance::pool::Pool;
 use super::page::{Format, Kind, Page};
 use super::{METHODS, Metrics, Route};
 use crate::app::{App, Runtime};
+use crate::cluster::{Cluster, Condition};
 use crate::prober::ProbeCounts;
 
 /// Everything, now.
@@ -26,6 +27,9 @@ pub fn scrape(app: &App, format: Format) -> String {
     write_choices(&runtime, &mut page);
     write_backends(app, &runtime, &mut page);
     write_probes(app, &mut page);
+    if let Some(cluster) = &app.cluster {
+        write_cluster(cluster, &mut page);
+    }
     page.finish()
 }
 
@@ -103,6 +107,22 @@ fn write_process(app: &App, page: &mut Page) {
     page.sample(&[], u8::from(app.generations.failure().is_none()));
     page.family(Kind::Counter, "berry_config_reload_failures_total", "Reloads that were refused.");
     page.sample(&[], app.generations.failures());
+}
+
+fn write_cluster(cluster: &Cluster, page: &mut Page) {
+    let calls = cluster.calls();
+    page.family(Kind::Gauge, "berry_cluster_up", "1 while the shared store answers in time, else 0.");
+    page.sample(&[], u8::from(cluster.condition() == Condition::Reached));
+    page.family(Kind::Gauge, "berry_cluster_instances", "Instances that share limits, as far as is known.");
+    page.sample(&[], cluster.instances());
+    page.family(Kind::Counter, "berry_cluster_calls_total", "Calls of the shared store.");
+    page.sample(&[], calls.made);
+    page.family(
+        Kind::Counter,
+        "berry_cluster_call_failures_total",
+        "Calls of the shared store, and tries to connect, that failed.",
+    );
+    page.sample(&[], calls.failed);
 }
 
 fn write_choices(runtime: &Runtime, page: &mut Page) {

@@ -59,7 +59,7 @@ fn unused<T>(key: Option<&At<T>>, at: &KeyPath<'_>, kind: &str, problems: &mut P
 /// Compiles `[cluster]`.
 pub(super) fn cluster(raw: Option<At<RawCluster>>, at: &KeyPath<'_>, problems: &mut Problems) -> Option<Cluster> {
     let raw = raw?;
-    let RawCluster { redis_url, on_failure } = raw.value;
+    let RawCluster { redis_url, on_failure, budgets_on_failure, key_prefix, instances } = raw.value;
     let Some(url) = redis_url else {
         if !problems.failed_within(&at.key("redis_url")) {
             problems
@@ -69,7 +69,14 @@ pub(super) fn cluster(raw: Option<At<RawCluster>>, at: &KeyPath<'_>, problems: &
         return None;
     };
     let url = address(url, &["redis://", "rediss://", "redis+unix://"], &at.key("redis_url"), problems)?;
-    Some(Cluster { redis_url: url.value, on_failure: on_failure.value.0 })
+    let on_failure = on_failure.value.0;
+    Some(Cluster {
+        redis_url: url.value,
+        on_failure,
+        budgets_on_failure: budgets_on_failure.map_or(on_failure, |choice| choice.value.0),
+        key_prefix: key_prefix.map_or_else(|| "berry".into(), |prefix| prefix.value.value.into()),
+        instances: instances.value,
+    })
 }
 
 /// An address that may hold a password, by its scheme.

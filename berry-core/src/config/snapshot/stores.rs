@@ -63,8 +63,14 @@ pub enum LedgerFallback {
 pub struct Cluster {
     /// Redis or Valkey; the address may hold a password.
     pub redis_url: Secret,
-    /// When it is away.
+    /// What limits mean when it is away.
     pub on_failure: ClusterFallback,
+    /// What budgets mean when it is away.
+    pub budgets_on_failure: ClusterFallback,
+    /// What names in it begin with.
+    pub key_prefix: Box<str>,
+    /// Instances that share, until it has told.
+    pub instances: u32,
 }
 
 /// What limits mean while the shared store is away.

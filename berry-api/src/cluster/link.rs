@@ -1,0 +1,234 @@
+//! The connection to the store: made in the background, made again when it breaks, and never waited for.
+//!
+//! ```text
+//!   away ──connected, first beat answered──▶ reached ──a call fails or is not answered within ANSWER──▶ away
+//! ```
+//!
+//! `prompt` says whether a request may wait for an answer at all. It holds while beats are answered within [`PROMPT`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisError, Script, ScriptInvocation};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+/// Longest wait for a connection, and for any answer.
+const ANSWER: Duration = Duration::from_secs(1);
+/// A store that answers a beat within this time is worth a request's waiting.
+pub(super) const PROMPT: Duration = Duration::from_millis(50);
+/// Between two beats.
+const BEAT: Duration = Duration::from_millis(500);
+/// An instance that was not heard of for so long does not count.
+const LIFE: Duration = Duration::from_secs(5);
+/// Between two tries to connect: at first, and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Answered beats that make a connection a steady one.
+const STEADY: u32 = 10;
+/// Longest reason that is told.
+const REASON_CHARS_MAX: usize = 200;
+
+/// How the store is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It answers.
+    Reached,
+    /// It answers, but not within [`PROMPT`]: no request waits for it.
+    Slow,
+    /// It does not answer, and why.
+    Away(String),
+}
+
+/// What went wrong with a call. The link knows already.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failed;
+
+/// What is counted of calls, since the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Calls {
+    /// Begun.
+    pub made: u64,
+    /// Without an answer, or with an error.
+    pub failed: u64,
+}
+
+pub(super) struct Link {
+    /// Or why the address cannot be understood.
+    client: Result<Client, String>,
+    prefix: String,
+    /// Names this process among the instances.
+    pub(super) instance: String,
+    beat: Script,
+    connection: ArcSwapOption<MultiplexedConnection>,
+    broken: Notify,
+    prompt: AtomicBool,
+    instances: AtomicU32,
+    /// Why it is away; `None` = it is not.
+    away: Mutex<Option<String>>,
+    /// Whether the log has said so.
+    told: AtomicBool,
+    made: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Link {
+    pub(super) fn new(client: Result<Client, String>, prefix: &str, instances: u32) -> Self {
+        Self {
+            client,
+            prefix: prefix.to_owned(),
+            instance: format!("{:016x}", rand::random::<u64>()),
+            beat: Script::new(include_str!("beat.lua")),
+            connection: ArcSwapOption::empty(),
+            broken: Notify::new(),
+            prompt: AtomicBool::new(false),
+            instances: AtomicU32::new(instances.max(1)),
+            away: Mutex::new(Some("not reached yet".to_owned())),
+            told: AtomicBool::new(false),
+            made: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        }
+    }
+
+    /// A name in the store.
+    pub(super) fn key(&self, rest: &str) -> String {
+        format!("{}:{rest}", self.prefix)
+    }
+
+    /// Whether it makes sense to wait for an answer.
+    pub(super) fn is_prompt(&self) -> bool {
+        self.prompt.load(Ordering::Relaxed)
+    }
+
+    /// A request waited in vain: no other one does before a beat is answered in time.
+    pub(super) fn was_slow(&self) {
+        self.prompt.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether calls can be made.
+    pub(super) fn is_up(&self) -> bool {
+        self.connection.load().is_some()
+    }
+
+    /// Instances that live, as far as is known.
+    pub(super) fn instances(&self) -> u32 {
+        self.instances.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn condition(&self) -> Condition {
+        match &*self.away.lock() {
+            Some(reason) => Condition::Away(reason.clone()),
+            None if self.is_prompt() => Condition::Reached,
+            None => Condition::Slow,
+        }
+    }
+
+    pub(super) fn calls(&self) -> Calls {
+        Calls { made: self.made.load(Ordering::Relaxed), failed: self.failed.load(Ordering::Relaxed) }
+    }
+
+    /// Calls a script.
+    pub(super) async fn call<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, Failed> {
+        let Some(connection) = self.connection.load_full() else { return Err(Failed) };
+        let mut connection = MultiplexedConnection::clone(&connection);
+        self.made.fetch_add(1, Ordering::Relaxed);
+        match timeout(ANSWER, call.invoke_async(&mut connection)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.fail(&error.to_string())),
+            Err(_) => Err(self.fail(&format!("no answer within {ANSWER:?}"))),
+        }
+    }
+
+    fn fail(&self, error: &str) -> Failed {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.prompt.store(false, Ordering::Relaxed);
+        if self.connection.swap(None).is_some() {
+            self.tell_away(error);
+        }
+        self.broken.notify_one();
+        Failed
+    }
+
+    /// Notes why the store is away; the log says it once.
+    fn tell_away(&self, error: &str) {
+        let reason: String = error.chars().take(REASON_CHARS_MAX).collect();
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(error = reason, "the shared store is away; limits hold as cluster.on_failure says");
+        }
+        *self.away.lock() = Some(reason);
+    }
+
+    /// Keeps the connection for ever.
+    pub(super) async fn keep(&self) {
+        let client = match &self.client {
+            Ok(client) => client,
+            Err(error) => {
+                self.tell_away(error);
+                return std::future::pending().await;
+            }
+        };
+        let mut pause = PAUSE.0;
+        loop {
+            match self.connect(client).await {
+                Ok(()) => {
+                    // One that breaks again at once is not tried faster for having been there.
+                    if self.beats().await > STEADY {
+                        pause = PAUSE.0;
+                    }
+                }
+                Err(error) => {
+                    self.failed.fetch_add(1, Ordering::Relaxed);
+                    self.tell_away(&error.to_string());
+                }
+            }
+            // Not in step with the other instances.
+            sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    /// Beats while there is a connection; how many were answered.
+    async fn beats(&self) -> u32 {
+        let mut answered = 0;
+        while self.is_up() && self.beat_once().await.is_ok() {
+            answered += 1;
+            let _ = timeout(BEAT, self.broken.notified()).await;
+        }
+        answered
+    }
+
+    async fn connect(&self, client: &Client) -> Result<(), RedisError> {
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(ANSWER)).set_response_timeout(Some(ANSWER));
+        let connecting = client.get_multiplexed_async_connection_with_config(&config);
+        let late = || RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+        let connection = timeout(2 * ANSWER, connecting).await.map_err(|_| late())??;
+        self.connection.store(Some(Arc::new(connection)));
+        Ok(())
+    }
+
+    async fn beat_once(&self) -> Result<(), Failed> {
+        let mut call = self.beat.prepare_invoke();
+        call.key(self.key("instances")).arg(&self.instance).arg(LIFE.as_millis() as u64);
+        let answer = self.call::<u32>(&call);
+        tokio::pin!(answer);
+        let (prompt, answer) = match timeout(PROMPT, &mut answer).await {
+            Ok(answer) => (true, answer),
+            Err(_) => {
+                self.prompt.store(false, Ordering::Relaxed);
+                (false, answer.await)
+            }
+        };
+        let instances = answer?;
+        self.instances.store(instances.max(1), Ordering::Relaxed);
+        if self.away.lock().take().is_some() {
+            self.told.store(false, Ordering::Relaxed);
+            tracing::info!(instances, "the shared store is reached");
+        }
+        self.prompt.store(prompt, Ordering::Relaxed);
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! Several instances as one: what they share through Redis or Valkey.
+//!
+//! No request makes a call to the store. Each instance works on what it was lent and on what it was told, in the background;
+//! what is not known in time is decided here, as `cluster.on_failure` says. So a store that is away or slow delays nobody, and
+//! the server starts without it.
+
+mod lending;
+mod link;
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use berry_core::config::snapshot::{Cluster as Settings, User};
+use berry_core::time::Instant;
+use redis::Client;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+pub use lending::{Lending, ShareKey};
+pub use link::{Calls, Condition};
+
+use crate::app::App;
+use crate::quotas::Refused;
+use lending::{LONG, SHORT};
+use link::Link;
+
+/// What this instance shares with others.
+pub struct Cluster {
+    link: Arc<Link>,
+    /// Shared limits.
+    pub lending: Arc<Lending>,
+}
+
+/// As `/health` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// `off`, `connected`, `slow` or `away`.
+    pub status: &'static str,
+    /// Why, where it is not as it should be.
+    pub reason: Option<String>,
+    /// Instances that live, as far as is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instances: Option<u32>,
+}
+
+impl Cluster {
+    /// Reaches nothing yet.
+    pub fn new(settings: &Settings) -> Self {
+        let client = Client::open(settings.redis_url.expose()).map_err(|error| format!("cluster.redis_url: {error}"));
+        let link = Arc::new(Link::new(client, &settings.key_prefix, settings.instances));
+        let lending = Arc::new(Lending::new(Arc::clone(&link), settings.on_failure));
+        Self { link, lending }
+    }
+
+    /// How the store is doing.
+    pub fn condition(&self) -> Condition {
+        self.link.condition()
+    }
+
+    /// What was asked of the store.
+    pub fn calls(&self) -> Calls {
+        self.link.calls()
+    }
+
+    /// Instances that live, as far as is known.
+    pub fn instances(&self) -> u32 {
+        self.link.instances()
+    }
+}
+
+/// For `/health`.
+pub fn report(cluster: Option<&Cluster>) -> Report {
+    let Some(cluster) = cluster else { return Report { status: "off", reason: None, instances: None } };
+    let (status, reason) = match cluster.condition() {
+        Condition::Reached => ("connected", None),
+        Condition::Slow => ("slow", Some("the store takes longer than requests wait".to_owned())),
+        Condition::Away(reason) => ("away", Some(reason)),
+    };
+    Report { status, reason, instances: Some(cluster.instances()) }
+}
+
+/// Decides about a request of `user` once the store has said what it needs to know, or after a short while without it: `decide`
+/// is told whether there is still time. Costs a request at most [`SHORT`], or [`LONG`] where it would be refused otherwise.
+///
+/// # Errors
+/// What `decide` says last.
+#[cold]
+pub async fn ask<T>(
+    app: &App,
+    user: &User,
+    mut decide: impl FnMut(bool, Instant) -> Result<T, Refused>,
+) -> Result<T, Refused> {
+    let Some(Cluster { lending, .. }) = &app.cluster else { return decide(false, app.clock.now()) };
+    let began = app.clock.now();
+    let (mut end, mut patient) = (began + SHORT, false);
+    loop {
+        let answer = pin!(lending.answer(&user.id));
+        match tokio::time::timeout_at(app.clock.at(end), answer).await {
+            Ok(()) => match decide(true, app.clock.now()) {
+                Err(refused) if refused.is_unasked() => {}
+                decided => return decided,
+            },
+            Err(_) => match decide(false, app.clock.now()) {
+                // It has nothing to lose by waiting: it is refused as things stand.
+                Err(_) if !patient && lending.is_prompt() => (end, patient) = (began + LONG, true),
+                decided => {
+                    if patient {
+                        lending.waited_in_vain();
+                    }
+                    return decided;
+                }
+            },
+        }
+    }
+}
+
+/// Shares until `last` is cancelled.
+pub async fn run(app: Arc<App>, last: CancellationToken) {
+    let Some(cluster) = &app.cluster else { return };
+    tokio::select! {
+        biased;
+        () = last.cancelled() => {}
+        () = cluster.link.keep() => {}
+        () = cluster.lending.run(&app.quotas, app.clock) => {}
+    }
+}
