@@ -646,17 +646,23 @@ impl Attempt<'_> {
         what: &'static str,
         future: impl Future<Output = T>,
     ) -> Result<T, ForwardError> {
-        let mut future = pin!(future);
-        // Often it is there already; then no clock is read and no timer made.
-        if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await {
-            return Ok(done);
-        }
-        let until = (tokio::time::Instant::now() + patience).min(self.deadline.at);
-        match tokio::time::timeout_at(until, future).await {
-            Ok(done) => Ok(done),
-            Err(_) if until == self.deadline.at => Err(ForwardError::TotalTimeout(self.deadline.limit)),
-            Err(_) => Err(ForwardError::Timeout { backend: self.backend.id.clone(), what, waited: patience }),
-        }
+        let (mut future, mut timer) = (pin!(future), pin!(None));
+        let until = poll_fn(|cx| {
+            if let Poll::Ready(done) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            // Often it is there already; then no clock is read and no timer made.
+            if timer.is_none() {
+                let until = (tokio::time::Instant::now() + patience).min(self.deadline.at);
+                timer.set(Some(tokio::time::sleep_until(until)));
+            }
+            let mut timer = timer.as_mut().as_pin_mut().expect("made above");
+            timer.as_mut().poll(cx).map(|()| Err(timer.deadline()))
+        });
+        until.await.map_err(|until| match until == self.deadline.at {
+            true => ForwardError::TotalTimeout(self.deadline.limit),
+            false => ForwardError::Timeout { backend: self.backend.id.clone(), what, waited: patience },
+        })
     }
 
     fn bad(&self, why: String) -> ForwardError {

@@ -12,11 +12,12 @@
 use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, Uri, header};
 use http_body::{Body, Frame, SizeHint};
@@ -68,29 +69,99 @@ struct Link {
     sender: http1::SendRequest<UpstreamBody>,
     /// Boxed, because it is large and moves from pool to request to body. `None` once it has ended.
     connection: Option<Box<http1::Connection<UpstreamIo, UpstreamBody>>>,
+    bell: Arc<Bell>,
+    /// Rings the bell.
+    waker: Waker,
 }
 
 impl Link {
-    /// Moves bytes as far as they go now, and has the caller's task woken when more can go.
-    fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(connection) = &mut self.connection
+    fn new(sender: http1::SendRequest<UpstreamBody>, connection: http1::Connection<UpstreamIo, UpstreamBody>) -> Self {
+        let bell = Arc::new(Bell::rung());
+        let waker = Waker::from(Arc::clone(&bell));
+        Self { sender, connection: Some(Box::new(connection)), bell, waker }
+    }
+
+    /// Polls `what` until it is ready or the connection can do no more; the task of `cx` is woken when it can. What is polled
+    /// hangs on the connection alone, so it needs no waker: it is looked at each time that the connection has moved.
+    fn poll<T>(&mut self, cx: &mut Context<'_>, mut what: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        self.bell.task.register(cx.waker());
+        loop {
+            self.drive();
+            let polled = self.bell.quietly(|| what(&mut Context::from_waker(Waker::noop())));
+            if polled.is_ready() || !self.bell.has_rung() {
+                return polled;
+            }
+        }
+    }
+
+    /// Moves bytes as far as they go, if there may be any.
+    fn drive(&mut self) {
+        if self.bell.take()
+            && let Some(connection) = &mut self.connection
             // How it ends is told to the request that it serves; the end of an idle one is of no concern.
-            && Pin::new(connection).poll(cx).is_ready()
+            && Pin::new(connection).poll(&mut Context::from_waker(&self.waker)).is_ready()
         {
             self.connection = None;
         }
     }
 
-    /// Whether it can take a request. Sees the other side's close, and has nobody woken any more.
+    /// Whether it can take a request. Sees that the other side has closed.
     fn is_ready(&mut self) -> bool {
-        self.drive(&mut unwoken());
+        self.drive();
         self.connection.is_some() && self.sender.is_ready()
     }
 }
 
-/// For what can only change while its connection is driven, and is looked at after that.
-fn unwoken() -> Context<'static> {
-    Context::from_waker(Waker::noop())
+/// Tells whether a connection may have something to do, and wakes the task that drives it.
+///
+/// A ring that comes from the task's own dealings with the connection, such as taking a piece of a body, wakes nobody: the task is
+/// running and looks at the bell before it waits, or polls again before that. Without this, each piece would cost one more poll of
+/// everything.
+struct Bell {
+    state: AtomicU8,
+    task: AtomicWaker,
+}
+
+/// The connection must be polled.
+const RUNG: u8 = 1;
+/// Nobody is to be woken.
+const QUIET: u8 = 2;
+
+impl Bell {
+    fn rung() -> Self {
+        Self { state: AtomicU8::new(RUNG), task: AtomicWaker::new() }
+    }
+
+    fn ring(&self) {
+        if self.state.fetch_or(RUNG, Ordering::AcqRel) == 0 {
+            self.task.wake();
+        }
+    }
+
+    fn has_rung(&self) -> bool {
+        self.state.load(Ordering::Acquire) & RUNG != 0
+    }
+
+    fn take(&self) -> bool {
+        self.state.fetch_and(!RUNG, Ordering::AcqRel) & RUNG != 0
+    }
+
+    fn quietly<T>(&self, dealings: impl FnOnce() -> T) -> T {
+        self.state.fetch_or(QUIET, Ordering::AcqRel);
+        let result = dealings();
+        self.state.fetch_and(!QUIET, Ordering::AcqRel);
+        result
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.ring();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ring();
+    }
 }
 
 /// Why a request got no head.
@@ -200,12 +271,11 @@ impl Pool {
         if self.absolute_form {
             self.make_absolute(&mut request);
         }
+        let bell = Arc::clone(&link.bell);
+        let sending = bell.quietly(|| link.sender.send_request(request));
         // Outside of the runtime's budget, whose end it would tell to a waker that nobody listens to.
-        let mut response = pin!(unconstrained(link.sender.send_request(request)));
-        let sent = poll_fn(|cx| {
-            link.drive(cx);
-            response.as_mut().poll(&mut unwoken())
-        });
+        let mut sending = pin!(unconstrained(sending));
+        let sent = poll_fn(|cx| link.poll(cx, |cx| sending.as_mut().poll(cx)));
         let response = sent
             .await
             .map_err(|source| SendError::Broken { stale: used_before && closed_under_us(&source), source })?;
@@ -247,13 +317,14 @@ impl Pool {
         let mut builder = http1::Builder::new();
         builder.max_headers(HEADERS_MAX).max_header_size(HEAD_BYTES_MAX);
         let (sender, connection) = builder.handshake(io).await.map_err(refused)?;
-        Ok(Connection::Own(Link { sender, connection: Some(Box::new(connection)) }))
+        Ok(Connection::Own(Link::new(sender, connection)))
     }
 
     fn take_back(&self, link: Link) {
         if link.connection.is_none() {
             return;
         }
+        link.bell.task.take();
         let mut idle = self.idle.lock();
         if idle.len() < IDLE_MAX {
             idle.push(Idle { link, since: Instant::now() });
@@ -290,12 +361,9 @@ pub(crate) struct PooledBody {
 
 impl PooledBody {
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let incoming = Pin::new(&mut self.incoming);
+        let mut incoming = Pin::new(&mut self.incoming);
         match &mut self.home {
-            Some((_, link)) => {
-                link.drive(cx);
-                incoming.poll_frame(&mut unwoken())
-            }
+            Some((_, link)) => link.poll(cx, |cx| incoming.as_mut().poll_frame(cx)),
             None => incoming.poll_frame(cx),
         }
     }
@@ -327,5 +395,42 @@ impl Body for PooledBody {
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicU8);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn own_dealings_ring_the_bell_and_wake_nobody() {
+        let (bell, count) = (Bell::rung(), Arc::new(Count::default()));
+        bell.task.register(&Waker::from(Arc::clone(&count)));
+        assert!(bell.take() && !bell.take());
+        bell.quietly(|| bell.ring());
+        assert!(bell.has_rung());
+        assert_eq!(count.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn the_connection_wakes_its_task_once_until_it_is_driven() {
+        let (bell, count) = (Bell::rung(), Arc::new(Count::default()));
+        assert!(bell.take());
+        for round in 1..=2 {
+            bell.task.register(&Waker::from(Arc::clone(&count)));
+            bell.ring();
+            bell.ring();
+            assert_eq!(count.0.load(Ordering::Relaxed), round);
+            assert!(bell.take());
+        }
     }
 }
