@@ -55,6 +55,8 @@ mod params;
 mod prices;
 #[path = "integration/prober.rs"]
 mod prober;
+#[path = "integration/provider_data.rs"]
+mod provider_data;
 #[path = "integration/relay.rs"]
 mod relay;
 #[path = "integration/reload.rs"]

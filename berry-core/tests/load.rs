@@ -555,3 +555,55 @@ fn prices_and_limits_of_a_backend_are_kept() {
     assert_eq!((backend.billing, backend.weight, backend.priority), (BillingMode::PerRequest, 0.25, 7));
     assert!(loaded.snapshot.prices.configured("gpt-4o").unwrap().base().output.is_some());
 }
+
+// -------------------------------------------------------------------------------------------------------- provider data
+
+#[test]
+fn a_provider_may_say_only_the_name_of_its_vendor() {
+    let text = "[providers.a]\nvendor = \"deepseek\"\napi_key = \"k\"\n[providers.b]\nvendor = \"deepseek\"\nbackend_type = \"claude\"\n\
+                api_key = \"k\"\n[providers.c]\nvendor = \"gemini\"\napi_key = \"k\"\n[providers.d]\nvendor = \"perplexity\"\napi_key = \"k\"\n\
+                [providers.e]\nvendor = \"ollama\"\nresponses = false\n[providers.f]\nbase_url = \"https://api.x.ai/v1\"\napi_key = \"k\"\n";
+    let loaded = load(&[&small(), text].concat());
+    assert!(warnings(&loaded).is_empty(), "{:?}", warnings(&loaded));
+    let base = |id| match &provider(&loaded.snapshot, id).upstream {
+        Upstream::OpenAi { base } => ("openai", base.to_string()),
+        Upstream::Anthropic { base, .. } => ("claude", base.to_string()),
+        Upstream::Gemini { base } => ("gemini", base.to_string()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(base("a"), ("openai", "https://api.deepseek.com/v1".to_owned()));
+    assert_eq!(base("b"), ("claude", "https://api.deepseek.com/anthropic/v1".to_owned()));
+    assert_eq!(base("c"), ("gemini", "https://generativelanguage.googleapis.com/v1beta".to_owned()));
+    assert_eq!(base("d"), ("openai", "https://api.perplexity.ai/".to_owned()));
+    let responses = ["a", "e", "f"].map(|id| provider(&loaded.snapshot, id).responses);
+    assert_eq!(responses, [false, false, true]);
+    let vendor = provider(&loaded.snapshot, "f").vendor.as_ref().map(|vendor| vendor.id.to_string());
+    assert_eq!(vendor.as_deref(), Some("xai"));
+}
+
+#[test]
+fn a_vendor_that_is_not_known_is_told_with_the_closest_one() {
+    let error = refused(&[&small(), "[providers.a]\nvendor = \"deepseak\"\napi_key = \"k\"\n"].concat());
+    assert!(
+        error.contains("\"deepseak\" is not in the catalogue") && error.contains("did you mean \"deepseek\"?"),
+        "{error}"
+    );
+    let error =
+        refused(&[&small(), "[providers.a]\nvendor = \"groq\"\nbackend_type = \"claude\"\napi_key = \"k\"\n"].concat());
+    assert!(error.contains("the catalogue has no such address of Groq"), "{error}");
+}
+
+#[test]
+fn a_file_of_provider_data_is_read_with_the_configuration_and_its_mistakes_are_the_configurations() {
+    let text = [&small(), "[settings]\nprovider_data = \"/data.toml\"\n[providers.a]\nvendor = \"corp\"\n"].concat();
+    let mut env = Fixed::default();
+    env.files.insert("/data.toml".into(), "[vendors.corp]\nbase_url = \"https://llm.corp.example/v1\"\nkey = false\n");
+    let loaded = load_with(&text, &env);
+    assert_eq!(provider(&loaded.snapshot, "a").upstream.host(), Some("llm.corp.example"));
+    env.files.insert("/data.toml".into(), "[vendors.corp]\nbase_ur = \"https://llm.corp.example/v1\"\n");
+    let error = Config::from_text("config.toml", &text, &env).unwrap_err().to_string();
+    assert!(error.contains("/data.toml:2:1: vendors.corp.base_ur: unknown key"), "{error}");
+    env.files.clear();
+    let error = Config::from_text("config.toml", &text, &env).unwrap_err().to_string();
+    assert!(error.contains("settings.provider_data: the file /data.toml cannot be read"), "{error}");
+}

@@ -145,7 +145,7 @@ pub(crate) async fn run(
     };
     let streams = exchange.stream;
     let operation = match &translation {
-        Some(_) => translate::upstream_operation(exchange.operation, backend.provider.upstream.dialect(), streams),
+        Some(_) => translate::upstream_operation(exchange.operation, &backend.provider, streams),
         None => exchange.operation,
     };
     exchange.loss = None;
@@ -276,7 +276,7 @@ impl Attempt<'_> {
         }
         let body = chunks.slice(0..chunks.len().min(ERROR_BODY_READ_MAX));
         let retry_after = retry_after::of(&head.headers, &body);
-        let disposition = disposition::of(head.status, &body, retry_after);
+        let disposition = disposition::of(head.status, &body, retry_after, &self.backend.provider.errors);
         match disposition.class {
             None => tell(lease, Outcome::CallerFault, now, exchange),
             Some(class) => {
@@ -361,7 +361,12 @@ impl Attempt<'_> {
 
     fn prepared(&self, request: &mut RelayRequest, facts: &mut Facts) -> Result<Prepared, ForwardError> {
         match &self.translation {
-            None => prepare::request(&self.backend, self.upstream, self.operation, self.streams, request),
+            None => {
+                if self.operation.dialect() == Dialect::Anthropic {
+                    prepare::declare_betas(&self.backend, request, facts)?;
+                }
+                prepare::request(&self.backend, self.upstream, self.operation, self.streams, request)
+            }
             Some(translation) => prepare::translated(&self.backend, self.upstream, translation, request, facts),
         }
     }
@@ -409,6 +414,9 @@ impl Attempt<'_> {
             headers::of_another_dialect(&mut headers);
         }
         if provider.upstream.dialect() == Dialect::Anthropic {
+            if let Some(vendor) = provider.vendor.as_ref().filter(|vendor| !vendor.betas.pass_all()) {
+                headers::filter_betas(&mut headers, &vendor.betas);
+            }
             headers::default_version(&mut headers);
         }
         repair::apply_to_headers(&mut headers, &self.upstream.repairs.of(&self.backend.id.upstream));

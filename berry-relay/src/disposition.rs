@@ -1,10 +1,11 @@
 //! What an upstream's error means: whose fault it is, whether another backend may do better, what happens to this one.
 //!
-//! The one table of these decisions, with a test for each row. The status is read first, then the error's code, then its text;
-//! the vendors' wordings are those of their error references (OpenAI, Azure, Anthropic, Google, OpenRouter; 2025).
+//! The one table of these decisions, with a test for each row. What the provider data says of an error comes first; then the status
+//! is read, then the error's code, then its text; the vendors' wordings are those of their error references (OpenAI, Azure, Anthropic, Google, OpenRouter; 2025).
 
 use std::time::Duration;
 
+use berry_core::config::provider_data::{ErrorTable, Meaning};
 use berry_loadbalance::course::Retry;
 use berry_loadbalance::outcome::{Consequence, FailureClass};
 use http::StatusCode;
@@ -30,8 +31,8 @@ struct Told {
     moderation: bool,
 }
 
-/// The disposition of an error answer.
-pub fn of(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Disposition {
+/// The disposition of an error answer. What is `known` of the vendor's errors comes before the table.
+pub fn of(status: StatusCode, body: &[u8], retry_after: Option<Duration>, known: &ErrorTable) -> Disposition {
     let told = read(body);
     let caller = Disposition { class: None, retry: Retry::No, consequence: None };
     let failure = |class, retry| Disposition { class: Some(class), retry, consequence: None };
@@ -41,9 +42,18 @@ pub fn of(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Dis
         consequence: Some(Consequence::quota(retry_after)),
     };
     let key = failure(FailureClass::Auth, Retry::Elsewhere);
+    match known.meaning(status.as_u16(), &told.codes, &told.message) {
+        Some(Meaning::ContextOverflow) => return Disposition { retry: Retry::LargerWindow, ..caller },
+        Some(Meaning::ContentFilter) => return caller,
+        Some(Meaning::Billing) => return quota,
+        Some(Meaning::RateLimit) => return failure(FailureClass::RateLimit, Retry::Anywhere),
+        Some(Meaning::Overloaded) => return failure(FailureClass::Server, Retry::Anywhere),
+        Some(Meaning::Key) => return key,
+        Some(Meaning::Model) => return failure(FailureClass::Model, Retry::Elsewhere),
+        None => {}
+    }
     match status.as_u16() {
         400 if told.codes.contains("api_key_invalid") => key,
-        400 | 413 if told.is_overflow() => Disposition { retry: Retry::LargerWindow, ..caller },
         401 => key,
         402 => quota,
         403 if told.moderation => caller,
@@ -102,19 +112,6 @@ impl Told {
         phrases.iter().any(|phrase| self.codes.contains(phrase) || self.message.contains(phrase))
     }
 
-    /// The request is longer than the model's context window.
-    fn is_overflow(&self) -> bool {
-        self.says(&[
-            "context_length_exceeded",
-            "exceed_context_size_error",
-            "maximum context length",
-            "prompt is too long",
-            "exceed context limit",
-            "input is too long",
-            "too large for model",
-        ]) || (self.message.contains("input token count") && self.message.contains("exceeds"))
-    }
-
     /// Key, permission, region or billing.
     fn is_about_the_account(&self) -> bool {
         self.says(&[
@@ -149,7 +146,7 @@ mod tests {
     }
 
     fn judge(status: u16, body: &str) -> Disposition {
-        of(StatusCode::from_u16(status).unwrap(), body.as_bytes(), None)
+        of(StatusCode::from_u16(status).unwrap(), body.as_bytes(), None, &ErrorTable::default())
     }
 
     #[test]

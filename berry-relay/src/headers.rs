@@ -1,5 +1,6 @@
 //! Which headers pass, in both directions. Everything that is not listed stays here.
 
+use berry_core::config::provider_data::Betas;
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -71,6 +72,24 @@ pub(crate) fn of_another_dialect(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     headers.insert(CONTENT_TYPE, JSON);
+}
+
+const BETA: HeaderName = HeaderName::from_static("anthropic-beta");
+
+/// The values of `anthropic-beta`, which may stand in one header or in several.
+pub(crate) fn betas(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lists = headers.get_all(BETA).into_iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',').map(str::trim)).filter(|beta| !beta.is_empty())
+}
+
+/// Leaves of `anthropic-beta` what a vendor takes, by its names there.
+pub(crate) fn filter_betas(headers: &mut HeaderMap, known: &Betas) {
+    let kept: Vec<&str> = betas(headers).filter_map(|beta| known.name_of(beta)).collect();
+    let kept = HeaderValue::try_from(kept.join(",")).ok().filter(|kept| !kept.is_empty());
+    headers.remove(BETA);
+    if let Some(kept) = kept {
+        headers.insert(BETA, kept);
+    }
 }
 
 /// Anthropic refuses requests without a version.

@@ -14,6 +14,7 @@ use crate::dialect::translate::{self, Asked, Decoded, Translation};
 use crate::error::ForwardError;
 use crate::exchange::Facts;
 use crate::forward::{RelayRequest, RequestBody};
+use crate::headers;
 use crate::json::{Kind as JsonKind, Members, Scanner, quote};
 use crate::params::{Control, Edited};
 use crate::repair;
@@ -79,8 +80,7 @@ pub(crate) fn translated(
 ) -> Result<Prepared, ForwardError> {
     let untranslatable = |why: String| ForwardError::Untranslatable { backend: backend.id.clone(), why };
     let decoded = request.decoded.as_ref().ok_or_else(|| untranslatable("the body was not read".to_owned()))?;
-    let dialect = backend.provider.upstream.dialect();
-    let operation = translate::upstream_operation(facts.operation, dialect, facts.stream);
+    let operation = translate::upstream_operation(facts.operation, &backend.provider, facts.stream);
     let usage_was_added = facts.stream && operation.knows_stream_options() && asks_for_usage(backend, upstream);
     let model = backend.upstream_model(request.body.model());
     let mut losses = Losses::default();
@@ -104,6 +104,29 @@ pub(crate) fn translated(
     Ok(Prepared { body: UpstreamBody::from(body), usage_was_added, edited })
 }
 
+/// Declares the values of `anthropic-beta` that the vendor of a backend of the client's own dialect must not get.
+///
+/// # Errors
+/// [`ForwardError::Untranslatable`]: there are some, and the model asks for requests to be carried whole.
+pub(crate) fn declare_betas(backend: &Backend, request: &RelayRequest, facts: &mut Facts) -> Result<(), ForwardError> {
+    let Some(vendor) = backend.provider.vendor.as_ref().filter(|vendor| !vendor.betas.pass_all()) else {
+        return Ok(());
+    };
+    let mut losses = Losses::default();
+    for beta in headers::betas(&request.headers).filter(|beta| vendor.betas.name_of(beta).is_none()) {
+        losses.below("anthropic-beta", beta, Reason::Unsupported);
+    }
+    if losses.is_empty() {
+        return Ok(());
+    }
+    if request.model.loss_policy == LossPolicy::Reject {
+        let why = format!("This backend does not take all of anthropic-beta. Leave out: {}.", losses.fields());
+        return Err(ForwardError::Untranslatable { backend: backend.id.clone(), why });
+    }
+    facts.loss = Some(Box::new(losses));
+    Ok(())
+}
+
 /// The translation that a backend needs, if it speaks another dialect. The client's body is read once.
 ///
 /// # Errors
@@ -113,9 +136,8 @@ pub(crate) fn translation(
     request: &mut RelayRequest,
     facts: &Facts,
 ) -> Result<Option<Box<Translation>>, ForwardError> {
-    let dialect = backend.provider.upstream.dialect();
     let RequestBody::Json { body, .. } = &request.body else { return Ok(None) };
-    if dialect == facts.operation.dialect() || !translate::reachable(facts.operation).contains(&dialect) {
+    if translate::upstream_operation(facts.operation, &backend.provider, facts.stream) == facts.operation {
         return Ok(None);
     }
     let decoded = match &mut request.decoded {

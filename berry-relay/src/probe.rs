@@ -10,6 +10,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use berry_core::config::provider_data::ErrorTable;
 use berry_core::config::snapshot::{Azure, AzureStyle, Backend, HealthCheck, Provider, Upstream as Kind};
 use berry_core::operation::{Dialect, Operation};
 use berry_core::usage::Usage;
@@ -56,13 +57,13 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(response: http::response::Parts, body: &[u8], latency: Duration) -> Self {
+    fn new(response: http::response::Parts, body: &[u8], latency: Duration, errors: &ErrorTable) -> Self {
         let status = response.status;
         let judged = match status.is_success() {
             true if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() => Some(Answer::Good),
             // A page of a proxy, or of something that is no API at all.
             true => Some(Answer::Failed { class: FailureClass::Server, retry_after: None }),
-            false => failure(status, body, retry_after::of(&response.headers, body)),
+            false => failure(status, body, retry_after::of(&response.headers, body), errors),
         };
         Self { status, latency, models: model_names(body), usage: usage(body), judged }
     }
@@ -79,8 +80,8 @@ fn usage(body: &[u8]) -> Usage {
 }
 
 /// What an error status says about the backend.
-fn failure(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Option<Answer> {
-    let judged = disposition::of(status, body, retry_after);
+fn failure(status: StatusCode, body: &[u8], retry_after: Option<Duration>, errors: &ErrorTable) -> Option<Answer> {
+    let judged = disposition::of(status, body, retry_after, errors);
     let class = match (judged.class?, judged.consequence.and_then(|consequence| consequence.circuit)) {
         // A refusal that names no reason is one failure like any other; only a bad key opens the circuit at once.
         (FailureClass::Auth, Some(Verdict::Strike)) => FailureClass::Server,
@@ -182,7 +183,7 @@ pub async fn ask(
         let (response, body) = upstream.pool.send(request, Choice::Any).await?.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX);
         let body = body.collect().await.map_err(ProbeError::Answer)?.to_bytes();
-        Ok(Finding::new(response, &body, started.elapsed()))
+        Ok(Finding::new(response, &body, started.elapsed(), &provider.errors))
     };
     tokio::time::timeout(timeout, answered).await.unwrap_or(Err(ProbeError::Timeout(timeout)))
 }

@@ -2,13 +2,14 @@
 //! references (2026).
 #![expect(clippy::unwrap_used, reason = "a test panics where it must")]
 
+use berry_core::config::provider_data::ProviderData;
+use berry_core::operation::Dialect;
 use berry_relay::dialect::anthropic_messages::AnthropicMessages;
-use berry_relay::dialect::capability;
 use berry_relay::dialect::gemini_generate::GeminiGenerate;
 use berry_relay::dialect::loss::Losses;
 use berry_relay::dialect::openai_chat::OpenAiChat;
 use berry_relay::dialect::openai_responses::OpenAiResponses;
-use berry_relay::dialect::{Codec, Reply, Target};
+use berry_relay::dialect::{Capabilities, Codec, Reply, Target};
 use berry_relay::sse::{self, Splitter};
 use bytes::{Bytes, BytesMut};
 
@@ -28,13 +29,17 @@ const STREAMS: [(&str, Named, &str); 2] = [
     ("thinking", MESSAGES, include_str!("golden/thinking.messages.sse")),
 ];
 
+fn known(dialect: Dialect, model: &str) -> Capabilities {
+    ProviderData::bundled().capabilities(dialect, model)
+}
+
 /// A request in another dialect, with what was lost.
 fn translated(from: Named, to: Named, body: &str) -> (String, String) {
     let mut losses = Losses::default();
     let request = from.1.decode_request(&Bytes::copy_from_slice(body.as_bytes()), &mut losses).unwrap();
     let (model, capabilities) = match to.0 {
-        "messages" => ("claude-sonnet-4-5", capability::of_claude("claude-sonnet-4-5")),
-        _ => ("gpt-4o", capability::of_openai("gpt-4o")),
+        "messages" => ("claude-sonnet-4-5", known(Dialect::Anthropic, "claude-sonnet-4-5")),
+        _ => ("gpt-4o", known(Dialect::OpenAi, "gpt-4o")),
     };
     let target = Target { model, capabilities: &capabilities, own_state: false, ask_usage: true };
     let written = match to.1.encode_request(&request, &target, &mut losses) {

@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::time::Duration;
 
+use berry_core::config::provider_data::ErrorTable;
 use berry_core::config::scenario::Scenario;
 use berry_core::config::snapshot::Backend;
 use berry_core::money::NanoUsd;
@@ -411,7 +412,7 @@ fn told(lease: Option<Lease>, position: usize, fate: Fate, now: Instant) -> Setb
     let nothing = Setback { position, retry: Retry::No, class: None, retry_after: None };
     match fate {
         Fate::Refused { status, body, retry_after } => {
-            let judged = disposition::of(status, body.as_bytes(), retry_after);
+            let judged = disposition::of(status, body.as_bytes(), retry_after, &ErrorTable::default());
             if let (Some(lease), Some(class)) = (lease, judged.class) {
                 let consequence = judged.consequence_of(class, retry_after);
                 lease.report_with(Outcome::Failure { class, retry_after }, consequence, now);

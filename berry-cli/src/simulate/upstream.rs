@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use berry_core::config::provider_data::ErrorTable;
 use berry_core::config::scenario::{Behaviour, Failure, Lognormal, Scenario};
 use berry_core::config::snapshot::{Backend, Timeouts};
 use berry_core::id::ProviderId;
@@ -159,7 +160,7 @@ impl<'s> Upstreams<'s> {
         }
         match failed(&behaviour, probe.timeout(), Duration::ZERO) {
             Fate::Refused { status, body, retry_after } => {
-                let class = disposition::of(status, body.as_bytes(), retry_after).class;
+                let class = disposition::of(status, body.as_bytes(), retry_after, &ErrorTable::default()).class;
                 let failed = |class| Answer::Failed { class, retry_after };
                 (class.map_or(Answer::Good, failed), ERROR_TIME)
             }

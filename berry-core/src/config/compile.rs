@@ -3,7 +3,7 @@
 //! Every function takes its raw struct apart in full, reports each problem with its path and goes on with something harmless,
 //! so that one run tells everything. A snapshot that was made beside an error is thrown away by the caller.
 
-mod address;
+pub(super) mod address;
 mod headers;
 mod limits;
 mod models;
@@ -14,11 +14,14 @@ mod stores;
 mod users;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::decode::{At, Map, Text};
+use super::interpolate::Environment;
 use super::path::KeyPath;
-use super::problem::Problems;
+use super::problem::{Problems, Severity};
+use super::provider_data::ProviderData;
 use super::raw::{RawConfig, RawUser};
 use super::snapshot::{Models, Provider, Snapshot, Users};
 use crate::id::ProviderId;
@@ -28,12 +31,13 @@ use users::UserCompiler;
 pub(crate) use users::is_example_secret;
 
 /// Compiles a whole file.
-pub(crate) fn compile(raw: RawConfig, problems: &mut Problems) -> Snapshot {
+pub(crate) fn compile(raw: RawConfig, env: &dyn Environment, problems: &mut Problems) -> Snapshot {
     let RawConfig { settings, users, providers, models, server, ledger, cluster, telemetry, cache, pricing, tags } =
         raw;
     let root = KeyPath::ROOT;
     let (settings, times) = settings::compile(settings, &root.key("settings"), problems);
-    let providers = providers::compile(providers, &times, &root.key("providers"), problems);
+    let data = provider_data(times.provider_data.as_ref(), &root.key("settings"), env, problems);
+    let providers = providers::compile(providers, &times, &data, &root.key("providers"), problems);
     let prices = Arc::new(limits::pricing(pricing, &root.key("pricing"), problems, PriceBook::bundled()));
     let models = models::compile(models, &providers, &prices, &root.key("models"), problems);
     let users = compile_users(users, &models, &providers, &root.key("users"), problems);
@@ -74,6 +78,34 @@ fn compile_users(
         users.add(entry, at, problems);
     }
     users.finish(read, at, problems)
+}
+
+/// What is known of vendors and models: what is built in, with the file that the settings name over it.
+fn provider_data(
+    file: Option<&At<PathBuf>>,
+    at: &KeyPath<'_>,
+    env: &dyn Environment,
+    problems: &mut Problems,
+) -> Arc<ProviderData> {
+    let Some(file) = file else { return ProviderData::bundled() };
+    let at = at.key("provider_data");
+    let name = file.value.display().to_string();
+    let text = match env.read_file(&file.value) {
+        Ok(text) => text,
+        Err(error) => {
+            problems.error(&at, file.span.clone(), format!("the file {name} cannot be read: {error}"));
+            return ProviderData::bundled();
+        }
+    };
+    match ProviderData::with_file(&name, &text, env) {
+        Ok(data) => Arc::new(data),
+        Err(report) => {
+            for (_, line) in report.lines().filter(|(severity, _)| *severity == Severity::Error) {
+                problems.error(&at, file.span.clone(), line);
+            }
+            ProviderData::bundled()
+        }
+    }
 }
 
 /// The strings of a list.

@@ -14,6 +14,7 @@ mod mask;
 mod outline;
 mod path;
 mod problem;
+pub mod provider_data;
 mod raw;
 pub mod scenario;
 mod schema;
@@ -154,7 +155,7 @@ fn from_source(name: &str, text: &str, mode: Option<u32>, env: &dyn Environment)
         return Err(LoadError::Invalid(problems.finish(name, &masked)));
     }
     problems.append(found);
-    let snapshot = compile::compile(raw, &mut problems);
+    let snapshot = compile::compile(raw, env, &mut problems);
     if let (Some(mode), Some(span)) = (mode.filter(|mode| mode & 0o044 != 0), inline_secret) {
         problems
             .warning(&KeyPath::ROOT, span, format!("the file holds keys and others can read it (mode {mode:o})"))

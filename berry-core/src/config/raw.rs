@@ -98,6 +98,8 @@ table! {
         mask_api_keys: default<bool> = true;
         /// Where days and months of budgets begin: `UTC`, an offset such as `+08:00`, or a name such as `Asia/Shanghai`.
         budget_timezone: optional<Text>;
+        /// TOML file whose keys and rows come before the built-in data on vendors, models and errors; see [provider data](provider-data.md).
+        provider_data: optional<PathBuf>;
         /// The `smart_ai` strategy.
         smart_ai: optional<RawSmartAi>;
     }
@@ -191,7 +193,10 @@ table! {
     struct RawProvider {
         /// Name for people; the table's name without it.
         name: optional<Text>;
-        /// Address: with `/v1`, without it, or a full endpoint URL; see "Addresses". Needed, except for `demo`.
+        /// A vendor of the [catalogue](provider-data.md), whose address and ways are then known: `"deepseek"`, `"groq"`. Recognised by its
+        /// host when absent.
+        vendor: optional<Text>;
+        /// Address: with `/v1`, without it, or a full endpoint URL; see "Addresses". Needed, except for `demo` and with `vendor`.
         base_url: optional<Text>;
         /// Our key there. Empty or absent for servers without keys.
         api_key: optional<SecretText>;
@@ -230,6 +235,9 @@ table! {
         expose_models: optional<Exposed>;
         /// Learn from refused parameters and send the request again without them.
         repair: default<bool> = false;
+        /// Whether it has OpenAI's Responses API; requests for it are translated to chat completions otherwise. As known of the vendor, else
+        /// `true`.
+        responses: optional<bool>;
         /// PEM file with roots that are trusted beside the system's.
         ca_file: optional<PathBuf>;
         /// PEM file with the certificate that we show; together with `client_key`.

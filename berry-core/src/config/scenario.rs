@@ -303,7 +303,7 @@ fn compile(raw: RawScenario, strategy: Option<Strategy>, problems: &mut Problems
         cache: None,
         tags: None,
     };
-    let snapshot = Arc::new(compile::compile(config, problems));
+    let snapshot = Arc::new(compile::compile(config, &ProcessEnvironment, problems));
     let simulation = simulation.map_or_else(super::decode::defaults, |simulation| simulation.value);
     let upstreams = compile_upstreams(upstreams, &snapshot, problems);
     compile_simulation(simulation, snapshot, upstreams, problems)

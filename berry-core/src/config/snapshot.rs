@@ -31,6 +31,7 @@ pub use stores::{
 pub(crate) use users::{NewUser, UsersBuilder};
 pub use users::{User, Users};
 
+use super::provider_data::{ErrorTable, ProviderData, Vendor};
 use crate::id::{BackendId, ModelId, ModelName, ProviderId, UpstreamModel};
 use crate::operation::Dialect;
 use crate::policy::ModelPattern;
@@ -184,6 +185,14 @@ pub struct Provider {
     pub expose: Expose,
     /// Whether a refused parameter is learnt from and the request sent again.
     pub repair: bool,
+    /// Whether it has OpenAI's Responses API.
+    pub responses: bool,
+    /// Who it is of, where that is known.
+    pub vendor: Option<Arc<Vendor>>,
+    /// What its errors mean.
+    pub errors: ErrorTable,
+    /// What is known of models.
+    pub data: Arc<ProviderData>,
 }
 
 /// What an upstream speaks and where it is.
@@ -213,6 +222,15 @@ pub enum Upstream {
 }
 
 impl Upstream {
+    /// The host that it is reached at; none for the one that is built in.
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::OpenAi { base } | Self::Anthropic { base, .. } | Self::Gemini { base } => base.host(),
+            Self::Azure(azure) => azure.base.host(),
+            Self::Demo(_) => None,
+        }
+    }
+
     /// The dialect that it speaks.
     pub fn dialect(&self) -> Dialect {
         match self {

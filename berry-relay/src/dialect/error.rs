@@ -3,6 +3,8 @@
 //! Read by status first, then by code, then by the words of the message; never by the type alone, which vendors use loosely, but for
 //! `insufficient_quota`. Vendors' error pages, 2025: platform.openai.com/docs/guides/error-codes, docs.anthropic.com/en/api/errors.
 
+use berry_core::config::provider_data::{ErrorTable, Meaning};
+
 use super::ir::{ErrorClass, UpstreamError};
 use super::text::{Fields, Json, Text, Writer};
 use bytes::Bytes;
@@ -44,13 +46,13 @@ fn read(body: &Bytes) -> Option<Said> {
 }
 
 /// What an error answer with this status means. A body that is no JSON object is not quoted: it may be a proxy's page.
-pub fn of_answer(status: u16, body: &Bytes) -> UpstreamError {
+pub fn of_answer(status: u16, body: &Bytes, known: &ErrorTable) -> UpstreamError {
     let said = read(body).unwrap_or_default();
     let mut message: String = said.message.chars().take(MESSAGE_CHARS_MAX).collect();
     if message.is_empty() {
         message = format!("The upstream answered with status {status}.");
     }
-    UpstreamError { kind: class(status, &said), message, param: said.param }
+    UpstreamError { kind: class(status, &said, known), message, param: said.param }
 }
 
 /// What an error inside a stream means: an error object, or an event that wraps one.
@@ -68,20 +70,23 @@ pub fn of_event(data: &Bytes) -> UpstreamError {
         "overloaded_error" => 529,
         _ => 500,
     });
-    of_answer(status, data)
+    of_answer(status, data, &ErrorTable::default())
 }
 
-fn class(status: u16, said: &Said) -> ErrorClass {
-    let message = said.message.to_lowercase();
-    let is_overflow = said.code.contains("context_length")
-        || said.code.contains("context_size")
-        || ["maximum context length", "prompt is too long", "exceed context limit", "input is too long"]
-            .iter()
-            .any(|phrase| message.contains(phrase))
-        || message.contains("input token count") && message.contains("exceeds");
+fn class(status: u16, said: &Said, known: &ErrorTable) -> ErrorClass {
+    let codes = format!("{} {}", said.code, said.kind.to_lowercase());
+    match known.meaning(status, &codes, &said.message.to_lowercase()) {
+        Some(Meaning::ContextOverflow) => return ErrorClass::ContextTooLong,
+        Some(Meaning::ContentFilter) => return ErrorClass::ContentFilter,
+        Some(Meaning::Billing) => return ErrorClass::Billing,
+        Some(Meaning::RateLimit) => return ErrorClass::RateLimit,
+        Some(Meaning::Overloaded) => return ErrorClass::Overloaded,
+        Some(Meaning::Key) => return ErrorClass::BadKey,
+        Some(Meaning::Model) => return ErrorClass::NotFound,
+        None => {}
+    }
     let is_quota = [&said.code, &said.kind].iter().any(|word| word.contains("insufficient_quota"));
     match status {
-        400 | 413 if is_overflow => ErrorClass::ContextTooLong,
         400 | 403 if said.code.contains("content_filter") || said.code.contains("content_policy") => {
             ErrorClass::ContentFilter
         }
@@ -225,7 +230,7 @@ mod tests {
             (529, r#"{"type":"error","error":{"type":"overloaded_error","message":"x"}}"#, E::Overloaded, 503, 529),
             (408, "", E::Timeout, 408, 408),
         ] {
-            let error = of_answer(status, &Bytes::from_static(body.as_bytes()));
+            let error = of_answer(status, &Bytes::from_static(body.as_bytes()), &ErrorTable::default());
             assert_eq!(error.kind, kind, "{status} {body}");
             assert_eq!(
                 (openai_status(&error, status), anthropic_status(&error, status)),
@@ -245,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_page_of_a_proxy_is_not_quoted() {
-        let error = of_answer(502, &Bytes::from_static(b"<html>secret.host</html>"));
+        let error = of_answer(502, &Bytes::from_static(b"<html>secret.host</html>"), &ErrorTable::default());
         assert_eq!(error.message, "The upstream answered with status 502.");
     }
 }

@@ -9,7 +9,6 @@
 //! ai.google.dev/api), read in 2025 and 2026.
 
 pub mod anthropic_messages;
-pub mod capability;
 pub mod embeddings;
 pub mod error;
 pub mod gemini_generate;
@@ -25,6 +24,7 @@ pub mod serial;
 pub mod text;
 pub mod translate;
 
+pub use berry_core::config::provider_data::{Capabilities, Sampling, ThinkingAsk};
 use bytes::{Bytes, BytesMut};
 
 use self::ir::{Event, Request, Response, UpstreamError};
@@ -60,49 +60,6 @@ impl Malformed {
     pub fn new(field: impl Into<String>, why: impl Into<String>) -> Self {
         Self { field: field.into(), why: why.into() }
     }
-}
-
-/// What the model of a backend can do, as far as a translation has to know.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Capabilities {
-    /// Most output tokens of one answer.
-    pub max_output_tokens: Option<u64>,
-    /// How it is asked to think.
-    pub thinking: ThinkingAsk,
-    /// Which sampling parameters it takes.
-    pub sampling: Sampling,
-    /// Whether it follows a schema by itself.
-    pub structured_output: bool,
-    /// Whether a trailing turn of the assistant is gone on with.
-    pub prefill: bool,
-}
-
-/// How a model is asked to think.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ThinkingAsk {
-    /// It does not think, or knows nothing of it.
-    None,
-    /// By a budget of tokens.
-    Budget,
-    /// By a budget of tokens, and it may be left to itself.
-    BudgetOrAdaptive,
-    /// It is left to itself, with an effort.
-    Adaptive,
-    /// By an effort alone.
-    Effort,
-    /// By one of Gemini's levels.
-    Level,
-}
-
-/// Which sampling parameters a model takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sampling {
-    /// All that its dialect has.
-    All,
-    /// `temperature` or `top_p`, not both.
-    One,
-    /// None.
-    None,
 }
 
 /// What an encoder of requests is told of the backend that it writes for.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use berry_core::config::provider_data::ErrorTable;
 use berry_core::config::snapshot::{Backend, Provider};
 use berry_core::operation::{Dialect, Operation};
 use berry_core::usage::Usage;
@@ -16,10 +17,7 @@ use super::loss::{Losses, Reason};
 use super::openai_chat::OpenAiChat;
 use super::openai_responses::OpenAiResponses;
 use super::text::Text;
-use super::{
-    Capabilities, Codec, Malformed, Reply, Sampling, StreamDecoder, StreamEncoder, Target, ThinkingAsk, Wire,
-    capability, error, ids, issuer,
-};
+use super::{Capabilities, Codec, Malformed, Reply, StreamDecoder, StreamEncoder, Target, Wire, error, ids, issuer};
 use crate::body::Chunks;
 use crate::sse;
 
@@ -57,8 +55,12 @@ pub fn reachable(operation: Operation) -> &'static [Dialect] {
     }
 }
 
-/// The call that is made at an upstream of `dialect` for a client's `operation`.
-pub fn upstream_operation(operation: Operation, dialect: Dialect, streams: bool) -> Operation {
+/// The call that is made at a provider for a client's `operation`; the operation itself where nothing is translated.
+pub fn upstream_operation(operation: Operation, provider: &Provider, streams: bool) -> Operation {
+    let dialect = provider.upstream.dialect();
+    if operation == Operation::Responses && dialect == Dialect::OpenAi && !provider.responses {
+        return Operation::ChatCompletions;
+    }
     if operation.dialect() == dialect || !reachable(operation).contains(&dialect) {
         return operation;
     }
@@ -169,17 +171,7 @@ fn issuer_of(provider: &Provider) -> String {
 
 /// What a backend's model can do.
 fn capabilities(backend: &Backend, model: &str) -> Capabilities {
-    let known = match backend.provider.upstream.dialect() {
-        Dialect::OpenAi => capability::of_openai(model),
-        Dialect::Anthropic => capability::of_claude(model),
-        Dialect::Gemini => Capabilities {
-            max_output_tokens: None,
-            thinking: if model.contains("gemini-3") { ThinkingAsk::Level } else { ThinkingAsk::Budget },
-            sampling: Sampling::All,
-            structured_output: true,
-            prefill: true,
-        },
-    };
+    let known = backend.provider.data.capabilities(backend.provider.upstream.dialect(), model);
     Capabilities { max_output_tokens: backend.edits.max_output_tokens.or(known.max_output_tokens), ..known }
 }
 
@@ -203,16 +195,16 @@ pub struct Translation {
     upstream: &'static dyn Codec,
     reply: Reply,
     issuer: String,
+    errors: ErrorTable,
     /// Names of tools as the upstream was told them, with those of the client, where they differ.
     names: Vec<(String, String)>,
     vectors: Option<Arc<embeddings::Request>>,
 }
 
 impl Translation {
-    /// The translation of `decoded` for a backend of another dialect; `None` where there is none.
+    /// The translation of `decoded` for a backend that does not have the call itself; `None` where there is none.
     pub fn new(decoded: &Decoded, operation: Operation, backend: &Backend, asked: Asked) -> Option<Self> {
-        let dialect = backend.provider.upstream.dialect();
-        let upstream = upstream_operation(operation, dialect, decoded.request.stream);
+        let upstream = upstream_operation(operation, &backend.provider, decoded.request.stream);
         let reply = Reply {
             request_id: asked.request_id,
             model: asked.public_model,
@@ -227,6 +219,7 @@ impl Translation {
             upstream: codec(client_wire(upstream).unwrap_or(Wire::GeminiGenerate)),
             reply,
             issuer: issuer_of(&backend.provider),
+            errors: backend.provider.errors.clone(),
             names: names(&decoded.request),
             vectors: decoded.vectors.clone(),
         })
@@ -287,7 +280,7 @@ impl Translation {
 
     /// The client's form of an error answer.
     pub fn error(&self, status: StatusCode, body: &Bytes) -> (StatusCode, Bytes) {
-        let error = error::of_answer(status.as_u16(), body);
+        let error = error::of_answer(status.as_u16(), body, &self.errors);
         let (told, body) = self.client.encode_error(&error, status.as_u16(), &self.reply.request_id);
         (StatusCode::from_u16(told).unwrap_or(status), body)
     }

@@ -15,6 +15,7 @@ use super::users::is_example_secret;
 use crate::config::decode::{At, Entry, Map, OneOf, Seconds, SecretText, Text, defaults};
 use crate::config::path::KeyPath;
 use crate::config::problem::{Problems, Span};
+use crate::config::provider_data::{ProviderData, Vendor};
 use crate::config::raw::{AuthKind, BackendType, Exposed, ModelList, RawDemo, RawProvider};
 use crate::config::snapshot::{Azure, AzureStyle, Demo, Expose, KeyHeader, Provider, Timeouts, Transport, Upstream};
 use crate::id::{ProviderId, UpstreamModel};
@@ -45,6 +46,7 @@ pub(super) struct Silences {
 pub(super) fn compile(
     raw: Option<At<Map<RawProvider>>>,
     times: &Times,
+    data: &Arc<ProviderData>,
     at: &KeyPath<'_>,
     problems: &mut Problems,
 ) -> HashMap<ProviderId, Arc<Provider>> {
@@ -60,16 +62,23 @@ pub(super) fn compile(
     entries
         .into_iter()
         .map(|entry| {
-            let provider = provider(entry, times, at, problems);
+            let provider = provider(entry, times, data, at, problems);
             (provider.id.clone(), Arc::new(provider))
         })
         .collect()
 }
 
-fn provider(entry: Entry<RawProvider>, times: &Times, at: &KeyPath<'_>, problems: &mut Problems) -> Provider {
+fn provider(
+    entry: Entry<RawProvider>,
+    times: &Times,
+    data: &Arc<ProviderData>,
+    at: &KeyPath<'_>,
+    problems: &mut Problems,
+) -> Provider {
     let at = &at.key(&entry.key);
     let RawProvider {
         name,
+        vendor,
         base_url,
         api_key,
         models,
@@ -89,6 +98,7 @@ fn provider(entry: Entry<RawProvider>, times: &Times, at: &KeyPath<'_>, problems
         stream_usage,
         expose_models,
         repair,
+        responses,
         ca_file,
         client_cert,
         client_key,
@@ -97,9 +107,15 @@ fn provider(entry: Entry<RawProvider>, times: &Times, at: &KeyPath<'_>, problems
     } = entry.value;
     let enabled = enabled.value;
     let headers = headers::compile(headers, &at.key("headers"), problems);
-    let spoken = Spoken { enabled, header: entry.span.clone(), base_url, backend_type, api_version, auth, demo };
+    let named = vendor.and_then(|vendor| named_vendor(&vendor, data, &at.key("vendor"), problems));
+    let mut spoken = Spoken { enabled, header: entry.span.clone(), base_url, backend_type, api_version, auth, demo };
+    if let Some(vendor) = &named {
+        spoken.complete(vendor, &at.key("base_url"), problems);
+    }
     let (upstream, headers, host) = upstream(spoken, headers, at, problems);
-    let keyless = enabled && matches!(host, Some(Known::OpenAi | Known::Azure | Known::Anthropic | Known::Gemini));
+    let vendor = named.or_else(|| data.vendor_of_host(upstream.host()?).cloned());
+    let is_known = matches!(host, Some(Known::OpenAi | Known::Azure | Known::Anthropic | Known::Gemini));
+    let keyless = enabled && vendor.as_ref().map_or(is_known, |vendor| vendor.wants_key);
     let (models, discover) = model_list(models, &at.key("models"), problems);
     let finer = Silences {
         completion: completion_timeout_seconds.map(|t| t.value),
@@ -123,6 +139,13 @@ fn provider(entry: Entry<RawProvider>, times: &Times, at: &KeyPath<'_>, problems
         discover,
         expose: expose(expose_models),
         repair: repair.value,
+        responses: responses
+            .map(|has| has.value)
+            .or(vendor.as_ref().and_then(|vendor| vendor.responses))
+            .unwrap_or(true),
+        errors: data.errors(vendor.as_deref()),
+        data: Arc::clone(data),
+        vendor,
         id_header: HeaderValue::from_bytes(entry.key.as_bytes()).ok(),
         id: ProviderId::new(entry.key),
     }
@@ -138,6 +161,48 @@ struct Spoken {
     api_version: Option<At<Text>>,
     auth: Option<At<OneOf<AuthKind>>>,
     demo: Option<At<RawDemo>>,
+}
+
+impl Spoken {
+    /// Fills in what the vendor's name says: the address, and with it what is spoken there.
+    fn complete(&mut self, vendor: &Vendor, at: &KeyPath<'_>, problems: &mut Problems) {
+        let kind = self.backend_type.as_ref().map(|kind| kind.value.0);
+        if self.base_url.is_none() {
+            let url = match kind {
+                Some(BackendType::Claude) if vendor.speaks != BackendType::Claude => &vendor.claude_base_url,
+                _ => &vendor.base_url,
+            };
+            match url {
+                Some(url) => self.base_url = Some(At { value: Text::literal(url), span: None }),
+                None if self.enabled => {
+                    let message = format!("missing: the catalogue has no such address of {}", vendor.name);
+                    problems.error(at, self.header.clone(), message).hint("base_url = \"https://…\"");
+                }
+                None => {}
+            }
+        }
+        if kind.is_none() && vendor.speaks != BackendType::OpenAi {
+            self.backend_type = Some(At { value: OneOf(vendor.speaks), span: None });
+        }
+    }
+}
+
+/// The vendor that a provider names.
+fn named_vendor(
+    name: &At<Text>,
+    data: &ProviderData,
+    at: &KeyPath<'_>,
+    problems: &mut Problems,
+) -> Option<Arc<Vendor>> {
+    let found = data.vendor(&name.value.value);
+    if found.is_none() {
+        let problem = problems.error(at, name.span.clone(), format!("{} is not in the catalogue", name.value.shown()));
+        match data.closest_vendor(&name.value.value) {
+            Some(close) => problem.hint(format!("did you mean {close:?}?")),
+            None => problem.hint("write base_url instead, or add the vendor to the file of settings.provider_data"),
+        };
+    }
+    found.cloned()
 }
 
 type HeaderList = Vec<(http::HeaderName, HeaderValue)>;

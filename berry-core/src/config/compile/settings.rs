@@ -1,5 +1,7 @@
 //! `[settings]`.
 
+use std::path::PathBuf;
+
 use jiff::tz::TimeZone;
 
 use crate::config::decode::{At, Decode as _, Seconds, Text, defaults};
@@ -18,6 +20,8 @@ pub(super) struct Times {
     pub(super) request: Option<Seconds>,
     /// Where `mask_api_keys` is.
     pub(super) mask_api_keys: Option<Span>,
+    /// `provider_data`.
+    pub(super) provider_data: Option<At<PathBuf>>,
 }
 
 /// Compiles `[settings]`.
@@ -40,6 +44,7 @@ pub(super) fn compile(raw: Option<At<RawSettings>>, at: &KeyPath<'_>, problems: 
         log_response_body,
         mask_api_keys,
         budget_timezone,
+        provider_data,
         smart_ai,
     } = raw.map_or_else(defaults, |raw| raw.value);
     let times = Times {
@@ -51,6 +56,7 @@ pub(super) fn compile(raw: Option<At<RawSettings>>, at: &KeyPath<'_>, problems: 
         },
         request: request_timeout_seconds.map(|t| t.value),
         mask_api_keys: mask_api_keys.span,
+        provider_data,
     };
     let settings = Settings {
         log_request_body: log_request_body.value,

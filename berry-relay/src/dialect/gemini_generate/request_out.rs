@@ -17,13 +17,11 @@ use crate::json::Kind;
 const FOREIGN_CALL: &str = "skip_thought_signature_validator";
 /// Most stop texts.
 const STOPS_MAX: usize = 5;
-/// Models that take Google's own form of schemas only.
-const OLD_MODELS: &[&str] = &["gemini-1.", "gemini-2.0", "gemini-pro", "gemma"];
 
 /// Writes a request. The conversation comes last, so that the next turn's request begins with the same bytes.
 pub(super) fn encode(request: &Request, target: &Target<'_>, losses: &mut Losses) -> Result<Chunks, Malformed> {
     let mut writer = Writer::new();
-    let mut out = Out { request, target, losses, old_model: OLD_MODELS.iter().any(|old| target.model.contains(old)) };
+    let mut out = Out { request, target, losses };
     let contents = out.contents()?;
     writer.object(|w| {
         out.system(w);
@@ -39,7 +37,6 @@ struct Out<'a, 'l> {
     request: &'a Request,
     target: &'a Target<'a>,
     losses: &'l mut Losses,
-    old_model: bool,
 }
 
 /// A turn as Gemini takes it: roles alternate, all results of a turn's calls stand together and first.
@@ -363,9 +360,9 @@ impl<'a> Out<'a, '_> {
         lost: &mut HashSet<String>,
         w: &mut Writer,
     ) {
-        match self.old_model {
-            true => w.key(old_key).json(&schema::to_google(schema, lost)),
-            false => w.key(new_key).json(&schema::for_new_models(schema, title)),
+        match self.target.capabilities.json_schema {
+            true => w.key(new_key).json(&schema::for_new_models(schema, title)),
+            false => w.key(old_key).json(&schema::to_google(schema, lost)),
         }
     }
 
@@ -488,14 +485,15 @@ impl<'a> Out<'a, '_> {
                 None => return,
             },
         };
+        let knows = |level: &str| self.target.capabilities.efforts.iter().any(|known| **known == *level);
         let (level, exact) = match effort {
-            // It cannot be switched off; Flash thinks hardly at all at the least level, Pro has no lower one than `low`.
-            Effort::None if self.target.model.contains("flash") => ("minimal", false),
-            Effort::Minimal if self.target.model.contains("flash") => ("minimal", true),
+            // It cannot be switched off; some think hardly at all at the least level, others have no lower one than `low`.
+            Effort::None if knows("minimal") => ("minimal", false),
+            Effort::Minimal if knows("minimal") => ("minimal", true),
             Effort::None | Effort::Minimal => ("low", false),
             Effort::Low => ("low", true),
-            Effort::Medium if self.target.model.contains("gemini-3-pro") => ("high", false),
-            Effort::Medium => ("medium", true),
+            Effort::Medium if knows("medium") => ("medium", true),
+            Effort::Medium => ("high", false),
             Effort::High => ("high", true),
             Effort::XHigh | Effort::Max => ("high", false),
         };
@@ -506,10 +504,8 @@ impl<'a> Out<'a, '_> {
     }
 
     fn budget(&mut self, is_off: bool, w: &mut Writer) {
-        /// The least that models take which cannot be switched off.
-        const PRO_MIN: u64 = 128;
         let reasoning = &self.request.reasoning;
-        let least = if self.target.model.contains("pro") { PRO_MIN } else { 0 };
+        let least = self.target.capabilities.min_thinking_tokens;
         let tokens = match (reasoning.mode, reasoning.effort) {
             _ if is_off => 0,
             (Some(ThinkingMode::Budget(tokens)), _) => tokens,

@@ -1,21 +1,23 @@
+use berry_core::config::provider_data::ProviderData;
+use berry_core::operation::Dialect;
 use berry_core::usage::Usage;
 use bytes::{Bytes, BytesMut};
 
 use super::super::ir::{Event, Part, Stop};
 use super::super::loss::Losses;
-use super::super::{Capabilities, Codec, Reply, Sampling, StreamDecoder, Target, ThinkingAsk};
+use super::super::{Capabilities, Codec, Reply, StreamDecoder, Target, ThinkingAsk};
 use super::GeminiGenerate;
 use crate::sse;
 
-fn capabilities(thinking: ThinkingAsk) -> Capabilities {
-    Capabilities { max_output_tokens: None, thinking, sampling: Sampling::All, structured_output: true, prefill: false }
+fn capabilities(model: &str, thinking: ThinkingAsk) -> Capabilities {
+    Capabilities { thinking, prefill: false, ..ProviderData::bundled().capabilities(Dialect::Gemini, model) }
 }
 
 /// A request read and written again, with what was lost on the way in and out.
 fn again(body: &str, model: &str, thinking: ThinkingAsk, own_state: bool) -> (serde_json::Value, String) {
     let mut losses = Losses::default();
     let request = GeminiGenerate.decode_request(&Bytes::copy_from_slice(body.as_bytes()), &mut losses).unwrap();
-    let capabilities = capabilities(thinking);
+    let capabilities = capabilities(model, thinking);
     let target = Target { model, capabilities: &capabilities, own_state, ask_usage: false };
     let written = GeminiGenerate.encode_request(&request, &target, &mut losses).unwrap().into_bytes();
     (serde_json::from_slice(&written).unwrap(), losses.header())
@@ -48,7 +50,7 @@ fn translating_the_next_turn_begins_with_the_same_bytes() {
     let encode = |body: &str| {
         let mut losses = Losses::default();
         let request = GeminiGenerate.decode_request(&Bytes::copy_from_slice(body.as_bytes()), &mut losses).unwrap();
-        let capabilities = capabilities(ThinkingAsk::Budget);
+        let capabilities = capabilities("g", ThinkingAsk::Budget);
         let target = Target { model: "g", capabilities: &capabilities, own_state: true, ask_usage: false };
         GeminiGenerate.encode_request(&request, &target, &mut losses).unwrap().into_bytes()
     };

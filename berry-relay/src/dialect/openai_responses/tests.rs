@@ -3,20 +3,14 @@ use bytes::{Bytes, BytesMut};
 
 use super::super::ir::{Event, Part, Role, Stop};
 use super::super::loss::Losses;
-use super::super::{Capabilities, Codec, Malformed, Reply, Sampling, Target, ThinkingAsk};
+use super::super::{Capabilities, Codec, Malformed, Reply, Target, ThinkingAsk};
 use super::OpenAiResponses;
 use crate::sse;
 
 fn again(body: &str, own_state: bool) -> Result<(serde_json::Value, String), Malformed> {
     let mut losses = Losses::default();
     let request = OpenAiResponses.decode_request(&Bytes::copy_from_slice(body.as_bytes()), &mut losses)?;
-    let capabilities = Capabilities {
-        max_output_tokens: None,
-        thinking: ThinkingAsk::Effort,
-        sampling: Sampling::All,
-        structured_output: true,
-        prefill: false,
-    };
+    let capabilities = Capabilities { thinking: ThinkingAsk::Effort, prefill: false, ..Capabilities::default() };
     let target = Target { model: "up", capabilities: &capabilities, own_state, ask_usage: false };
     let written = OpenAiResponses.encode_request(&request, &target, &mut losses)?.into_bytes();
     Ok((serde_json::from_slice(&written).unwrap(), losses.header()))
