@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use berry_core::config::snapshot::{Backend, Snapshot};
+use berry_core::config::snapshot::{Backend, Discovered, Snapshot};
 use berry_core::id::ProviderId;
 use berry_core::time::Instant;
 use berry_loadbalance::course::Allowance;
@@ -22,6 +22,7 @@ use berry_relay::clock::Clock;
 use berry_relay::exchange::{ExchangeSink, Facts};
 use berry_relay::forward::{Limits, Relay, Seeds, Shared};
 use berry_relay::objects::Issued;
+use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -45,7 +46,9 @@ use crate::telemetry::traces::Traces;
 
 /// What follows from one configuration. A request keeps the one that it started with.
 pub struct Runtime {
-    /// The configuration.
+    /// The configuration as it is written.
+    pub configured: Arc<Snapshot>,
+    /// The configuration with the models that follow from what providers serve.
     pub snapshot: Arc<Snapshot>,
     /// The pools.
     pub selector: Arc<PoolSelector>,
@@ -77,6 +80,8 @@ pub struct App {
     pub generations: Generations,
     /// What administrators changed at run time.
     pub changes: Changes,
+    /// What providers said that they serve.
+    pub discovered: Mutex<Discovered>,
     /// Keys that administrators issued.
     pub keys: Keys,
     /// What administrators did.
@@ -138,7 +143,8 @@ impl App {
         let wall = WallClock { start: SystemTime::now() };
         let traces = Arc::new(Traces::new(&snapshot.telemetry, Arc::clone(&seeds), wall));
         let cluster = snapshot.cluster.as_ref().map(Cluster::new);
-        let runtime = Runtime::new(snapshot, &options.dials, None, shared.clone(), &Changes::default())?;
+        let over = Over { changes: &Changes::default(), discovered: &Discovered::default() };
+        let runtime = Runtime::new(snapshot, &options.dials, None, shared.clone(), &over)?;
         let metrics = Arc::new(Metrics::new());
         let decisions = Arc::<Decisions>::default();
         let sink = Settled {
@@ -159,6 +165,7 @@ impl App {
             config_file: OnceLock::new(),
             generations: Generations::default(),
             changes: Changes::default(),
+            discovered: Mutex::default(),
             keys: Keys::default(),
             audit: Audit::default(),
             in_flight: AtomicU64::new(0),
@@ -184,20 +191,21 @@ impl App {
     /// When a provider's TLS files or proxy cannot be used; nothing has changed then.
     pub fn replace(&self, snapshot: Arc<Snapshot>, dials: &HashMap<ProviderId, Dial>) -> Result<(), ClientError> {
         let old = self.runtime();
-        let runtime = Runtime::new(snapshot, dials, Some(&old), self.shared.clone(), &self.changes)?;
+        let over = Over { changes: &self.changes, discovered: &self.discovered.lock().clone() };
+        let runtime = Runtime::new(snapshot, dials, Some(&old), self.shared.clone(), &over)?;
         self.buffers.set_limit(runtime.snapshot.server.max_buffered_bytes);
         self.runtime.store(Arc::new(runtime));
         Ok(())
     }
 
-    /// Lays the changes at run time over the configuration in force anew.
+    /// Lays the changes at run time, and what providers serve, over the configuration in force anew.
     ///
     /// # Errors
     /// Those of [`App::replace`].
     pub fn renew(&self) -> Result<(), ClientError> {
         // What is being reloaded now would be lost otherwise.
         let _one_at_a_time = self.generations.begin_change();
-        let snapshot = Arc::clone(&self.runtime().snapshot);
+        let snapshot = Arc::clone(&self.runtime().configured);
         self.replace(snapshot, &HashMap::new())
     }
 
@@ -223,21 +231,29 @@ impl App {
     }
 }
 
+/// What is laid over a configuration.
+struct Over<'a> {
+    changes: &'a Changes,
+    discovered: &'a Discovered,
+}
+
 impl Runtime {
     fn new(
-        snapshot: Arc<Snapshot>,
+        configured: Arc<Snapshot>,
         dials: &HashMap<ProviderId, Dial>,
         old: Option<&Self>,
         shared: Shared,
-        changes: &Changes,
+        over: &Over<'_>,
     ) -> Result<Self, ClientError> {
-        let changed = changes.over(&snapshot);
+        let snapshot = configured.serving(over.discovered);
+        let changed = over.changes.over(&snapshot);
         let adjust = |backend: &Arc<Backend>| Arc::clone(changed.get(&backend.id).unwrap_or(backend));
         let selector = Arc::new(PoolSelector::adjusted(&snapshot, old.map(|old| &*old.selector), &adjust));
         let upstreams = Upstreams::new(snapshot.providers.values(), dials, old.map(|old| old.relay.upstreams()))?;
         let limits = limits(&snapshot);
         let relay = Relay::new(Arc::clone(&selector) as Arc<dyn RouteSelector>, Arc::new(upstreams), limits, shared);
-        Ok(Self { cors: Cors::new(&snapshot.server.cors_allowed_origins), snapshot, selector, relay: Arc::new(relay) })
+        let cors = Cors::new(&snapshot.server.cors_allowed_origins);
+        Ok(Self { configured, cors, snapshot, selector, relay: Arc::new(relay) })
     }
 }
 

@@ -12,6 +12,7 @@ pub mod cors;
 pub mod data_dir;
 pub mod decisions;
 pub mod demo;
+pub mod discovery;
 pub mod error;
 pub mod gate;
 pub mod gateway;

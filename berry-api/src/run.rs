@@ -18,7 +18,7 @@ use crate::gateway::Gateway;
 use crate::server::guarded_io::Deadlines;
 use crate::server::{self, ServerOptions, tls};
 use crate::shutdown::{EndSignals, Shutdown};
-use crate::{changes, cluster, prober, reload};
+use crate::{changes, cluster, discovery, prober, reload};
 
 /// After the grace period: time for the error events of streams that are cut.
 const CUT_WAIT: Duration = Duration::from_secs(2);
@@ -76,6 +76,7 @@ pub async fn until_signal(
     let server = Arc::new(server::Server::new(gateway.clone(), options));
     let accepting = tasks.spawn(server::accept_all(listener, server, tasks.clone()));
     tasks.spawn(prober::run(Arc::clone(gateway.app())));
+    tasks.spawn(discovery::run(Arc::clone(gateway.app())));
     tasks.spawn(changes::expire(Arc::clone(gateway.app())));
     #[cfg(unix)]
     tasks.spawn(reload::on_hangup(Arc::clone(gateway.app()), config.clone())?);

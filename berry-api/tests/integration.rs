@@ -20,6 +20,8 @@ mod changes;
 mod connections;
 #[path = "integration/cors.rs"]
 mod cors;
+#[path = "integration/discovery.rs"]
+mod discovery;
 #[path = "integration/embeddings.rs"]
 mod embeddings;
 #[path = "integration/errors.rs"]

@@ -10,7 +10,7 @@ use crate::cooldown::Reason;
 use crate::eligibility::Rescue;
 use crate::endpoint::{Claim, Endpoint};
 use crate::figures::Figures;
-use crate::outcome::{Consequence, Outcome};
+use crate::outcome::{Consequence, FailureClass, Outcome};
 
 /// One attempt's claim on an endpoint. Reported once; dropping it unreported counts as cancelled, so no in-flight count and no
 /// trial leaks.
@@ -105,6 +105,12 @@ impl Lease {
 
     fn settle(mut self, outcome: Outcome, consequence: Option<Consequence>, now: Instant) {
         self.reported = true;
+        let unknown_name = matches!(outcome, Outcome::Failure { class: FailureClass::Model, .. });
+        // Of a backend that is asked for whatever was requested, a name that it does not know says nothing of the other names.
+        let (outcome, consequence) = match unknown_name && self.backend().takes_any_name() {
+            true => (Outcome::CallerFault, None),
+            false => (outcome, consequence),
+        };
         self.endpoint.end(&self.claim, outcome, consequence, self.sampled, now);
     }
 }

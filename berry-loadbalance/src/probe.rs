@@ -174,12 +174,15 @@ impl Probe {
         self.kind
     }
 
-    /// How. A lightweight probe never costs tokens: where a chat would be sent, a connection has to do.
+    /// How. A lightweight probe never costs tokens: where a chat would be sent, a connection has to do. The same holds for
+    /// backends that nobody wrote down one by one, and for those that have no one model to chat with.
     pub fn method(&self) -> HealthCheck {
-        match (self.kind, self.backend().provider.health_check) {
-            (Kind::Lightweight, HealthCheck::ModelsThenChat) => HealthCheck::Models,
-            (Kind::Lightweight, HealthCheck::Chat) => HealthCheck::Connect,
-            (_, method) => method,
+        let backend = self.backend();
+        let free = self.kind == Kind::Lightweight || backend.derived || backend.takes_any_name();
+        match backend.provider.health_check {
+            HealthCheck::ModelsThenChat if free => HealthCheck::Models,
+            HealthCheck::Chat if free => HealthCheck::Connect,
+            method => method,
         }
     }
 

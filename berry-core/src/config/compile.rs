@@ -53,7 +53,7 @@ pub(crate) fn compile(raw: RawConfig, env: &dyn Environment, problems: &mut Prob
     Snapshot {
         server: server::compile(server, &root.key("server"), problems),
         settings,
-        users,
+        users: Arc::new(users),
         providers,
         models,
         ledger: stores::ledger(ledger, &root.key("ledger"), problems),

@@ -200,7 +200,8 @@ table! {
         base_url: optional<Text>;
         /// Our key there. Empty or absent for servers without keys.
         api_key: optional<SecretText>;
-        /// Models that it serves; a backend that names another one is warned about. Empty = any; `"auto"` asks the provider.
+        /// Models that it serves; a backend that names another one is warned about. Empty = any; `"auto"` asks the provider
+        /// (see [discovery](discovery.md)).
         models: optional<ModelList>;
         /// Headers that are sent on every call, probes included.
         headers: optional<Map<HiddenText>>;

@@ -6,6 +6,7 @@ mod health;
 mod limits;
 mod prices;
 mod request;
+mod served;
 mod stores;
 mod users;
 
@@ -24,6 +25,7 @@ pub use health::{Adjustments, Circuit, HealthCheck, Probing, SmartAi};
 pub use limits::{BackendLimits, Budget, BudgetZone, RateLimit, UserLimits};
 pub use prices::PriceTable;
 pub use request::{Commit, Edits, Expose, LossPolicy};
+pub use served::{DISCOVERED_MAX, Discovered};
 pub(crate) use stores::StoreKind;
 pub use stores::{
     Cache, Cluster, ClusterFallback, Ledger, LedgerFallback, LedgerStore, LogFile, LogFormat, Tag, Telemetry,
@@ -39,14 +41,14 @@ use crate::secret::Secret;
 use crate::tariff::Tariff;
 
 /// Everything that one configuration says.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     /// `[server]`.
     pub server: Server,
     /// `[settings]` that are not folded into providers and models.
     pub settings: Settings,
-    /// Users by key and by token.
-    pub users: Users,
+    /// Users by key and by token. Shared, since there may be very many.
+    pub users: Arc<Users>,
     /// Providers by table key, disabled ones included.
     pub providers: HashMap<ProviderId, Arc<Provider>>,
     /// Models by every name that reaches them.
@@ -341,7 +343,7 @@ impl fmt::Debug for Transport {
 }
 
 /// The models.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Models {
     /// By public name, table key and alias; enabled ones only.
     pub by_name: FxHashMap<Box<str>, Arc<Model>>,
@@ -360,7 +362,7 @@ impl Models {
 }
 
 /// One public model.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Model {
     /// Table key.
     pub id: ModelId,
@@ -419,11 +421,19 @@ pub struct Backend {
     pub limits: BackendLimits,
     /// What is done to its requests, after the model's edits.
     pub edits: Edits,
+    /// Made from what its provider serves, see [`Snapshot::serving`]. There may be very many of them, so no probe of one costs
+    /// tokens.
+    pub derived: bool,
 }
 
 impl Backend {
     /// What stands for the requested name in [`BackendId::upstream`] of a pattern model's backend.
     pub const REQUESTED: &'static str = "$name";
+
+    /// Whether it is asked for whatever was requested.
+    pub fn takes_any_name(&self) -> bool {
+        self.id.upstream.as_str() == Self::REQUESTED
+    }
 
     /// Whether it takes traffic whose cost nobody can tell.
     pub fn is_unpriced(&self) -> bool {

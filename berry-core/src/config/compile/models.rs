@@ -342,6 +342,7 @@ fn backend(raw: At<RawBackend>, pool: &Pool<'_>, at: &KeyPath<'_>, problems: &mu
             tokens_per_minute: tokens_per_minute.map(|n| n.value),
         },
         edits,
+        derived: false,
     })
 }
 

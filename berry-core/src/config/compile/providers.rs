@@ -116,7 +116,24 @@ fn provider(
     let vendor = named.or_else(|| data.vendor_of_host(upstream.host()?).cloned());
     let is_known = matches!(host, Some(Known::OpenAi | Known::Azure | Known::Anthropic | Known::Gemini));
     let keyless = enabled && vendor.as_ref().map_or(is_known, |vendor| vendor.wants_key);
-    let (models, discover) = model_list(models, &at.key("models"), problems);
+    let models_span = models.as_ref().and_then(|list| list.span.clone());
+    let (models, mut discover) = model_list(models, &at.key("models"), problems);
+    if discover && matches!(upstream, Upstream::Azure(_)) {
+        discover = false;
+        problems
+            .warning(
+                &at.key("models"),
+                models_span,
+                "Azure's list names what could be deployed, not what is: it is not asked for",
+            )
+            .hint("name the deployments: models = [\"…\"]");
+    }
+    let (expose_span, expose) = (expose_models.as_ref().and_then(|raw| raw.span.clone()), expose(expose_models));
+    if enabled && expose != Expose::Nothing && models.is_empty() && !discover {
+        problems
+            .warning(&at.key("expose_models"), expose_span, "publishes nothing: it is not said which models there are")
+            .hint("models = \"auto\" asks the provider; or name them: models = [\"…\"]");
+    }
     let finer = Silences {
         completion: completion_timeout_seconds.map(|t| t.value),
         first_token: first_token_timeout_seconds.map(|t| t.value),
@@ -137,7 +154,7 @@ fn provider(
         transport: transport(ca_file, client_cert, client_key, proxy, at, problems),
         health_check: health_check.value.0,
         discover,
-        expose: expose(expose_models),
+        expose,
         repair: repair.value,
         responses: responses
             .map(|has| has.value)

@@ -51,3 +51,14 @@ pub enum Expose {
     /// Those that match one of these.
     Matching(Vec<ModelPattern>),
 }
+
+impl Expose {
+    /// Whether a model of the provider is published.
+    pub(crate) fn includes(&self, upstream: &str) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::All => true,
+            Self::Matching(patterns) => patterns.iter().any(|pattern| pattern.matches(upstream)),
+        }
+    }
+}
