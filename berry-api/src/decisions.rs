@@ -16,7 +16,9 @@ use berry_loadbalance::eligibility::Demand;
 use berry_loadbalance::explain::{Decision, Explanation};
 use berry_loadbalance::lease::Lease;
 use berry_loadbalance::selector::{NoRoute, PoolSelector, PoolStats, RouteSelector};
+use berry_relay::dialect::loss::Loss;
 use berry_relay::exchange::Facts;
+use berry_relay::params::Edited;
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use serde::Serialize;
@@ -82,8 +84,21 @@ pub struct Ended {
     pub ttft_ms: Option<f64>,
     /// In order.
     pub attempts: Vec<Attempted>,
+    /// What settings and repairs did to the request, in the last attempt.
+    pub edited: Vec<Change>,
+    /// What of the request the last attempt did not carry.
+    pub loss: Vec<Loss>,
     /// The bill; `None` when no upstream accepted the request.
     pub price: Option<Bill>,
+}
+
+/// One parameter that settings or repairs changed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Change {
+    /// The parameter, `a.b` inside a table.
+    pub parameter: String,
+    /// `defaulted`, `overridden`, `dropped` or `repaired`.
+    pub how: &'static str,
 }
 
 /// One attempt.
@@ -118,6 +133,12 @@ pub struct Bill {
     pub cost: Cost,
 }
 
+impl From<&Edited> for Change {
+    fn from(edited: &Edited) -> Self {
+        Self { parameter: edited.name.clone(), how: edited.how.as_str() }
+    }
+}
+
 impl Ended {
     fn new(facts: &Facts, latency: Duration) -> Self {
         let attempts = facts.tries.iter().map(|attempt| Attempted {
@@ -137,6 +158,8 @@ impl Ended {
             latency_ms: millis(latency),
             ttft_ms: facts.ttft.map(millis),
             attempts: attempts.collect(),
+            edited: facts.edited.iter().map(Change::from).collect(),
+            loss: facts.loss.iter().flat_map(|loss| loss.iter().cloned()).collect(),
             price: facts.tariff.as_ref().zip(facts.cost).map(bill),
         }
     }

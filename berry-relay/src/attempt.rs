@@ -27,6 +27,7 @@ use crate::buffer::BufferPermit;
 use crate::client::{ConnectTimeout, Upstream};
 use crate::decode::Decoder;
 use crate::dialect::embeddings::{self, Encoding};
+use crate::dialect::loss::Reason;
 use crate::dialect::translate::{self, Translation};
 use crate::disposition::{self, Disposition};
 use crate::error::ForwardError;
@@ -34,6 +35,7 @@ use crate::exchange::{Exchange, Facts};
 use crate::forward::{Deadline, Relay, RelayRequest};
 use crate::json::{Kind, Members, Scanner};
 use crate::objects::Issuer;
+use crate::params::{Edited, How};
 use crate::pool::{Choice, PooledBody, SendError};
 use crate::prepare::{self, Prepared, PublicModel};
 use crate::stream::{EventStream, Treatment};
@@ -187,6 +189,19 @@ pub(crate) fn tell(lease: Lease, outcome: Outcome, now: Instant, facts: &mut Fac
     facts.end_try(outcome, now);
 }
 
+/// Declares what settings and repairs changed of what the client had said. A default takes nothing away.
+fn declare_edits(facts: &mut Facts) {
+    for Edited { name, how } in &facts.edited {
+        let reason = match how {
+            How::Defaulted => continue,
+            How::Overridden => Reason::Overridden,
+            How::Dropped => Reason::Dropped,
+            How::Repaired => Reason::Repaired,
+        };
+        facts.loss.get_or_insert_default().add(name.clone(), reason);
+    }
+}
+
 /// What one attempt works with.
 struct Attempt<'a> {
     relay: &'a Relay,
@@ -316,6 +331,7 @@ impl Attempt<'_> {
         let mut prepared = self.prepared(request, exchange)?;
         let usage_was_added = prepared.usage_was_added;
         exchange.edited = std::mem::take(&mut prepared.edited);
+        declare_edits(exchange);
         let (head, incoming) = self.exchange_heads(request, prepared, exchange).await?;
         self.note_acceptance(&head, request, exchange);
         let may_repair = self.backend.provider.repair || request.model.repair;
@@ -337,6 +353,7 @@ impl Attempt<'_> {
         let mut prepared = self.prepared(request, exchange)?;
         let usage_was_added = prepared.usage_was_added;
         exchange.edited = std::mem::take(&mut prepared.edited);
+        declare_edits(exchange);
         let (head, incoming) = Box::pin(self.exchange_heads(request, prepared, exchange)).await?;
         self.note_acceptance(&head, request, exchange);
         self.reply(head, incoming, usage_was_added, exchange).await

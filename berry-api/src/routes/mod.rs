@@ -3,6 +3,7 @@
 //! A route is closed unless it is listed as open: there is no way to add one without saying `Access`.
 
 mod admin;
+mod capabilities;
 mod dashboard;
 pub mod gemini;
 mod health;
@@ -110,6 +111,7 @@ fn table(app: Arc<App>, description: &Arc<Description>) -> Table {
     table.add(User, "/models", get(models::list));
     table.add(User, "/v1/models", get(models::list));
     table.add(User, "/v1/models/{*id}", get(models::one));
+    table.add(User, "/v1/capabilities", get(capabilities::list));
     table.add(User, "/v1beta/models", get(models::gemini_list));
     table.add(User, "/v1beta/models/{*id}", get(models::gemini_one));
     table.add_kept("/v1/responses/{id}", get(responses::whole).delete(responses::whole), "GET, DELETE");

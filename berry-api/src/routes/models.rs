@@ -103,7 +103,7 @@ fn is_allowed(model: &Model, user: &User) -> bool {
 }
 
 /// The models that a user may use, by name.
-fn of_user<'a>(runtime: &'a Runtime, user: &User) -> Vec<&'a Arc<Model>> {
+pub(super) fn of_user<'a>(runtime: &'a Runtime, user: &User) -> Vec<&'a Arc<Model>> {
     let all = runtime.snapshot.models.all.iter();
     let mut models: Vec<_> = all.filter(|model| is_served(model, user) && is_allowed(model, user)).collect();
     models.sort_by(|a, b| a.name.cmp(&b.name));
@@ -111,7 +111,7 @@ fn of_user<'a>(runtime: &'a Runtime, user: &User) -> Vec<&'a Arc<Model>> {
 }
 
 /// One model by any of its names, where the user may use it.
-fn named<'a>(runtime: &'a Runtime, user: &User, id: &str) -> Result<&'a Arc<Model>, ApiError> {
+pub(super) fn named<'a>(runtime: &'a Runtime, user: &User, id: &str) -> Result<&'a Arc<Model>, ApiError> {
     let model = runtime.snapshot.models.find(id).filter(|model| is_served(model, user));
     let model = model.ok_or_else(|| ApiError::model_not_found(id))?;
     if is_allowed(model, user) { Ok(model) } else { Err(ApiError::model_denied(id)) }

@@ -127,6 +127,11 @@ const ROUTES: &[About] = &[
     read("/models", "Models that the user may use"),
     read("/v1/models", "Models that the user may use"),
     read("/v1/models/{id}", "One model"),
+    filtered(
+        "/v1/capabilities",
+        "What each backend of a model takes of each dialect, and its limits",
+        &[("model", "string")],
+    ),
     read("/v1beta/models", "Models that the user may use, as Gemini lists them"),
     read("/v1beta/models/{id}", "One model, as Gemini describes it"),
     read("/v1/responses/{id}", "A response that an upstream keeps"),

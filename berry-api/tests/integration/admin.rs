@@ -284,7 +284,7 @@ async fn an_administrator_can_have_the_choices_of_a_request_kept() {
     let kept = kept.json();
     keys(&kept, "request_id timestamp user choices outcome");
     let outcome = &kept["outcome"];
-    keys(outcome, "status end latency_ms ttft_ms attempts price");
+    keys(outcome, "status end latency_ms ttft_ms attempts edited loss price");
     assert_eq!((&outcome["status"], &outcome["end"], &outcome["price"]), (&503.into(), &"failed".into(), &Value::Null));
     assert_eq!(outcome["attempts"].as_array().map(Vec::len), Some(attempts), "{outcome}");
     for attempt in outcome["attempts"].as_array().unwrap() {

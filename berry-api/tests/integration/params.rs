@@ -60,3 +60,22 @@ async fn explain_names_the_settings_and_never_their_values() {
     assert_eq!((&settings[0]["override"][0], &settings[1]["drop"][0]), (&"user".into(), &"seed".into()));
     assert!(!String::from_utf8_lossy(&answer.body).contains("canary"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_settings_change_of_a_request_is_declared_and_recorded_and_a_default_takes_nothing_away() {
+    let pool = "[[models.wide.backends]]\nprovider = \"nowhere\"\n";
+    let settings = "override = { user = \"berry\" }\ndrop = [\"temperature\"]\ndefaults = { seed = 7 }";
+    let config = CONFIG.replace(pool, &format!("{settings}\n{pool}"));
+    let mock = Mock::new(Script::default());
+    let dials = HashMap::from([("nowhere".into(), Arc::new(move || mock.connect()) as Dial)]);
+    let gateway = TestGateway::with(&config, AccessLog::default(), dials);
+    let token = format!("Bearer {ADMIN}");
+    let headers = [("authorization", token.as_str()), ("x-berry-explain", "1")];
+    let answer = gateway.send(http::Method::POST, "/v1/chat/completions", &headers, BODY).await;
+    assert_eq!(answer.header("x-berry-loss"), "temperature;dropped, user;overridden");
+    let path = format!("/admin/explain/{}", answer.header("x-request-id"));
+    let record = gateway.send(http::Method::GET, &path, &headers, "").await.json();
+    assert_eq!(record["outcome"]["loss"][0], serde_json::json!({"field": "temperature", "reason": "dropped"}));
+    let edited = record["outcome"]["edited"].as_array().unwrap();
+    assert!(edited.contains(&serde_json::json!({"parameter": "seed", "how": "defaulted"})), "{edited:?}");
+}

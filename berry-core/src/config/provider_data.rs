@@ -363,7 +363,7 @@ fn read(text: &str, env: &dyn Environment) -> (RawData, Problems, String) {
     let masked = mask::mask(text, cx.secrets, !broken.is_empty());
     found.drop_within(&broken);
     problems.append(found);
-    (raw, problems, masked.into())
+    (raw, problems, masked)
 }
 
 fn compile_vendor(id: &str, raw: &RawVendor, at: &KeyPath<'_>, problems: &mut Problems) -> Vendor {

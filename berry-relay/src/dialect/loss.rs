@@ -30,6 +30,12 @@ pub enum Reason {
     Invalid,
     /// Something had to be put in that the client did not send.
     Added,
+    /// The operator's settings put another value in its place.
+    Overridden,
+    /// The operator's settings took it out.
+    Dropped,
+    /// The upstream had refused it, and it was left out or said in another way.
+    Repaired,
 }
 
 impl Reason {
@@ -44,6 +50,9 @@ impl Reason {
             Self::Foreign => "foreign",
             Self::Invalid => "invalid",
             Self::Added => "added",
+            Self::Overridden => "overridden",
+            Self::Dropped => "dropped",
+            Self::Repaired => "repaired",
         }
     }
 }

@@ -9,6 +9,7 @@
 //! ai.google.dev/api), read in 2025 and 2026.
 
 pub mod anthropic_messages;
+pub mod carried;
 pub mod embeddings;
 pub mod error;
 pub mod gemini_generate;

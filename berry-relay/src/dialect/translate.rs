@@ -170,7 +170,7 @@ fn issuer_of(provider: &Provider) -> String {
 }
 
 /// What a backend's model can do.
-fn capabilities(backend: &Backend, model: &str) -> Capabilities {
+pub fn capabilities(backend: &Backend, model: &str) -> Capabilities {
     let known = backend.provider.data.capabilities(backend.provider.upstream.dialect(), model);
     Capabilities { max_output_tokens: backend.edits.max_output_tokens.or(known.max_output_tokens), ..known }
 }
