@@ -1,7 +1,14 @@
 """Several gateways that share limits, keys and circuits through a real Redis server, and what happens without it."""
 
+import http.client
+import json
+import socket
+import threading
+import time
+
 import pytest
 
+from harness.fleet import percentile
 from harness.gateway import DEMO_PROVIDER, TOKEN, USERS, Gateway, model
 from harness.store import Store, Wire
 
@@ -17,6 +24,27 @@ def config(url: str, limits: str, *more: str) -> str:
 
 def chat(gateway: Gateway) -> int:
     return gateway.chat("demo-model", token=SHARED).status
+
+
+class Client:
+    """Asks one after the other on a kept connection, and keeps how long each took."""
+
+    def __init__(self, gateway: Gateway, token: str = SHARED):
+        self.connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=30)
+        self.connection.connect()
+        # Head and body leave in two parts; the second must not wait for the first to be acknowledged.
+        self.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        self.body = json.dumps({"model": "demo-model", "messages": [{"role": "user", "content": "hello"}]})
+        self.seconds: list[float] = []
+
+    def ask(self) -> int:
+        began = time.monotonic()
+        self.connection.request("POST", "/v1/chat/completions", self.body, self.headers)
+        answer = self.connection.getresponse()
+        answer.read()
+        self.seconds.append(time.monotonic() - began)
+        return answer.status
 
 
 def cluster(gateway: Gateway) -> dict:
@@ -80,3 +108,160 @@ def test_a_gateway_starts_without_its_store_and_finds_it_later(own_store, start)
     own_store.start()
     await_cluster(gateway, status="connected", instances=1)
     assert chat(gateway) == 200
+
+
+def test_the_store_is_asked_for_leases_and_not_for_requests(own_store, instances):
+    (gateway,) = instances(1, own_store.url, "requests_per_minute = 60000")
+    client = Client(gateway)
+    # The lease grows to what is needed.
+    assert [client.ask() for _ in range(20)].count(200) == 20
+    before = own_store.calls("evalsha")
+    assert [client.ask() for _ in range(300)].count(200) == 300
+    assert own_store.calls("evalsha") - before <= 30 + 8 * sum(client.seconds)
+
+
+def test_what_was_lent_and_not_used_is_there_for_the_others(store, instances):
+    first, second = instances(2, store.url, "requests_per_minute = 40", 'key_prefix = "returned"')
+    assert chat(first) == 200
+    # A lease of the first is at most 2 of 40, and comes back after a second.
+    time.sleep(1.5)
+    assert [chat(second) for _ in range(41)].count(200) == 39
+
+
+def test_cut_off_instances_stay_within_their_share_and_what_they_used_is_told_later(own_store, instances):
+    wires = [Wire(own_store.port) for _ in range(3)]
+    gateways = instances(3, [wire.url for wire in wires], "requests_per_minute = 30")
+    for wire in wires:
+        wire.sever()
+    for gateway in gateways:
+        await_cluster(gateway, status="away")
+    began = time.monotonic()
+    admitted = 0
+    while time.monotonic() < began + 10:
+        admitted += [chat(gateway) for gateway in gateways].count(200)
+    assert admitted == 30, "three shares of ten"
+    for wire in wires:
+        wire.mend()
+    for gateway in gateways:
+        await_cluster(gateway, status="connected", instances=3)
+    # What was used alone counts once the others hear of it.
+    gateways[0].wait_for(lambda: chat(gateways[0]) == 429, 5, "the minute is used up")
+    for wire in wires:
+        wire.stop()
+
+
+@pytest.mark.parametrize(
+    ("choice", "admitted", "status"), [("local", 10, 429), ("open", 40, None), ("closed", 0, 503)]
+)
+def test_without_its_store_an_instance_does_as_the_operator_chose(own_store, start, choice, admitted, status):
+    own_store.stop()
+    gateway = start(config(own_store.url, "requests_per_minute = 30", "instances = 3", f'on_failure = "{choice}"'))
+    statuses = [chat(gateway) for _ in range(40)]
+    assert statuses.count(200) == admitted
+    assert set(statuses) - {200} == ({status} if status else set())
+
+
+def test_places_are_shared(store, start):
+    slow = DEMO_PROVIDER.replace("first_token_latency_ms = 5", "first_token_latency_ms = 1500")
+    text = config(store.url, "max_concurrent = 6", 'key_prefix = "places"').replace(DEMO_PROVIDER, slow)
+    gateways = [start(text) for _ in range(3)]
+    for gateway in gateways:
+        await_cluster(gateway, status="connected", instances=3)
+    statuses = []
+    threads = [threading.Thread(target=lambda: statuses.append(chat(gateways[0]))) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses.count(200) == 6, statuses
+    assert chat(gateways[1]) == 200, "all places are free again"
+
+
+def key_works(gateway: Gateway, token: str) -> bool:
+    return gateway.request("GET", "/v1/models", None, token).status == 200
+
+
+def issue(gateway: Gateway, name: str) -> tuple[str, str]:
+    made = gateway.request("POST", "/admin/keys", {"name": name}, TOKEN).json()
+    return made["key"]["id"], made["token"]
+
+
+def test_keys_are_known_everywhere_and_revoked_everywhere(own_store, instances):
+    gateways = instances(3, own_store.url, "requests_per_minute = 30")
+    for gateway in gateways:
+        key, token = issue(gateway, "shared")
+        for other in gateways:
+            other.wait_for(lambda: key_works(other, token), 2, "the key is known")
+        rotated = gateways[0].request("POST", f"/admin/keys/{key}/rotate", None, TOKEN).json()["token"]
+        for other in gateways:
+            other.wait_for(lambda: key_works(other, rotated) and not key_works(other, token), 2, "the key is another")
+        began = time.monotonic()
+        assert gateways[1].request("DELETE", f"/admin/keys/{key}", None, TOKEN).status == 200
+        for other in gateways:
+            other.wait_for(lambda: not key_works(other, rotated), 2, "the key is nobody's")
+        assert time.monotonic() - began < 2
+
+
+def test_a_revocation_is_heard_after_a_partition_and_survives_a_store_that_forgets(own_store, instances):
+    wire = Wire(own_store.port)
+    first, second = instances(2, [own_store.url, wire.url], "requests_per_minute = 30")
+    key, token = issue(first, "gone")
+    kept, kept_token = issue(first, "kept")
+    second.wait_for(lambda: key_works(second, token) and key_works(second, kept_token), 2, "both are known")
+    wire.sever()
+    await_cluster(second, status="away")
+    assert first.request("DELETE", f"/admin/keys/{key}", None, TOKEN).status == 200
+    _, late_token = issue(second, "late")
+    own_store.stop()
+    own_store.start()
+    await_cluster(first, status="connected")
+    wire.mend()
+    await_cluster(second, status="connected")
+    second.wait_for(lambda: not key_works(second, token), 3, "the revocation is heard")
+    first.wait_for(lambda: key_works(first, late_token), 3, "what was made alone is known")
+    assert key_works(first, kept_token) and key_works(second, kept_token) and not key_works(first, token)
+    wire.stop()
+
+
+@pytest.mark.alone
+def test_a_store_that_is_slow_flapping_or_gone_delays_nobody(own_store, start, record_property):
+    wire = Wire(own_store.port)
+    quick = 'demo = { first_token_latency_ms = 2, token_latency_ms = 0 }'
+    text = config(wire.url, "requests_per_minute = 600000\nmax_concurrent = 500")
+    gateway = start(text.replace("demo = { first_token_latency_ms = 5, token_latency_ms = 1 }", quick))
+    await_cluster(gateway, status="connected")
+    limited, unlimited = Client(gateway), Client(gateway, TOKEN)
+
+    def added_p99(seconds: float) -> float:
+        """By how much limited requests are slower than those of a user without limits that alternate with them."""
+        limited.seconds, unlimited.seconds = [], []
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            assert (limited.ask(), unlimited.ask()) == (200, 200)
+        return percentile(limited.seconds, 0.99) - percentile(unlimited.seconds, 0.99)
+
+    added_p99(0.5)
+    found = {"healthy": added_p99(4)}
+    wire.delay = 2.0
+    found["slow by 2 s"] = added_p99(6)
+    wire.delay = 0.0
+    await_cluster(gateway, status="connected")
+    ended = threading.Event()
+
+    def flap() -> None:
+        while not ended.wait(0.2):
+            wire.sever() if not wire.cut else wire.mend()
+
+    flapper = threading.Thread(target=flap)
+    flapper.start()
+    found["flapping"] = added_p99(6)
+    ended.set()
+    flapper.join()
+    wire.mend()
+    await_cluster(gateway, status="connected")
+    own_store.stop()
+    found["gone"] = added_p99(6)
+    for name, p99 in found.items():
+        record_property(f"added p99 ms, store {name}", round(p99, 2))
+    assert max(found.values()) < 5, found
+    wire.stop()

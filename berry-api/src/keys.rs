@@ -3,8 +3,11 @@
 //! A key acts as a user of its own, so permissions and limits hold for it as for any other. Its token is told once; what is kept,
 //! in memory and in `keys.json` of the data directory, is the digest. A change is in force when it is on disk, and at once: keys
 //! are looked up for each request, also on connections that are open.
+//!
+//! Instances that share keys ([`crate::cluster`]) merge what they know: of a key that two know differently the later generation
+//! holds, and one that was taken back anywhere stays so, since every instance remembers which those were.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -21,6 +24,7 @@ use berry_core::secret::Secret;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::auth::Denial;
 use crate::data_dir;
@@ -29,6 +33,10 @@ use crate::data_dir;
 pub const KEYS_MAX: usize = 10_000;
 /// The file below the data directory.
 pub const FILE: &str = "keys.json";
+/// Keys that were taken back and are remembered as such; the oldest are forgotten.
+const REVOKED_MAX: usize = 10_000;
+/// The generation of a key that was taken back: later than any other. A float holds it exactly.
+const REVOKED: u64 = 1 << 52;
 /// Form of the file.
 const VERSION: u32 = 1;
 /// What tokens begin with, so that people and secret scanners know them.
@@ -102,13 +110,34 @@ struct Record {
     rotated_at: Option<u64>,
     #[serde(default)]
     expires_at: Option<u64>,
+    /// How often it was rotated.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    generation: u64,
     grant: Grant,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Serialize, Deserialize)]
 struct Stored<R> {
     version: u32,
     keys: Vec<R>,
+    /// Ids, the oldest first.
+    #[serde(default)]
+    revoked: Vec<String>,
+}
+
+/// A key as instances tell each other of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Names it.
+    pub id: String,
+    /// Of two entries the one with the larger number holds.
+    pub generation: u64,
+    /// The key; empty for one that was taken back.
+    pub text: String,
 }
 
 /// A key in force.
@@ -143,22 +172,50 @@ pub struct Keys {
     table: ArcSwap<Table>,
     /// Held while keys are changed, so that changes follow each other on disk as they do in memory.
     place: Mutex<Place>,
+    /// Ids of what changed here and was not told to other instances; `None` = there are none to be told.
+    untold: Mutex<Option<BTreeSet<String>>>,
+    /// Rung when something is to be told.
+    pub(crate) news: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// In the order in which they were made.
-    all: Vec<Arc<Key>>,
+    known: Known,
     by_digest: KeyTable<Arc<Key>>,
 }
 
+/// What is on disk.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// In the order in which they were made.
+    all: Vec<Arc<Key>>,
+    /// Ids of those that were taken back, the oldest first.
+    revoked: Vec<String>,
+}
+
+impl Known {
+    fn revoke(&mut self, id: &str) {
+        self.all.retain(|key| key.id() != id);
+        self.revoked.push(id.to_owned());
+        let over = self.revoked.len().saturating_sub(REVOKED_MAX);
+        self.revoked.drain(..over);
+    }
+
+    fn save(&self, path: &Path) -> Result<(), String> {
+        let keys = self.all.iter().map(|key| &key.record).collect();
+        let stored = Stored { version: VERSION, keys, revoked: self.revoked.clone() };
+        let text = serde_json::to_vec_pretty(&stored).expect("keys are made of texts and numbers");
+        data_dir::replace(path, &text).map_err(|error| format!("{}: {error}", path.display()))
+    }
+}
+
 impl Table {
-    fn of(all: Vec<Arc<Key>>) -> Self {
+    fn of(known: Known) -> Self {
         let mut by_digest = KeyTable::default();
-        for key in &all {
+        for key in &known.all {
             by_digest.insert(key.digest, Arc::clone(key));
         }
-        Self { all, by_digest }
+        Self { known, by_digest }
     }
 }
 
@@ -182,9 +239,9 @@ impl Keys {
         let path = data_dir.join(FILE);
         let mut place = self.place.lock();
         match read(&path) {
-            Ok(all) => {
-                let count = all.len();
-                self.table.store(Arc::new(Table::of(all)));
+            Ok(known) => {
+                let count = known.all.len();
+                self.table.store(Arc::new(Table::of(known)));
                 *place = Place::At(path);
                 Ok(count)
             }
@@ -223,7 +280,7 @@ impl Keys {
 
     /// All of them, in the order in which they were made.
     pub fn list(&self) -> Vec<Arc<Key>> {
-        self.table.load().all.clone()
+        self.table.load().known.all.clone()
     }
 
     /// Makes a key; with it comes its token, for the only time. Writes to disk.
@@ -246,14 +303,15 @@ impl Keys {
             created_by: by.to_string(),
             rotated_at: None,
             expires_at: lifetime.map(|lifetime| seconds(now + lifetime)),
+            generation: 0,
             grant,
         };
         let key = Arc::new(Key::new(record).map_err(KeyError::Invalid)?);
-        self.change(|all| {
-            if all.len() >= KEYS_MAX {
+        self.change(key.id(), |known| {
+            if known.all.len() >= KEYS_MAX {
                 return Err(KeyError::TooMany);
             }
-            all.push(Arc::clone(&key));
+            known.all.push(Arc::clone(&key));
             Ok(())
         })?;
         Ok((key, token))
@@ -265,11 +323,12 @@ impl Keys {
     /// [`KeyError`]; nothing has changed then.
     pub fn rotate(&self, id: &str, now: SystemTime) -> Result<(Arc<Key>, Secret), KeyError> {
         let token = new_token();
-        let key = self.change(|all| {
-            let old = all.iter_mut().find(|key| key.id() == id).ok_or(KeyError::Unknown)?;
+        let key = self.change(id, |known| {
+            let old = known.all.iter_mut().find(|key| key.id() == id).ok_or(KeyError::Unknown)?;
             let record = Record {
                 token_sha256: TokenDigest::of(token.expose()).to_hex(),
                 rotated_at: Some(seconds(now)),
+                generation: old.record.generation + 1,
                 ..old.record.clone()
             };
             *old = Arc::new(Key::new(record).map_err(KeyError::Invalid)?);
@@ -283,41 +342,135 @@ impl Keys {
     /// # Errors
     /// [`KeyError`]; nothing has changed then.
     pub fn revoke(&self, id: &str) -> Result<Arc<Key>, KeyError> {
-        self.change(|all| {
-            let place = all.iter().position(|key| key.id() == id).ok_or(KeyError::Unknown)?;
-            Ok(all.remove(place))
+        self.change(id, |known| {
+            let key = known.all.iter().find(|key| key.id() == id).cloned().ok_or(KeyError::Unknown)?;
+            known.revoke(id);
+            Ok(key)
         })
     }
 
     /// First to disk, then in force.
-    fn change<T>(&self, change: impl FnOnce(&mut Vec<Arc<Key>>) -> Result<T, KeyError>) -> Result<T, KeyError> {
+    fn change<T>(&self, id: &str, change: impl FnOnce(&mut Known) -> Result<T, KeyError>) -> Result<T, KeyError> {
         let place = self.place.lock();
         let path = match &*place {
             Place::At(path) => path,
             Place::Nowhere => return Err(KeyError::NotKept("there is no data directory".to_owned())),
             Place::Broken(why) => return Err(KeyError::NotKept(why.clone())),
         };
-        let mut all = self.list();
-        let changed = change(&mut all)?;
-        let stored = Stored { version: VERSION, keys: all.iter().map(|key| &key.record).collect() };
-        let text = serde_json::to_vec_pretty(&stored).expect("keys are made of texts and numbers");
-        data_dir::replace(path, &text).map_err(|error| KeyError::NotKept(format!("{}: {error}", path.display())))?;
-        self.table.store(Arc::new(Table::of(all)));
+        let mut known = self.table.load().known.clone();
+        let changed = change(&mut known)?;
+        known.save(path).map_err(KeyError::NotKept)?;
+        self.table.store(Arc::new(Table::of(known)));
+        if let Some(untold) = &mut *self.untold.lock() {
+            untold.insert(id.to_owned());
+            self.news.notify_one();
+        }
         Ok(changed)
+    }
+
+    /// From now on notes what changes, for [`Keys::take_untold`].
+    pub(crate) fn share(&self) {
+        self.untold.lock().get_or_insert_default();
+    }
+
+    /// Whether something changed here since the last call of [`Keys::take_untold`].
+    pub(crate) fn has_untold(&self) -> bool {
+        self.untold.lock().as_ref().is_some_and(|untold| !untold.is_empty())
+    }
+
+    /// What changed here since the last call, as it is now.
+    pub(crate) fn take_untold(&self) -> Vec<Entry> {
+        let ids = self.untold.lock().as_mut().map(std::mem::take).unwrap_or_default();
+        self.entries().into_iter().filter(|entry| ids.contains(&entry.id)).collect()
+    }
+
+    /// What could not be told after all.
+    pub(crate) fn put_back(&self, entries: &[Entry]) {
+        if let Some(untold) = &mut *self.untold.lock() {
+            untold.extend(entries.iter().map(|entry| entry.id.clone()));
+        }
+    }
+
+    /// All that is known, those included that were taken back.
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        let table = self.table.load();
+        let keys = table.known.all.iter().map(|key| Entry {
+            id: key.id().to_owned(),
+            generation: key.record.generation,
+            text: serde_json::to_string(&key.record).expect("keys are made of texts and numbers"),
+        });
+        let revoked = table.known.revoked.iter();
+        keys.chain(revoked.map(|id| Entry { id: id.clone(), generation: REVOKED, text: String::new() })).collect()
+    }
+
+    /// Takes in what other instances know, in force at once and on disk where that is possible. Entries that no key can be are
+    /// passed over.
+    ///
+    /// # Errors
+    /// Why it is not on disk. It holds all the same.
+    pub(crate) fn merge(&self, entries: &[Entry]) -> Result<(), String> {
+        let place = self.place.lock();
+        let mut known = self.table.load().known.clone();
+        let mut at: HashMap<String, usize> =
+            known.all.iter().enumerate().map(|(at, key)| (key.id().to_owned(), at)).collect();
+        let mut revoked: HashSet<String> = known.revoked.iter().cloned().collect();
+        let mut changed = false;
+        for entry in entries.iter().filter(|entry| entry.text.is_empty()) {
+            if revoked.insert(entry.id.clone()) {
+                changed = true;
+                known.revoked.push(entry.id.clone());
+            }
+        }
+        for entry in entries.iter().filter(|entry| !entry.text.is_empty() && !revoked.contains(&entry.id)) {
+            let Some(key) = entry.key() else { continue };
+            match at.get(&entry.id) {
+                Some(place) if known.all[*place].record.generation >= entry.generation => continue,
+                Some(place) => known.all[*place] = Arc::new(key),
+                None if known.all.len() >= KEYS_MAX => continue,
+                None => {
+                    at.insert(entry.id.clone(), known.all.len());
+                    known.all.push(Arc::new(key));
+                }
+            }
+            changed = true;
+        }
+        if !changed {
+            return Ok(());
+        }
+        known.all.retain(|key| !revoked.contains(key.id()));
+        let over = known.revoked.len().saturating_sub(REVOKED_MAX);
+        known.revoked.drain(..over);
+        let kept = match &*place {
+            Place::At(path) => known.save(path),
+            Place::Nowhere => Err("there is no data directory".to_owned()),
+            Place::Broken(why) => Err(why.clone()),
+        };
+        self.table.store(Arc::new(Table::of(known)));
+        kept
     }
 }
 
-fn read(path: &Path) -> Result<Vec<Arc<Key>>, String> {
+impl Entry {
+    /// What it says, where a key can be like that.
+    fn key(&self) -> Option<Key> {
+        let record: Record = serde_json::from_str(&self.text).ok()?;
+        let told = record.id == self.id && record.generation == self.generation && check(&record.grant).is_ok();
+        Key::new(record).ok().filter(|_| told)
+    }
+}
+
+fn read(path: &Path) -> Result<Known, String> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::default()),
         Err(error) => return Err(error.to_string()),
     };
     let stored: Stored<Record> = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
     if stored.version != VERSION {
         return Err(format!("is of version {}, this server knows version {VERSION}", stored.version));
     }
-    stored.keys.into_iter().map(|record| Key::new(record).map(Arc::new)).collect()
+    let keys = stored.keys.into_iter().map(|record| Key::new(record).map(Arc::new));
+    Ok(Known { all: keys.collect::<Result<_, _>>()?, revoked: stored.revoked })
 }
 
 impl Key {
@@ -560,5 +713,59 @@ mod tests {
         let refused = keys.create(grant(&[]), &UserId::new("ada"), None, NOW);
         assert!(matches!(refused, Err(KeyError::NotKept(_))));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"version\":1,");
+    }
+
+    #[test]
+    fn instances_come_to_know_the_same_whatever_the_order_in_which_they_hear_it() {
+        let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [first, second] = directories.each_ref().map(|directory| keys(directory.path()));
+        let ada = UserId::new("ada");
+        let (kept, _) = first.create(grant(&[]), &ada, None, NOW).unwrap();
+        let (gone, gone_token) = first.create(grant(&[]), &ada, None, NOW).unwrap();
+        second.merge(&first.entries()).unwrap();
+        let before = second.entries();
+        let (_, rotated) = first.rotate(kept.id(), NOW).unwrap();
+        second.revoke(gone.id()).unwrap();
+        first.merge(&second.entries()).unwrap();
+        second.merge(&first.entries()).unwrap();
+        // Old news change nothing, and a restart forgets nothing.
+        second.merge(&before).unwrap();
+        let [first, second] = directories.each_ref().map(|directory| keys(directory.path()));
+        first.merge(&before).unwrap();
+        for keys in [&first, &second] {
+            assert_eq!(ask(keys, &rotated, "192.0.2.1", 0), Ok(kept.id().to_owned()));
+            assert_eq!(ask(keys, &gone_token, "192.0.2.1", 0), Err(Denial::Unknown));
+            assert_eq!(keys.list().len(), 1);
+        }
+    }
+
+    #[test]
+    fn what_another_instance_tells_is_held_to_the_same_rules() {
+        let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (keys, source) = (keys(directory.path()), keys(other.path()));
+        source.create(grant(&[]), &UserId::new("ada"), None, NOW).unwrap();
+        let good = source.entries().remove(0);
+        let admin = Entry { text: good.text.replace("\"tags\":[]", "\"tags\":[\"admin\"]"), ..good.clone() };
+        assert_ne!(admin, good);
+        let renamed = Entry { id: "key_0".to_owned(), ..good.clone() };
+        let newer = Entry { generation: 9, ..good.clone() };
+        let broken = Entry { text: "{".to_owned(), ..good };
+        keys.merge(&[admin, renamed, newer, broken]).unwrap();
+        assert!(keys.list().is_empty());
+    }
+
+    #[test]
+    fn what_changed_is_told_once_unless_that_failed() {
+        let directory = tempfile::tempdir().unwrap();
+        let keys = keys(directory.path());
+        let (key, _) = keys.create(grant(&[]), &UserId::new("ada"), None, NOW).unwrap();
+        assert_eq!(keys.take_untold(), [], "nobody is to be told");
+        keys.share();
+        keys.revoke(key.id()).unwrap();
+        let told = keys.take_untold();
+        assert_eq!(told, [Entry { id: key.id().to_owned(), generation: REVOKED, text: String::new() }]);
+        assert_eq!(keys.take_untold(), []);
+        keys.put_back(&told);
+        assert_eq!(keys.take_untold(), told);
     }
 }

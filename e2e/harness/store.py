@@ -86,14 +86,21 @@ class Wire:
         self.cut = False
 
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join()
 
     def _run(self, ready: threading.Event) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", self.port))
-        ready.set()
-        self._loop.run_forever()
+        async def serve() -> None:
+            self._ended = asyncio.Event()
+            async with await asyncio.start_server(self._serve, "127.0.0.1", self.port):
+                ready.set()
+                await self._ended.wait()
+                for writer in self._writers:
+                    writer.transport.abort()
+
+        # Cancels what still passes bytes, and waits for it.
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(serve())
 
     async def _serve(self, reader, writer) -> None:
         if self.cut:

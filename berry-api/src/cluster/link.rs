@@ -11,11 +11,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisError, Script, ScriptInvocation};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
+
+use super::keys::Version;
 
 /// Longest wait for a connection, and for any answer.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -71,6 +74,10 @@ pub(super) struct Link {
     away: Mutex<Option<String>>,
     /// Whether the log has said so.
     told: AtomicBool,
+    /// Of the keys, as the last beat had it.
+    keys_version: Mutex<Version>,
+    /// Rung by what others tell, and by every beat.
+    pub(super) news: Notify,
     made: AtomicU64,
     failed: AtomicU64,
 }
@@ -88,6 +95,8 @@ impl Link {
             instances: AtomicU32::new(instances.max(1)),
             away: Mutex::new(Some("not reached yet".to_owned())),
             told: AtomicBool::new(false),
+            keys_version: Mutex::default(),
+            news: Notify::new(),
             made: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         }
@@ -116,6 +125,16 @@ impl Link {
     /// Instances that live, as far as is known.
     pub(super) fn instances(&self) -> u32 {
         self.instances.load(Ordering::Relaxed)
+    }
+
+    /// The state of the keys in the store, as far as is known.
+    pub(super) fn keys_version(&self) -> Version {
+        self.keys_version.lock().clone()
+    }
+
+    /// It was read just now.
+    pub(super) fn set_keys_version(&self, version: Version) {
+        *self.keys_version.lock() = version;
     }
 
     pub(super) fn condition(&self) -> Condition {
@@ -175,7 +194,14 @@ impl Link {
             match self.connect(client).await {
                 Ok(()) => {
                     // One that breaks again at once is not tried faster for having been there.
-                    if self.beats().await > STEADY {
+                    let answered = tokio::select! {
+                        answered = self.beats() => answered,
+                        () = self.listen(client) => {
+                            self.fail("the subscription ended");
+                            0
+                        }
+                    };
+                    if answered > STEADY {
                         pause = PAUSE.0;
                     }
                 }
@@ -200,6 +226,24 @@ impl Link {
         answered
     }
 
+    /// Hears what other instances tell, on a connection of its own, until that ends.
+    async fn listen(&self, client: &Client) {
+        let Ok(Ok(mut subscription)) = timeout(2 * ANSWER, client.get_async_pubsub()).await else { return };
+        let Ok(Ok(())) = timeout(ANSWER, subscription.subscribe(self.key("news"))).await else { return };
+        let mut messages = subscription.into_on_message();
+        while let Some(message) = messages.next().await {
+            self.hear(message.get_payload_bytes());
+        }
+    }
+
+    fn hear(&self, message: &[u8]) {
+        if message == b"keys" {
+            // Whoever looks is behind now; which version it is comes with the answer.
+            self.keys_version.lock().number += 1;
+            self.news.notify_one();
+        }
+    }
+
     async fn connect(&self, client: &Client) -> Result<(), RedisError> {
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(ANSWER)).set_response_timeout(Some(ANSWER));
@@ -212,8 +256,8 @@ impl Link {
 
     async fn beat_once(&self) -> Result<(), Failed> {
         let mut call = self.beat.prepare_invoke();
-        call.key(self.key("instances")).arg(&self.instance).arg(LIFE.as_millis() as u64);
-        let answer = self.call::<u32>(&call);
+        call.key(self.key("instances")).key(self.key("keys:version")).arg(&self.instance).arg(LIFE.as_millis() as u64);
+        let answer = self.call::<(u32, Option<String>, Option<u64>)>(&call);
         tokio::pin!(answer);
         let (prompt, answer) = match timeout(PROMPT, &mut answer).await {
             Ok(answer) => (true, answer),
@@ -222,13 +266,15 @@ impl Link {
                 (false, answer.await)
             }
         };
-        let instances = answer?;
+        let (instances, epoch, number) = answer?;
         self.instances.store(instances.max(1), Ordering::Relaxed);
         if self.away.lock().take().is_some() {
             self.told.store(false, Ordering::Relaxed);
             tracing::info!(instances, "the shared store is reached");
         }
+        *self.keys_version.lock() = Version { epoch: epoch.unwrap_or_default(), number: number.unwrap_or_default() };
         self.prompt.store(prompt, Ordering::Relaxed);
+        self.news.notify_one();
         Ok(())
     }
 }

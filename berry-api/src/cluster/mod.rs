@@ -4,6 +4,7 @@
 //! what is not known in time is decided here, as `cluster.on_failure` says. So a store that is away or slow delays nobody, and
 //! the server starts without it.
 
+mod keys;
 mod lending;
 mod link;
 
@@ -21,12 +22,14 @@ pub use link::{Calls, Condition};
 
 use crate::app::App;
 use crate::quotas::Refused;
+use keys::SharedKeys;
 use lending::{LONG, SHORT};
 use link::Link;
 
 /// What this instance shares with others.
 pub struct Cluster {
     link: Arc<Link>,
+    keys: SharedKeys,
     /// Shared limits.
     pub lending: Arc<Lending>,
 }
@@ -49,7 +52,7 @@ impl Cluster {
         let client = Client::open(settings.redis_url.expose()).map_err(|error| format!("cluster.redis_url: {error}"));
         let link = Arc::new(Link::new(client, &settings.key_prefix, settings.instances));
         let lending = Arc::new(Lending::new(Arc::clone(&link), settings.on_failure));
-        Self { link, lending }
+        Self { keys: SharedKeys::new(Arc::clone(&link)), link, lending }
     }
 
     /// How the store is doing.
@@ -121,6 +124,7 @@ pub async fn run(app: Arc<App>, last: CancellationToken) {
         biased;
         () = last.cancelled() => {}
         () = cluster.link.keep() => {}
+        () = cluster.keys.run(&app) => {}
         () = cluster.lending.run(&app.quotas, app.clock) => {}
     }
 }
