@@ -102,8 +102,13 @@ fn merged(turns: Vec<Turn>, keep_system: bool, losses: &mut Losses) -> Vec<Turn>
 /// Marks an instruction that has to stand in a turn of the user.
 fn mark_system(part: &mut Part) {
     if let Part::Text(TextPart { text, .. }) = part {
-        *text = Text::plain("<system>").join(text).join(&Text::plain("</system>"));
+        *text = as_instruction(text);
     }
+}
+
+/// An instruction as text of the user.
+pub fn as_instruction(text: &Text) -> Text {
+    Text::plain("<system>").join(text).join(&Text::plain("</system>"))
 }
 
 /// Puts results before everything else, in the order of the calls.

@@ -186,6 +186,9 @@ pub struct Audio {
     pub source: Source,
 }
 
+/// What a document is called where one needs a name and was given none.
+pub const DOCUMENT_NAME: &str = "document.pdf";
+
 /// Where the bytes of a picture, document or sound are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {

@@ -4,7 +4,7 @@
 //! lengths and list sizes are refused.
 
 use super::loss::{Losses, Reason};
-use super::text::{Json, Writer};
+use super::text::{Json, Text, Writer};
 use crate::json::Kind;
 
 /// Keywords that Anthropic refuses.
@@ -35,6 +35,25 @@ pub fn of_tool(schema: Option<&Json>) -> Json {
     writer.object(|w| {
         w.key("type").string("object");
         for (name, value) in schema.fields().rest().filter(|(name, _)| name != "type") {
+            w.quoted_key(&name).json(&value);
+        }
+    });
+    Json::written(writer)
+}
+
+/// A schema that says its name and what it is for itself, where the dialect has no place beside it. What it says already stays.
+pub fn named(schema: &Json, title: Option<&Text>, description: Option<&Text>) -> Json {
+    if schema.kind() != Kind::Object {
+        return schema.clone();
+    }
+    let mut writer = Writer::new();
+    writer.object(|w| {
+        for (name, text) in [("title", title), ("description", description)] {
+            if let Some(text) = text.filter(|_| schema.fields().take(name).is_none()) {
+                w.key(name).text(text);
+            }
+        }
+        for (name, value) in schema.fields().rest() {
             w.quoted_key(&name).json(&value);
         }
     });

@@ -344,7 +344,9 @@ impl Scanner {
             _ if self.state == State::FirstKey => return Err(self.wrong(at, "a key or `}`")),
             _ => return Err(self.wrong(at, "a key")),
         }
-        self.key_start = self.base + at;
+        if self.depth == 1 {
+            self.key_start = self.base + at;
+        }
         self.key.len = 0;
         // A key that lies here as it is needs no copy.
         let start = at + 1;

@@ -87,6 +87,16 @@ fn json_text() -> impl Strategy<Value = String> {
     })
 }
 
+#[test]
+fn a_member_that_is_an_object_keeps_the_place_of_its_key_wherever_the_body_is_cut() {
+    let text = r#"{"a":1,"x":{"stream":{"y":2}},"b":3}"#;
+    let whole = scan(text.as_bytes(), text.len()).unwrap();
+    assert_eq!(&text[whole.get("x").unwrap().removal.clone()], r#""x":{"stream":{"y":2}},"#);
+    for cut in 0..text.len() {
+        assert_eq!(scan(text.as_bytes(), cut).unwrap(), whole, "cut at {cut}");
+    }
+}
+
 fn serde_accepts(text: &[u8]) -> bool {
     serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok()
 }

@@ -56,11 +56,11 @@ pub(super) fn encode(request: &Request, target: &Target<'_>, losses: &mut Losses
     writer.object(|w| {
         w.key("model").string(target.model);
         w.key("max_tokens").integer(max_tokens);
-        write_thinking(w, thinks);
+        write_thinking(w, request, target, thinks, losses);
         write_sampling(w, request, target, thinks, losses);
         write_settings(w, request, losses);
         let schema = output_schema(request, target, losses);
-        write_output_config(w, schema.as_ref(), thinks);
+        write_output_config(w, schema.as_ref(), thinks, losses);
         let mut parts = Parts { target, losses, marks: MARKS_MAX, thinking: thinks.is_on() };
         parts.tools(w, request, thinks);
         parts.system(w, request);
@@ -203,16 +203,32 @@ fn own_thinking(part: &Part, target: &Target<'_>) -> Option<Text> {
     }
 }
 
-fn write_thinking(w: &mut Writer, thinks: Thinks) {
-    match thinks {
-        Thinks::Unsaid => {}
-        Thinks::Off => w.key("thinking").object(|w| w.key("type").string("disabled")),
-        Thinks::Budget(tokens) => w.key("thinking").object(|w| {
-            w.key("type").string("enabled");
-            w.key("budget_tokens").integer(tokens);
-        }),
-        Thinks::Adaptive(_) => w.key("thinking").object(|w| w.key("type").string("adaptive")),
+fn write_thinking(w: &mut Writer, request: &Request, target: &Target<'_>, thinks: Thinks, losses: &mut Losses) {
+    let show = request.reasoning.show;
+    let takes_display = matches!(target.capabilities.thinking, ThinkingAsk::Adaptive | ThinkingAsk::BudgetOrAdaptive);
+    match show {
+        Some(_) if thinks.is_on() && takes_display => {}
+        // Where nothing is said of it, thoughts are shown.
+        Some(true) if thinks.is_on() => {}
+        Some(_) => losses.add("reasoning.summary", Reason::Model),
+        None => {}
     }
+    if thinks == Thinks::Unsaid {
+        return;
+    }
+    w.key("thinking").object(|w| {
+        match thinks {
+            Thinks::Unsaid | Thinks::Off => return w.key("type").string("disabled"),
+            Thinks::Budget(tokens) => {
+                w.key("type").string("enabled");
+                w.key("budget_tokens").integer(tokens);
+            }
+            Thinks::Adaptive(_) => w.key("type").string("adaptive"),
+        }
+        if let Some(show) = show.filter(|_| takes_display) {
+            w.key("display").string(if show { "summarized" } else { "omitted" });
+        }
+    });
 }
 
 /// `temperature`, `top_p` and `top_k`, as far as the model takes them, which with thinking is hardly.
@@ -266,7 +282,12 @@ fn write_settings(w: &mut Writer, request: &Request, losses: &mut Losses) {
     }
     match request.service_tier {
         None => {}
-        Some(ServiceTier::Auto | ServiceTier::Priority) => w.key("service_tier").string("auto"),
+        Some(tier @ (ServiceTier::Auto | ServiceTier::Priority)) => {
+            if tier == ServiceTier::Priority {
+                losses.add("service_tier", Reason::Approximated);
+            }
+            w.key("service_tier").string("auto");
+        }
         Some(ServiceTier::Default) => w.key("service_tier").string("standard_only"),
         Some(ServiceTier::Flex) => losses.add("service_tier", Reason::Unsupported),
     }
@@ -282,11 +303,14 @@ fn output_schema(request: &Request, target: &Target<'_>, losses: &mut Losses) ->
     }
     match request.output.as_ref()? {
         OutputFormat::JsonObject => None,
-        OutputFormat::Schema { schema, .. } => Some(schema::for_anthropic(schema, "response_format.schema", losses)),
+        OutputFormat::Schema { name, description, schema, .. } => {
+            let schema = schema::named(schema, name.as_ref(), description.as_ref());
+            Some(schema::for_anthropic(&schema, "response_format.schema", losses))
+        }
     }
 }
 
-fn write_output_config(w: &mut Writer, schema: Option<&Json>, thinks: Thinks) {
+fn write_output_config(w: &mut Writer, schema: Option<&Json>, thinks: Thinks, losses: &mut Losses) {
     let effort = match thinks {
         Thinks::Adaptive(effort) => effort,
         _ => None,
@@ -296,12 +320,18 @@ fn write_output_config(w: &mut Writer, schema: Option<&Json>, thinks: Thinks) {
     }
     w.key("output_config").object(|w| {
         if let Some(effort) = effort {
-            w.key("effort").string(match effort {
-                Effort::None | Effort::Minimal | Effort::Low => "low",
-                Effort::Medium => "medium",
-                Effort::High => "high",
-                Effort::XHigh | Effort::Max => "max",
-            });
+            let (level, exact) = match effort {
+                Effort::None | Effort::Minimal => ("low", false),
+                Effort::Low => ("low", true),
+                Effort::Medium => ("medium", true),
+                Effort::High => ("high", true),
+                Effort::XHigh => ("max", false),
+                Effort::Max => ("max", true),
+            };
+            if !exact {
+                losses.add("reasoning_effort", Reason::Approximated);
+            }
+            w.key("effort").string(level);
         }
         if let Some(schema) = schema {
             w.key("format").object(|w| {

@@ -3,12 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use super::super::ir::{
-    Arguments, Document, Effort, Image, OutputFormat, Part, Request, Role, Source, SystemBlock, TextPart, ThinkingMode,
-    ToolCall, ToolChoice, ToolResult,
+    Arguments, DOCUMENT_NAME, Document, Effort, Image, OutputFormat, Part, Request, Role, Source, SystemBlock,
+    TextPart, ThinkingMode, ToolCall, ToolChoice, ToolResult,
 };
 use super::super::loss::{Losses, Reason};
+use super::super::schema::named;
 use super::super::text::{Json, Text, Writer};
-use super::super::{Malformed, Target, ThinkingAsk};
+use super::super::{Malformed, Target, ThinkingAsk, history};
 use super::schema;
 use crate::body::Chunks;
 use crate::json::Kind;
@@ -161,9 +162,14 @@ impl<'a> Out<'a, '_> {
         for (role, part) in parts.iter().filter(|(_, part)| !matches!(part, Part::ToolResult(_))) {
             if *role == Role::System {
                 self.lose("messages.system", Reason::Approximated);
-                pieces.push(Piece::Text(Text::plain("[System] ")));
             }
-            self.common_piece(part, &mut pieces)?;
+            match part {
+                Part::Text(text) if *role == Role::System && !text.text.is_empty() => {
+                    self.note_cache(text.cache.is_some());
+                    pieces.push(Piece::Text(history::as_instruction(&text.text)));
+                }
+                part => self.common_piece(part, &mut pieces)?,
+            }
         }
         Ok(pieces)
     }
@@ -209,7 +215,7 @@ impl<'a> Out<'a, '_> {
         if document.citations {
             self.lose("messages.content.document.citations", Reason::Unsupported);
         }
-        if let Some(name) = &document.name {
+        if let Some(name) = document.name.as_ref().filter(|name| name.raw() != DOCUMENT_NAME) {
             self.lose("messages.content.document.name", Reason::Approximated);
             pieces.push(Piece::Text(Text::plain("File: ").join(name)));
         }
@@ -218,7 +224,10 @@ impl<'a> Out<'a, '_> {
             pieces.push(Piece::Text(context.clone()));
         }
         pieces.push(match &document.source {
-            Source::Text(text) => Piece::Text(text.clone()),
+            Source::Text(text) => {
+                self.lose("messages.content.document", Reason::Approximated);
+                Piece::Text(text.clone())
+            }
             source => data(source, "application/pdf", "messages.content.document")?,
         });
         Ok(())
@@ -317,7 +326,7 @@ impl<'a> Out<'a, '_> {
                             }
                             // A tool without arguments has no schema here.
                             if let Some(parameters) = tool.parameters.as_ref().filter(|schema| has_properties(schema)) {
-                                self.schema("parametersJsonSchema", "parameters", parameters, None, &mut lost, w);
+                                self.schema("parametersJsonSchema", "parameters", parameters, &mut lost, w);
                             }
                         });
                     }
@@ -351,17 +360,9 @@ impl<'a> Out<'a, '_> {
     }
 
     /// Writes a schema under the key of the form that the model takes.
-    fn schema(
-        &mut self,
-        new_key: &str,
-        old_key: &str,
-        schema: &Json,
-        title: Option<&Text>,
-        lost: &mut HashSet<String>,
-        w: &mut Writer,
-    ) {
+    fn schema(&mut self, new_key: &str, old_key: &str, schema: &Json, lost: &mut HashSet<String>, w: &mut Writer) {
         match self.target.capabilities.json_schema {
-            true => w.key(new_key).json(&schema::for_new_models(schema, title)),
+            true => w.key(new_key).json(&schema::for_new_models(schema)),
             false => w.key(old_key).json(&schema::to_google(schema, lost)),
         }
     }
@@ -436,12 +437,10 @@ impl<'a> Out<'a, '_> {
             None => {}
             Some(OutputFormat::JsonObject) => w.key("responseMimeType").string("application/json"),
             Some(OutputFormat::Schema { name, description, schema, strict: _ }) => {
-                if description.is_some() {
-                    self.lose("response_format.description", Reason::Unsupported);
-                }
                 w.key("responseMimeType").string("application/json");
                 let mut lost = HashSet::new();
-                self.schema("responseJsonSchema", "responseSchema", schema, name.as_ref(), &mut lost, w);
+                let schema = named(schema, name.as_ref(), description.as_ref());
+                self.schema("responseJsonSchema", "responseSchema", &schema, &mut lost, w);
                 self.note_lost("response_format.schema", lost);
             }
         }
@@ -465,8 +464,8 @@ impl<'a> Out<'a, '_> {
                 ThinkingAsk::Level => self.level(is_off, w),
                 _ => self.budget(is_off, w),
             }
-            if !is_off && reasoning.show != Some(false) {
-                w.key("includeThoughts").boolean(true);
+            if !is_off {
+                w.key("includeThoughts").boolean(reasoning.show != Some(false));
             }
         });
     }
@@ -475,9 +474,9 @@ impl<'a> Out<'a, '_> {
         let reasoning = &self.request.reasoning;
         let effort = match reasoning.mode {
             _ if is_off => Effort::None,
-            Some(ThinkingMode::Budget(tokens)) if reasoning.effort.is_none() => {
+            Some(ThinkingMode::Budget(tokens)) => {
                 self.lose("thinking.budget_tokens", Reason::Approximated);
-                Effort::of_budget(tokens)
+                reasoning.effort.unwrap_or(Effort::of_budget(tokens))
             }
             _ => match reasoning.effort {
                 Some(effort) => effort,
@@ -508,7 +507,12 @@ impl<'a> Out<'a, '_> {
         let least = self.target.capabilities.min_thinking_tokens;
         let tokens = match (reasoning.mode, reasoning.effort) {
             _ if is_off => 0,
-            (Some(ThinkingMode::Budget(tokens)), _) => tokens,
+            (Some(ThinkingMode::Budget(tokens)), effort) => {
+                if effort.is_some() {
+                    self.lose("reasoning.effort", Reason::Approximated);
+                }
+                tokens
+            }
             (_, Some(effort)) => {
                 self.lose("reasoning.effort", Reason::Approximated);
                 effort.budget()
@@ -609,7 +613,13 @@ fn response(result: Option<&ToolResult>, w: &mut Writer) {
     w.object(|w| w.key(if result.is_error { "error" } else { "result" }).texts(&texts));
 }
 
+/// Whether a schema of arguments allows any.
 fn has_properties(schema: &Json) -> bool {
     let mut fields = schema.fields();
-    fields.take("properties").is_some_and(|properties| !properties.is_nothing()) || fields.take("type").is_none()
+    let is_object = fields.string("type").as_deref() == Some("object");
+    // Words about the schema, and rules for members that cannot be there.
+    ["title", "description", "$schema", "$id", "$comment", "required"].iter().for_each(|name| drop(fields.take(name)));
+    let closed = fields.take("additionalProperties").is_none_or(|more| more.boolean() == Some(false));
+    let empty = fields.take("properties").is_none_or(|properties| properties.is_nothing());
+    !(is_object && closed && empty && fields.is_empty())
 }

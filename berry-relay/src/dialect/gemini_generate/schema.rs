@@ -33,7 +33,7 @@ const PLAIN: &[&str] = &[
 ];
 
 /// Keywords that say something about a schema and nothing about values: leaving them out loses nothing.
-const SILENT: &[&str] = &["$schema", "$id", "$comment", "$defs", "definitions", "$anchor", "examples", "default"];
+const SILENT: &[&str] = &["$schema", "$id", "$comment", "$defs", "definitions", "$anchor"];
 
 /// A schema in Google's own form. Tells in `lost` which keywords were left out.
 pub(super) fn to_google(schema: &Json, lost: &mut HashSet<String>) -> Json {
@@ -156,25 +156,15 @@ fn as_text(value: &Json) -> String {
     value.string().unwrap_or_else(|| String::from_utf8_lossy(value.raw()).into_owned())
 }
 
-/// A schema that newer models take: JSON schema without the keywords that only name it. `title` is set where there is none.
-pub(super) fn for_new_models(schema: &Json, title: Option<&super::super::text::Text>) -> Json {
+/// A schema that newer models take: JSON schema without the keywords that only name it.
+pub(super) fn for_new_models(schema: &Json) -> Json {
     if schema.kind() != Kind::Object {
         return schema.clone();
     }
     let mut fields = schema.fields();
     ["$schema", "$id", "$comment"].iter().for_each(|name| drop(fields.take_any(name)));
-    let members: Vec<(String, Json)> = fields.rest().collect();
-    let has_title = members.iter().any(|(name, _)| name == "title");
     let mut writer = Writer::new();
-    writer.object(|w| {
-        if let (Some(title), false) = (title, has_title) {
-            w.key("title").text(title);
-        }
-        for (name, value) in &members {
-            w.quoted_key(name);
-            w.json(value);
-        }
-    });
+    writer.object(|w| fields.rest().for_each(|(name, value)| w.quoted_key(&name).json(&value)));
     Json::written(writer)
 }
 

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::wire;
 use crate::body::Chunks;
 use crate::dialect::ir::{
-    Arguments, Audio, CacheMark, Document, Effort, Extra, Image, OutputFormat, Part, Request, Role, Source,
-    SystemBlock, TextPart, Thinking, ThinkingMode, Tool, ToolCall, ToolChoice, ToolResult, Turn,
+    Arguments, Audio, CacheMark, DOCUMENT_NAME, Document, Effort, Extra, Image, OutputFormat, Part, Request, Role,
+    Source, SystemBlock, TextPart, Thinking, ThinkingMode, Tool, ToolCall, ToolChoice, ToolResult, Turn,
 };
 use crate::dialect::loss::{Losses, Reason};
 use crate::dialect::text::{Fields, Json, Text, Writer};
@@ -31,7 +31,7 @@ pub(super) fn decode(body: &Bytes, losses: &mut Losses) -> Result<Request, Malfo
     }
     request.tools = read_tools(&mut fields, losses);
     request.tool_choice = fields.take("tool_choice").or_else(|| fields.take("function_call")).and_then(|choice| {
-        let read = read_choice(&choice);
+        let read = read_choice(&choice, losses);
         if read.is_none() {
             losses.add("tool_choice", Reason::Unsupported);
         }
@@ -294,7 +294,7 @@ fn read_tool(mut function: Fields, cache: Option<CacheMark>, losses: &mut Losses
     tool
 }
 
-fn read_choice(choice: &Json) -> Option<ToolChoice> {
+fn read_choice(choice: &Json, losses: &mut Losses) -> Option<ToolChoice> {
     if let Some(name) = choice.string() {
         return match name.as_str() {
             "auto" => Some(ToolChoice::Auto),
@@ -305,7 +305,12 @@ fn read_choice(choice: &Json) -> Option<ToolChoice> {
     }
     let mut choice = choice.fields();
     if choice.string("type").as_deref() == Some("allowed_tools") {
-        let tools = choice.object("allowed_tools").list("tools");
+        let mut allowed = choice.object("allowed_tools");
+        if allowed.string("mode").as_deref() != Some("required") {
+            losses.add("tool_choice.allowed_tools", Reason::Unsupported);
+            return Some(ToolChoice::Auto);
+        }
+        let tools = allowed.list("tools");
         let names = tools.iter().filter_map(|tool| tool.fields().object("function").string("name"));
         return Some(ToolChoice::OneOf(names.collect()));
     }
@@ -419,19 +424,28 @@ fn write_sampling(w: &mut Writer, request: &Request, target: &Target<'_>, losses
 
 fn write_effort(w: &mut Writer, request: &Request, reasons: bool, losses: &mut Losses) {
     let reasoning = &request.reasoning;
-    let effort = reasoning.effort.or(match reasoning.mode {
-        Some(ThinkingMode::Off) if reasons => Some(Effort::Minimal),
-        Some(ThinkingMode::Budget(tokens)) => Some(Effort::of_budget(tokens)),
-        _ => None,
-    });
-    if reasoning.effort.is_none() && effort.is_some() {
+    let effort = match (reasoning.mode, reasoning.effort) {
+        (Some(ThinkingMode::Off), _) => reasons.then_some(Effort::Minimal),
+        (Some(ThinkingMode::Budget(tokens)), None) => Some(Effort::of_budget(tokens)),
+        (_, effort) => effort,
+    };
+    if let (Some(ThinkingMode::Budget(_)), Some(_)) = (reasoning.mode, reasoning.effort) {
+        losses.add("thinking.budget_tokens", Reason::Approximated);
+    }
+    if reasoning.effort != effort {
         losses.add("thinking", if reasons { Reason::Approximated } else { Reason::Model });
     } else if effort.is_some() && !reasons {
         losses.add("reasoning_effort", Reason::Model);
     } else if reasoning.mode == Some(ThinkingMode::Adaptive) && !reasons {
         losses.add("thinking", Reason::Model);
     }
+    if reasoning.show.is_some() {
+        losses.add("reasoning.summary", Reason::Unsupported);
+    }
     if let Some(effort) = effort.filter(|_| reasons) {
+        if effort == Effort::Max {
+            losses.add("reasoning_effort", Reason::Approximated);
+        }
         w.key("reasoning_effort").string(match effort {
             Effort::Max => "xhigh",
             effort => effort.name(),
@@ -685,6 +699,7 @@ fn write_document(w: &mut Writer, document: &Document, losses: &mut Losses) {
     }
     match &document.source {
         Source::Text(text) => {
+            losses.add("messages.content.document", Reason::Approximated);
             if document.name.is_some() {
                 losses.add("messages.document.title", Reason::Unsupported);
             }
@@ -693,7 +708,7 @@ fn write_document(w: &mut Writer, document: &Document, losses: &mut Losses) {
         Source::Base64 { media_type, data } => w.object(|w| {
             w.key("type").string("file");
             w.key("file").object(|w| {
-                w.key("filename").text(document.name.as_ref().unwrap_or(&Text::plain("document.pdf")));
+                w.key("filename").text(document.name.as_ref().unwrap_or(&Text::plain(DOCUMENT_NAME)));
                 write_data_url(w.key("file_data"), media_type, data);
             });
         }),

@@ -1,12 +1,12 @@
 //! A request for a Responses upstream.
 
 use super::super::ir::{
-    Arguments, Document, Effort, Image, OutputFormat, Part, Request, Role, ServiceTier, Source, ThinkingMode,
-    ToolChoice, ToolResult,
+    Arguments, CacheMark, DOCUMENT_NAME, Document, Effort, Image, OutputFormat, Part, Reasoning, Request, Role,
+    ServiceTier, Source, ThinkingMode, ToolChoice, ToolResult,
 };
 use super::super::loss::{Losses, Reason};
 use super::super::text::{Text, Writer};
-use super::super::{Malformed, Sampling, Target};
+use super::super::{Malformed, Sampling, Target, ThinkingAsk};
 use crate::body::Chunks;
 
 /// Fields that this dialect knows by the name that the chat dialect has for them.
@@ -29,7 +29,12 @@ pub(super) fn encode(request: &Request, target: &Target<'_>, losses: &mut Losses
         out.tools(w);
         out.settings(w);
         out.extras(w);
-        w.key("include").list(|w| w.string("reasoning.encrypted_content"));
+        w.key("include").list(|w| {
+            w.string("reasoning.encrypted_content");
+            if request.logprobs == Some(true) {
+                w.string("message.output_text.logprobs");
+            }
+        });
         if request.extras.iter().all(|extra| extra.name != "store") {
             w.key("store").boolean(false);
         }
@@ -101,9 +106,7 @@ impl Out<'_, '_> {
     fn content(&mut self, part: &Part, is_output: bool, w: &mut Writer) -> Result<(), Malformed> {
         match part {
             Part::Text(text) => {
-                if text.cache.is_some() {
-                    self.losses.add("cache_control", Reason::Unsupported);
-                }
+                self.note_mark(text.cache);
                 w.object(|w| {
                     w.key("type").string(if is_output { "output_text" } else { "input_text" });
                     w.key("text").text(&text.text);
@@ -121,7 +124,11 @@ impl Out<'_, '_> {
                     w.key("input_audio").object(|w| {
                         w.key("data").text(data);
                         let kind = media_type.read();
-                        w.key("format").string(kind.strip_prefix("audio/").unwrap_or(&kind));
+                        w.key("format").string(match kind.strip_prefix("audio/").unwrap_or(&kind) {
+                            "mpeg" => "mp3",
+                            "x-wav" | "wave" => "wav",
+                            other => other,
+                        });
                     });
                 }),
                 _ => return Err(Malformed::new("messages.content.audio", "sound must be sent as its bytes")),
@@ -132,7 +139,14 @@ impl Out<'_, '_> {
         Ok(())
     }
 
+    fn note_mark(&mut self, mark: Option<CacheMark>) {
+        if mark.is_some() {
+            self.losses.add("cache_control", Reason::Unsupported);
+        }
+    }
+
     fn image(&mut self, image: &Image, w: &mut Writer) -> Result<(), Malformed> {
+        self.note_mark(image.cache);
         let url = address(&image.source, "messages.content.image")?;
         w.object(|w| {
             w.key("type").string("input_image");
@@ -143,6 +157,16 @@ impl Out<'_, '_> {
     }
 
     fn document(&mut self, document: &Document, w: &mut Writer) -> Result<(), Malformed> {
+        self.note_mark(document.cache);
+        if document.citations {
+            self.losses.add("messages.content.document.citations", Reason::Unsupported);
+        }
+        if document.context.is_some() {
+            self.losses.add("messages.content.document.context", Reason::Unsupported);
+        }
+        if document.name.is_some() && matches!(document.source, Source::Text(_) | Source::Url { .. }) {
+            self.losses.add("messages.content.document.name", Reason::Unsupported);
+        }
         if let Source::Text(text) = &document.source {
             self.losses.add("messages.content.document", Reason::Approximated);
             w.object(|w| {
@@ -151,19 +175,13 @@ impl Out<'_, '_> {
             });
             return Ok(());
         }
-        if document.citations {
-            self.losses.add("messages.content.document.citations", Reason::Unsupported);
-        }
-        if document.context.is_some() {
-            self.losses.add("messages.content.document.context", Reason::Unsupported);
-        }
         let address = address(&document.source, "messages.content.document")?;
         w.object(|w| {
             w.key("type").string("input_file");
             match &document.source {
                 Source::Url { .. } => w.key("file_url").text(&address),
                 _ => {
-                    w.key("filename").text(document.name.as_ref().unwrap_or(&Text::plain("document.pdf")));
+                    w.key("filename").text(document.name.as_ref().unwrap_or(&Text::plain(DOCUMENT_NAME)));
                     w.key("file_data").text(&address);
                 }
             }
@@ -174,12 +192,15 @@ impl Out<'_, '_> {
     /// A part that is an item of its own.
     fn item(&mut self, part: &Part, w: &mut Writer) -> Result<(), Malformed> {
         match part {
-            Part::ToolCall(call) => w.object(|w| {
-                w.key("type").string("function_call");
-                w.key("call_id").string(call.id.as_deref().unwrap_or_default());
-                w.key("name").string(&call.name);
-                w.key("arguments").text(&arguments_text(&call.arguments));
-            }),
+            Part::ToolCall(call) => {
+                self.note_mark(call.cache);
+                w.object(|w| {
+                    w.key("type").string("function_call");
+                    w.key("call_id").string(call.id.as_deref().unwrap_or_default());
+                    w.key("name").string(&call.name);
+                    w.key("arguments").text(&arguments_text(&call.arguments));
+                });
+            }
             Part::ToolResult(result) => self.result(result, w)?,
             Part::Thinking(thinking) => match &thinking.signature {
                 Some(signature) if self.target.own_state => reasoning(Some(&thinking.text), signature, w),
@@ -192,6 +213,7 @@ impl Out<'_, '_> {
     }
 
     fn result(&mut self, result: &ToolResult, w: &mut Writer) -> Result<(), Malformed> {
+        self.note_mark(result.cache);
         if result.is_error {
             self.losses.add("messages.tool_result.is_error", Reason::Approximated);
         }
@@ -219,9 +241,7 @@ impl Out<'_, '_> {
         }
         w.key("tools").list(|w| {
             for tool in &self.request.tools {
-                if tool.cache.is_some() {
-                    self.losses.add("cache_control", Reason::Unsupported);
-                }
+                self.note_mark(tool.cache);
                 w.object(|w| {
                     w.key("type").string("function");
                     w.key("name").string(&tool.name);
@@ -291,15 +311,23 @@ impl Out<'_, '_> {
 
     fn reasoning(&mut self, w: &mut Writer) {
         let reasoning = &self.request.reasoning;
-        let effort = reasoning.effort.or_else(|| match reasoning.mode? {
-            ThinkingMode::Off => Some(Effort::None),
-            ThinkingMode::Budget(tokens) => {
+        let effort = match (reasoning.mode, reasoning.effort) {
+            (Some(ThinkingMode::Off), _) => Some(Effort::None),
+            (Some(ThinkingMode::Budget(tokens)), effort) => {
                 self.losses.add("thinking.budget_tokens", Reason::Approximated);
-                Some(Effort::of_budget(tokens))
+                Some(effort.unwrap_or(Effort::of_budget(tokens)))
             }
-            ThinkingMode::Adaptive => None,
-        });
-        if effort.is_none() && reasoning.show.is_none() {
+            (_, effort) => effort,
+        };
+        let thinks = self.target.capabilities.thinking != ThinkingAsk::None;
+        let is_off = reasoning.mode == Some(ThinkingMode::Off) || effort == Some(Effort::None);
+        if !thinks && !is_off && *reasoning != Reasoning::default() {
+            self.losses.add("reasoning", Reason::Model);
+        }
+        if reasoning.show == Some(false) || !thinks && reasoning.show.is_some() {
+            self.losses.add("reasoning.summary", Reason::Unsupported);
+        }
+        if !thinks || effort.is_none() && reasoning.show != Some(true) {
             return;
         }
         w.key("reasoning").object(|w| {
