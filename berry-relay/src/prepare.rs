@@ -137,7 +137,7 @@ pub(crate) fn translation(
     facts: &Facts,
 ) -> Result<Option<Box<Translation>>, ForwardError> {
     let RequestBody::Json { body, .. } = &request.body else { return Ok(None) };
-    if translate::upstream_operation(facts.operation, &backend.provider, facts.stream) == facts.operation {
+    if !translate::is_needed(facts.operation, &backend.provider, facts.stream) {
         return Ok(None);
     }
     let decoded = match &mut request.decoded {

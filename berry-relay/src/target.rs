@@ -49,6 +49,13 @@ pub(crate) fn names_model(provider: &Provider, operation: Operation) -> bool {
 /// When the parts do not make a URL; `compile` has checked the base, so this means a hostile model name.
 pub(crate) fn url(provider: &Provider, operation: Operation, model: &str) -> Result<Uri, http::Error> {
     let call = operation.upstream_path();
+    if operation == Operation::Rerank
+        && let Some(path) = ranking_path(provider)
+    {
+        let mut parts = base(provider).into_parts();
+        parts.path_and_query = Some(path.parse()?);
+        return Ok(Uri::from_parts(parts)?);
+    }
     match &provider.upstream {
         Upstream::Azure(Azure { style: AzureStyle::Deployments, .. }) if names_model(provider, operation) => {
             below(provider, &format!("openai/deployments/{}/{call}", utf8_percent_encode(model, SEGMENT)))
@@ -60,6 +67,12 @@ pub(crate) fn url(provider: &Provider, operation: Operation, model: &str) -> Res
         }
         _ => below(provider, call),
     }
+}
+
+/// Where a vendor ranks, if that is not below its base.
+fn ranking_path(provider: &Provider) -> Option<&str> {
+    let rerank = provider.vendor.as_ref()?.rerank.as_ref()?;
+    rerank.path.as_deref().filter(|_| matches!(provider.upstream, Upstream::OpenAi { .. }))
 }
 
 /// A path below the provider's base, with the query that goes with every call there.

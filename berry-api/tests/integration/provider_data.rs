@@ -27,6 +27,18 @@ api_key = "key-of-claude"
 vendor = "zai"
 base_url = "https://zai.test/v4"
 api_key = "key-of-zai"
+[providers.cohere]
+vendor = "cohere"
+base_url = "https://cohere.test/compatibility/v1"
+api_key = "key-of-cohere"
+[providers.voyage]
+vendor = "voyage"
+base_url = "https://voyage.test/v1"
+api_key = "key-of-voyage"
+[models.ranker]
+name = "ranker"
+strategy = "failover"
+backends = [{ provider = "cohere", model = "rerank-v3.5" }, { provider = "voyage", model = "rerank-2.5", priority = 2 }]
 [models.chat]
 name = "chat"
 backends = [{ provider = "chat", model = "deepseek-chat" }]
@@ -44,7 +56,7 @@ backends = [{ provider = "zai", model = "glm" }, { provider = "chat", model = "d
 "#;
 
 fn gateway(up: &Mock) -> TestGateway {
-    let dials = ["chat", "claude", "zai"].map(|name| {
+    let dials = ["chat", "claude", "zai", "cohere", "voyage"].map(|name| {
         let dial = up.clone();
         (name.into(), Arc::new(move || dial.connect()) as Dial)
     });
@@ -145,4 +157,24 @@ async fn a_vendors_own_error_codes_decide_what_follows() {
     assert_eq!(gateway.post("/v1/chat/completions", ADMIN, &ask).await.status, 200);
     let asked = up.requests().iter().filter(|seen| seen.path_and_query.starts_with("/v4")).count();
     assert_eq!(asked, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ranking_is_asked_of_each_vendor_in_its_own_form_and_answered_in_the_clients() {
+    let mut busy = Reply::json("/v2/rerank", r#"{"message":"busy"}"#);
+    busy.status = 503;
+    let ranked = r#"{"object":"list","data":[{"relevance_score":0.9,"index":1}],"model":"rerank-2.5","usage":{"total_tokens":7}}"#;
+    let up = up(vec![busy, Reply::json("/v1/rerank", ranked)]);
+    let ask = json!({"model": "ranker", "query": "q", "documents": ["a", {"text": "b"}], "top_n": 1, "return_documents": true,
+        "rank_fields": ["text"]});
+    let answer = gateway(&up).post("/v1/rerank", ADMIN, &ask.to_string()).await;
+    assert_eq!(answer.status, 200, "{:?}", answer.body);
+    let told = answer.json();
+    assert_eq!(told["results"], json!([{"index": 1, "relevance_score": 0.9, "document": {"text": "b"}}]));
+    assert_eq!((&told["usage"]["total_tokens"], answer.header("x-berry-loss")), (&json!(7), "rank_fields;unsupported"));
+    let seen = up.requests();
+    assert_eq!(seen[0].path_and_query, "/v2/rerank");
+    assert_eq!(sent(&up, 0), json!({"model": "rerank-v3.5", "query": "q", "documents": ["a", "b"], "top_n": 1}));
+    let last = sent(&up, seen.len() - 1);
+    assert_eq!(last, json!({"model": "rerank-2.5", "query": "q", "documents": ["a", "b"], "top_k": 1}));
 }

@@ -6,7 +6,7 @@ use berry_core::operation::Operation;
 use bytes::Bytes;
 
 use super::loss::{Loss, Losses};
-use super::translate::{Asked, Decoded, Translation, upstream_operation};
+use super::translate::{Asked, Decoded, Translation, is_needed};
 
 /// The calls whose clients are told what is carried, with their names.
 pub const CLIENTS: [(&str, Operation); 4] = [
@@ -163,7 +163,7 @@ const GEMINI: &[Feature] = &[
 
 /// What becomes of each feature of a client's `operation` at a backend that is asked for `model`; `None` where nothing is translated.
 pub fn features(operation: Operation, backend: &Backend, model: &str) -> Option<Vec<(&'static str, Fate)>> {
-    if upstream_operation(operation, &backend.provider, false) == operation {
+    if !is_needed(operation, &backend.provider, false) {
         return None;
     }
     let features = match operation {

@@ -20,6 +20,7 @@ pub mod issuer;
 pub mod loss;
 pub mod openai_chat;
 pub mod openai_responses;
+pub mod rerank;
 pub mod schema;
 pub mod serial;
 pub mod text;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berry_core::config::provider_data::ErrorTable;
+use berry_core::config::provider_data::{ErrorTable, RerankForm};
 use berry_core::config::snapshot::{Backend, Provider};
 use berry_core::operation::{Dialect, Operation};
 use berry_core::usage::Usage;
@@ -16,6 +16,7 @@ use super::ir::{Block, Delta, Event, Part, Request, ToolCall};
 use super::loss::{Losses, Reason};
 use super::openai_chat::OpenAiChat;
 use super::openai_responses::OpenAiResponses;
+use super::rerank;
 use super::text::Text;
 use super::{Capabilities, Codec, Malformed, Reply, StreamDecoder, StreamEncoder, Target, Wire, error, ids, issuer};
 use crate::body::Chunks;
@@ -73,8 +74,22 @@ pub fn upstream_operation(operation: Operation, provider: &Provider, streams: bo
     }
 }
 
+/// Whether a client's `operation` has to be translated for a provider.
+pub fn is_needed(operation: Operation, provider: &Provider, streams: bool) -> bool {
+    match operation {
+        Operation::Rerank => foreign_ranking(provider).is_some(),
+        _ => upstream_operation(operation, provider, streams) != operation,
+    }
+}
+
+/// The form of ranking that a provider insists on. Where it has the common one, or is not known, requests pass as they are.
+fn foreign_ranking(provider: &Provider) -> Option<RerankForm> {
+    let rerank = provider.vendor.as_ref()?.rerank.as_ref()?;
+    Some(rerank.form).filter(|form| *form != RerankForm::Jina && provider.upstream.dialect() == Dialect::OpenAi)
+}
+
 /// A client's request, read once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Decoded {
     request: Request,
     losses: Losses,
@@ -82,6 +97,8 @@ pub struct Decoded {
     estimate: u64,
     /// For a request for vectors, what it asks for; nothing of the rest is meant then.
     vectors: Option<Arc<embeddings::Request>>,
+    /// For a request for a ranking, what it asks for; nothing of the rest is meant then.
+    ranking: Option<Arc<rerank::Request>>,
 }
 
 impl Decoded {
@@ -93,8 +110,12 @@ impl Decoded {
         if operation == Operation::Embeddings {
             let vectors = embeddings::Request::read(body)?;
             let estimate = vectors.estimate();
-            let (request, losses) = (Request::default(), Losses::default());
-            return Ok(Self { request, losses, estimate, vectors: Some(Arc::new(vectors)) });
+            return Ok(Self { estimate, vectors: Some(Arc::new(vectors)), ..Self::default() });
+        }
+        if operation == Operation::Rerank {
+            let ranking = rerank::Request::read(body)?;
+            let estimate = ranking.estimate();
+            return Ok(Self { estimate, ranking: Some(Arc::new(ranking)), ..Self::default() });
         }
         let codec = client_wire(operation).map(codec);
         let codec = codec.ok_or_else(|| Malformed::new("", "this call cannot be translated"))?;
@@ -103,7 +124,7 @@ impl Decoded {
         // Gemini says it in the path.
         request.stream = streams;
         let estimate = estimate(&request);
-        Ok(Self { request, losses, estimate, vectors: None })
+        Ok(Self { request, losses, estimate, ..Self::default() })
     }
 }
 
@@ -199,6 +220,7 @@ pub struct Translation {
     /// Names of tools as the upstream was told them, with those of the client, where they differ.
     names: Vec<(String, String)>,
     vectors: Option<Arc<embeddings::Request>>,
+    ranking: Option<Arc<rerank::Request>>,
 }
 
 impl Translation {
@@ -222,6 +244,7 @@ impl Translation {
             errors: backend.provider.errors.clone(),
             names: names(&decoded.request),
             vectors: decoded.vectors.clone(),
+            ranking: decoded.ranking.clone(),
         })
     }
 
@@ -239,6 +262,9 @@ impl Translation {
     ) -> Result<Chunks, Malformed> {
         if let Some(vectors) = &decoded.vectors {
             return Ok(vectors.for_gemini(model, losses));
+        }
+        if let (Some(ranking), Some(form)) = (&decoded.ranking, foreign_ranking(&backend.provider)) {
+            return Ok(ranking.write(form, model, losses));
         }
         losses.extend(&decoded.losses);
         let mut request = decoded.request.clone();
@@ -261,6 +287,9 @@ impl Translation {
     pub fn answer(&self, body: &Bytes) -> Result<Bytes, Malformed> {
         if let Some(vectors) = &self.vectors {
             return vectors.answer(body, self.reply.model.as_ref().unwrap_or(&self.reply.asked_model));
+        }
+        if let Some(ranking) = &self.ranking {
+            return ranking.answer(body, self.reply.model.as_ref().unwrap_or(&self.reply.asked_model));
         }
         let mut response = self.upstream.decode_response(body)?;
         for part in response.candidates.iter_mut().flat_map(|candidate| &mut candidate.parts) {
