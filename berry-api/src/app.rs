@@ -31,6 +31,7 @@ use crate::auth::failures::FailedAttempts;
 use crate::changes::Changes;
 use crate::cluster::Cluster;
 use crate::cors::Cors;
+use crate::data_dir;
 use crate::decisions::Decisions;
 use crate::error::Voice;
 use crate::keys::Keys;
@@ -76,6 +77,8 @@ pub struct App {
     pub shutdown: Shutdown,
     /// The file that the configuration came from, once the server runs; what a reload reads.
     pub config_file: OnceLock<PathBuf>,
+    /// How the data directory was found at the start.
+    pub data_dir: OnceLock<data_dir::Report>,
     /// The configurations that were in force.
     pub generations: Generations,
     /// What administrators changed at run time.
@@ -163,6 +166,7 @@ impl App {
             failures: FailedAttempts::default(),
             shutdown,
             config_file: OnceLock::new(),
+            data_dir: OnceLock::new(),
             generations: Generations::default(),
             changes: Changes::default(),
             discovered: Mutex::default(),

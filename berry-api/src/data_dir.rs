@@ -19,6 +19,31 @@ pub fn resolve(configured: Option<&Path>, var: impl Fn(&str) -> Option<OsString>
     of_systemd.unwrap_or_else(|| PathBuf::from("./data"))
 }
 
+/// How the data directory is, for `/health`.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// `writable`, or `unavailable`; `unused` where none was opened.
+    pub status: &'static str,
+    /// Why it is unavailable.
+    pub reason: Option<String>,
+}
+
+impl Report {
+    /// Nobody asked for a directory.
+    pub const UNUSED: Self = Self { status: "unused", reason: None };
+}
+
+/// Whether files can be made in the directory; makes it where it is missing. The reason does not name the path, since `/health` is
+/// open.
+pub fn inspect(directory: &Path) -> Report {
+    let probe = directory.join(".writable");
+    let tried = fs::create_dir_all(directory).and_then(|()| replace(&probe, b"")).and_then(|()| fs::remove_file(&probe));
+    match tried {
+        Ok(()) => Report { status: "writable", reason: None },
+        Err(error) => Report { status: "unavailable", reason: Some(error.to_string()) },
+    }
+}
+
 /// Replaces a file whole, or leaves it as it is: readers and a crash find the old text or the new one. Only the owner may read it.
 /// Makes the directory where it is missing.
 ///
@@ -65,6 +90,19 @@ mod tests {
         check(None, both, "/berry");
         check(None, &both[1..], "/state");
         check(None, &[("BERRY_DATA_DIR", "")], "./data");
+    }
+
+    #[test]
+    fn a_directory_is_made_where_it_can_be_and_else_there_is_a_reason() {
+        let place = tempfile::tempdir().unwrap();
+        let missing = place.path().join("a/b");
+        assert_eq!(inspect(&missing), Report { status: "writable", reason: None });
+        assert_eq!(fs::read_dir(&missing).unwrap().count(), 0, "nothing is left there");
+        fs::write(place.path().join("file"), "").unwrap();
+        // Not by permissions, which do not hold for root.
+        let report = inspect(&place.path().join("file/below"));
+        assert_eq!(report.status, "unavailable");
+        assert!(report.reason.is_some_and(|reason| !reason.contains("below")));
     }
 
     #[test]

@@ -160,6 +160,11 @@ fn unenforced_budgets(snapshot: &Snapshot) -> bool {
 /// Takes what the last run left behind. What cannot be used is told; the server starts all the same.
 fn open_data_dir(app: &App, configured: Option<&Path>) {
     let directory = data_dir::resolve(configured, |name| std::env::var_os(name));
+    let report = data_dir::inspect(&directory);
+    if let Some(reason) = &report.reason {
+        tracing::error!(directory = %directory.display(), reason, "the data directory cannot be written; what needs it is refused");
+    }
+    app.data_dir.get_or_init(|| report);
     match app.keys.open(&directory) {
         Ok(0) => {}
         Ok(keys) => tracing::info!(keys, "keys issued at run time are in force"),

@@ -11,7 +11,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::AppState;
-use crate::cluster;
+use crate::{cluster, data_dir};
 use crate::status::{Condition, LoadBalancerReport, ModelReport, ProviderReport, Ratio, Status};
 use crate::telemetry::format::rfc3339;
 
@@ -40,6 +40,7 @@ struct Full {
     models: BTreeMap<ModelId, ModelReport>,
     load_balancer: LoadBalancerReport,
     cluster: cluster::Report,
+    data_dir: data_dir::Report,
 }
 
 #[derive(Serialize)]
@@ -63,6 +64,7 @@ pub(super) async fn full(State(app): AppState, Query(asked): Query<Asked>) -> Re
         models: status.models,
         load_balancer: status.load_balancer,
         cluster: cluster::report(app.cluster.as_ref()),
+        data_dir: app.data_dir.get().cloned().unwrap_or(data_dir::Report::UNUSED),
     };
     (code, Json(body)).into_response()
 }
