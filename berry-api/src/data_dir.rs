@@ -37,7 +37,8 @@ impl Report {
 /// open.
 pub fn inspect(directory: &Path) -> Report {
     let probe = directory.join(".writable");
-    let tried = fs::create_dir_all(directory).and_then(|()| replace(&probe, b"")).and_then(|()| fs::remove_file(&probe));
+    let tried =
+        fs::create_dir_all(directory).and_then(|()| replace(&probe, b"")).and_then(|()| fs::remove_file(&probe));
     match tried {
         Ok(()) => Report { status: "writable", reason: None },
         Err(error) => Report { status: "unavailable", reason: Some(error.to_string()) },

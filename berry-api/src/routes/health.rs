@@ -11,9 +11,9 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::AppState;
-use crate::{cluster, data_dir};
 use crate::status::{Condition, LoadBalancerReport, ModelReport, ProviderReport, Ratio, Status};
 use crate::telemetry::format::rfc3339;
+use crate::{cluster, data_dir};
 
 #[derive(Deserialize)]
 pub(super) struct Asked {
