@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use berry_core::config::snapshot::{Backend, Discovered, Snapshot};
 use berry_core::id::ProviderId;
+use berry_core::quota::Calendar;
 use berry_core::time::Instant;
 use berry_loadbalance::course::Allowance;
 use berry_loadbalance::selector::{PoolSelector, RouteSelector};
@@ -28,6 +29,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::audit::Audit;
 use crate::auth::failures::FailedAttempts;
+use crate::budgets::Budgets;
 use crate::changes::Changes;
 use crate::cluster::Cluster;
 use crate::cors::Cors;
@@ -57,6 +59,8 @@ pub struct Runtime {
     pub relay: Arc<Relay>,
     /// Who may call from a browser.
     pub cors: Cors,
+    /// Where days and months of budgets begin.
+    pub calendar: Calendar,
 }
 
 /// Everything that requests share.
@@ -108,6 +112,8 @@ pub struct App {
     pub cluster: Option<Cluster>,
     /// What limited users did.
     pub quotas: Arc<Quotas>,
+    /// What users and tags with budgets spent.
+    pub budgets: Arc<Budgets>,
     /// Takes the records of finished requests.
     pub sink: Arc<dyn ExchangeSink>,
 }
@@ -146,7 +152,7 @@ impl App {
         let wall = WallClock { start: SystemTime::now() };
         let traces = Arc::new(Traces::new(&snapshot.telemetry, Arc::clone(&seeds), wall));
         let cluster = snapshot.cluster.as_ref().map(Cluster::new);
-        let over = Over { changes: &Changes::default(), discovered: &Discovered::default() };
+        let over = Over { changes: &Changes::default(), discovered: &Discovered::default(), wall };
         let runtime = Runtime::new(snapshot, &options.dials, None, shared.clone(), &over)?;
         let metrics = Arc::new(Metrics::new());
         let decisions = Arc::<Decisions>::default();
@@ -182,6 +188,7 @@ impl App {
             metrics,
             quotas: Arc::new(Quotas::new(cluster.as_ref().map(|cluster| Arc::clone(&cluster.lending)))),
             cluster,
+            budgets: Arc::default(),
             traces,
         })
     }
@@ -195,7 +202,7 @@ impl App {
     /// When a provider's TLS files or proxy cannot be used; nothing has changed then.
     pub fn replace(&self, snapshot: Arc<Snapshot>, dials: &HashMap<ProviderId, Dial>) -> Result<(), ClientError> {
         let old = self.runtime();
-        let over = Over { changes: &self.changes, discovered: &self.discovered.lock().clone() };
+        let over = Over { changes: &self.changes, discovered: &self.discovered.lock().clone(), wall: self.wall };
         let runtime = Runtime::new(snapshot, dials, Some(&old), self.shared.clone(), &over)?;
         self.buffers.set_limit(runtime.snapshot.server.max_buffered_bytes);
         self.runtime.store(Arc::new(runtime));
@@ -235,10 +242,11 @@ impl App {
     }
 }
 
-/// What is laid over a configuration.
+/// What is laid over a configuration, and when its clock began.
 struct Over<'a> {
     changes: &'a Changes,
     discovered: &'a Discovered,
+    wall: WallClock,
 }
 
 impl Runtime {
@@ -256,8 +264,9 @@ impl Runtime {
         let upstreams = Upstreams::new(snapshot.providers.values(), dials, old.map(|old| old.relay.upstreams()))?;
         let limits = limits(&snapshot);
         let relay = Relay::new(Arc::clone(&selector) as Arc<dyn RouteSelector>, Arc::new(upstreams), limits, shared);
+        let calendar = Calendar::new(&snapshot.settings.budget_zone, over.wall.start);
         let cors = Cors::new(&snapshot.server.cors_allowed_origins);
-        Ok(Self { configured, cors, snapshot, selector, relay: Arc::new(relay) })
+        Ok(Self { configured, cors, calendar, snapshot, selector, relay: Arc::new(relay) })
     }
 }
 

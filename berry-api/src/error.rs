@@ -132,7 +132,7 @@ pub fn status(kind: ErrorKind, dialect: Dialect) -> StatusCode {
         ErrorKind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         ErrorKind::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        ErrorKind::RateLimitExceeded => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::RateLimitExceeded | ErrorKind::BudgetExceeded => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::UpstreamError | ErrorKind::UpstreamAuthError | ErrorKind::StreamIncomplete => {
             StatusCode::BAD_GATEWAY
         }

@@ -491,6 +491,11 @@ impl Key {
         self.digest.fingerprint()
     }
 
+    /// The user that it acts as.
+    pub fn user(&self) -> &Arc<User> {
+        &self.user
+    }
+
     /// What it may do.
     pub fn grant(&self) -> &Grant {
         &self.record.grant

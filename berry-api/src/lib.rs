@@ -2,10 +2,12 @@
 //!
 //! [`app`] wires it; [`gateway`] is where a request enters; [`server`] is what is under it; [`routes`] is what is above.
 
+pub mod admission;
 pub mod app;
 pub mod audit;
 pub mod auth;
 pub mod bodies;
+pub mod budgets;
 pub mod changes;
 pub mod cluster;
 pub mod cors;

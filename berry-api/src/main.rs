@@ -12,7 +12,6 @@ use berry_api::gateway::Gateway;
 use berry_api::run::{self, Ended};
 use berry_api::server::{bind, limits};
 use berry_api::{data_dir, demo, reload, telemetry};
-use berry_core::config::snapshot::{Budget, Snapshot};
 use berry_core::config::{Config, Found, Loaded, ProcessEnvironment, Severity, locate};
 use clap::Parser;
 
@@ -152,11 +151,6 @@ fn serve(arguments: &Arguments) -> Result<ExitCode, String> {
     }
 }
 
-/// Whether the configuration limits somebody in a way that nothing acts on yet. An operator must not believe otherwise.
-fn unenforced_budgets(snapshot: &Snapshot) -> bool {
-    snapshot.users.limits().any(|limits| limits.budget != Budget::default()) || !snapshot.tags.is_empty()
-}
-
 /// Takes what the last run left behind. What cannot be used is told; the server starts all the same.
 fn open_data_dir(app: &App, configured: Option<&Path>) {
     let directory = data_dir::resolve(configured, |name| std::env::var_os(name));
@@ -209,9 +203,6 @@ async fn listen_and_serve(
             Severity::Error | Severity::Warning => tracing::warn!("{line}"),
             Severity::Info => tracing::info!("{line}"),
         }
-    }
-    if unenforced_budgets(&loaded.snapshot) {
-        tracing::warn!("budgets are checked for mistakes but not enforced by this version");
     }
     if let Some(line) = run::unpriced_line(&loaded.snapshot) {
         tracing::warn!("{line}");

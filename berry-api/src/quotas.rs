@@ -11,11 +11,13 @@ use std::time::Duration;
 use berry_core::config::snapshot::{Model, RateLimit, User, UserLimits};
 use berry_core::error::ErrorKind;
 use berry_core::id::{ModelName, UserId};
+use berry_core::money::NanoUsd;
 use berry_core::operation::Dialect;
 use berry_core::quota::share::Share;
-use berry_core::quota::{Denied, Meter, Part, Reason, Sharing, Standing, Used};
+use berry_core::quota::{
+    Begun, Denied, Exhausted, Holder, LimitKind, Meter, Part, Reason, Refusal, Sharing, Standing, Used,
+};
 use berry_core::time::Instant;
-use berry_relay::exchange::{Facts, Held};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
 
@@ -34,6 +36,20 @@ pub struct Quotas {
     shards: Box<[Mutex<HashMap<UserId, Metered>>]>,
 }
 
+/// What a request asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// The most tokens that it may use.
+    pub tokens: u64,
+    /// Whether it has time to ask the store that instances share; then [`Refused::is_unasked`] may hold.
+    pub may_ask: bool,
+    /// When it asks.
+    pub now: Instant,
+}
+
+/// A request that passed: how it is counted over all models and for its own, what is left, what was reserved.
+type Decided<T> = (Begun, Option<(ModelName, Begun)>, Option<Standing>, T);
+
 /// What one user did: over all models, and for single ones.
 #[derive(Debug, Default)]
 struct Metered {
@@ -48,60 +64,31 @@ impl Quotas {
         Self { lending, hasher: RandomState::new(), shards }
     }
 
-    /// Lets a request pass, or says why not; a refused one consumes nothing. All limits are checked before any is counted.
+    /// Lets a request pass, or says why not; a refused one consumes nothing. All limits are checked before any is counted, and
+    /// `reserve` is called in between: what it refuses was never counted.
     ///
-    /// `None` for users whom no limit concerns. Otherwise the returned [`Held`] has to live as long as the request. `may_ask`
-    /// says whether the request has time to ask the store that instances share; then [`Refused::is_unasked`] may hold.
+    /// Without windows for users whom no limit concerns. Otherwise the returned [`Counted`] has to be ended with the request.
     ///
     /// # Errors
-    /// The limit that holds longest of the first table that refuses.
-    pub fn admit(
+    /// The limit that holds longest of the first table that refuses; what `reserve` says.
+    pub fn admit<T>(
         self: &Arc<Self>,
         user: &Arc<User>,
         model: &Model,
-        may_ask: bool,
-        now: Instant,
-    ) -> Result<Option<Admitted>, Refused> {
-        let Some(limits) = &user.limits else { return Ok(None) };
-        let of_model = limits.by_model.iter().find(|(name, _)| is_named(model, name.as_str()));
-        if of_model.is_none() && limits.rate == RateLimit::default() {
-            return Ok(None);
-        }
-        let sharing = self.lending.as_ref().map(|lending| lending.sharing(may_ask));
+        asked: Asked,
+        reserve: impl FnOnce() -> Result<T, Refused>,
+    ) -> Result<(Option<Counted>, Option<Standing>, T), Refused> {
+        let Some((limits, of_model)) = limits_of(user, model) else { return Ok((None, None, reserve()?)) };
+        let sharing = self.lending.as_ref().map(|lending| lending.sharing(asked.may_ask));
         let mut shard = self.shard(&user.id).lock();
         let metered = shard.entry(user.id.clone()).or_default();
-        let admitted = self.decide(metered, user, limits, of_model, sharing.as_ref(), now);
+        let decided = metered.decide(limits, of_model, asked, sharing.as_ref(), reserve);
         if let Some(lending) = &self.lending {
-            lending.touch(metered.touched(&user.id, of_model.map(|(name, _)| name), now));
+            lending.touch(metered.touched(&user.id, of_model.map(|(name, _)| name), asked.now));
         }
-        admitted
-    }
-
-    fn decide(
-        self: &Arc<Self>,
-        metered: &mut Metered,
-        user: &Arc<User>,
-        limits: &UserLimits,
-        of_model: Option<&(ModelName, RateLimit)>,
-        sharing: Option<&Sharing>,
-        now: Instant,
-    ) -> Result<Option<Admitted>, Refused> {
-        let refused = |denied, standing| Refused { denied, standing, now };
-        if let Err(denied) = metered.all.check(&limits.rate, sharing, now) {
-            return Err(refused(denied, metered.all.standing(&limits.rate, now)));
-        }
-        if let Some((name, rate)) = of_model {
-            let meter = metered.of(name);
-            if let Err(denied) = meter.check(rate, sharing, now) {
-                return Err(refused(denied, meter.standing(rate, now)));
-            }
-            meter.begin(rate, now);
-        }
-        metered.all.begin(&limits.rate, now);
-        let standing = metered.all.standing(&limits.rate, now);
-        let standing = standing.or_else(|| of_model.and_then(|(name, rate)| metered.of(name).standing(rate, now)));
-        let running = Running { quotas: Arc::clone(self), user: Arc::clone(user), of_model: of_model.cloned() };
-        Ok(Some(Admitted { held: Box::new(running), standing }))
+        let (all, of_model, standing, reserved) = decided?;
+        let counted = Counted { quotas: Arc::clone(self), user: user.id.clone(), all, of_model };
+        Ok((Some(counted), standing, reserved))
     }
 
     /// What counts against a user's limits now: over all models, and for those with limits of their own.
@@ -134,6 +121,34 @@ impl Quotas {
 }
 
 impl Metered {
+    /// Decides about a request and counts it, if it passes.
+    fn decide<T>(
+        &mut self,
+        limits: &UserLimits,
+        of_model: Option<&(ModelName, RateLimit)>,
+        asked: Asked,
+        sharing: Option<&Sharing>,
+        reserve: impl FnOnce() -> Result<T, Refused>,
+    ) -> Result<Decided<T>, Refused> {
+        let Asked { tokens, now, .. } = asked;
+        let refused = |denied, standing| Refused::Limit { denied, standing, now };
+        if let Err(denied) = self.all.check(&limits.rate, tokens, sharing, now) {
+            return Err(refused(denied, self.all.standing(&limits.rate, now)));
+        }
+        if let Some((name, rate)) = of_model {
+            let meter = self.of(name);
+            if let Err(denied) = meter.check(rate, tokens, sharing, now) {
+                return Err(refused(denied, meter.standing(rate, now)));
+            }
+        }
+        let reserved = reserve()?;
+        let begun = of_model.map(|(name, rate)| (name.clone(), self.of(name).begin(rate, tokens, now)));
+        let all = self.all.begin(&limits.rate, tokens, now);
+        let standing = self.all.standing(&limits.rate, now);
+        let standing = standing.or_else(|| of_model.and_then(|(name, rate)| self.of(name).standing(rate, now)));
+        Ok((all, begun, standing, reserved))
+    }
+
     fn of(&mut self, model: &ModelName) -> &mut Meter {
         let at = self.by_model.iter().position(|(name, _)| name == model).unwrap_or_else(|| {
             self.by_model.push((model.clone(), Meter::default()));
@@ -169,74 +184,139 @@ fn is_named(model: &Model, name: &str) -> bool {
     model.name.as_str() == name || model.id.as_str() == name || model.aliases.iter().any(|alias| alias.as_str() == name)
 }
 
-/// A request that may pass.
-pub struct Admitted {
-    /// What it holds until it ends.
-    pub held: Box<dyn Held>,
-    /// What is left for requests after it.
-    pub standing: Option<Standing>,
+/// The limits that concern a request: the user's, and those for the model.
+fn limits_of<'a>(user: &'a User, model: &Model) -> Option<(&'a UserLimits, Option<&'a (ModelName, RateLimit)>)> {
+    let limits = user.limits.as_deref()?;
+    let of_model = limits.by_model.iter().find(|(name, _)| is_named(model, name.as_str()));
+    (of_model.is_some() || limits.rate != RateLimit::default()).then_some((limits, of_model))
+}
+
+/// Whether a limit on tokens concerns a request.
+pub fn limits_tokens(user: &User, model: &Model) -> bool {
+    let limits = |rate: &RateLimit| rate.tokens_per_minute.is_some() || rate.tokens_per_day.is_some();
+    limits_of(user, model)
+        .is_some_and(|(all, of_model)| limits(&all.rate) || of_model.is_some_and(|(_, rate)| limits(rate)))
 }
 
 /// A request that may not pass.
-#[derive(Clone, Copy, Debug)]
-pub struct Refused {
-    denied: Denied,
-    /// What is left for requests.
-    pub standing: Option<Standing>,
-    now: Instant,
+#[derive(Clone, Debug)]
+pub enum Refused {
+    /// By a limit.
+    Limit {
+        /// Which, and how long it holds.
+        denied: Denied,
+        /// What is left for requests.
+        standing: Option<Standing>,
+        /// When it was asked.
+        now: Instant,
+    },
+    /// By a budget.
+    Budget {
+        /// Whose, and how long it holds.
+        refusal: Box<Refusal>,
+        /// What the request may cost.
+        bound: NanoUsd,
+        /// When it was asked.
+        now: Instant,
+    },
 }
 
 impl Refused {
-    /// Whether the store has to be asked before it is known.
+    /// Whether the store that instances share has to be asked before it is known.
     pub fn is_unasked(&self) -> bool {
-        self.denied.reason == Reason::Unasked
+        matches!(self, Self::Limit { denied, .. } if denied.reason == Reason::Unasked)
+    }
+
+    /// Whether a smaller request would pass, so that a closer look at this one is worth it.
+    pub fn is_by_size(&self) -> bool {
+        match self {
+            Self::Limit { denied, .. } => {
+                matches!(denied.limit, LimitKind::TokensPerMinute | LimitKind::TokensPerDay)
+            }
+            Self::Budget { refusal, .. } => refusal.exhausted.left > NanoUsd::ZERO,
+        }
+    }
+
+    /// What is left for requests.
+    pub fn standing(&self) -> Option<&Standing> {
+        match self {
+            Self::Limit { standing, .. } => standing.as_ref(),
+            Self::Budget { .. } => None,
+        }
     }
 
     /// What the client is told.
     pub fn error(&self) -> ApiError {
-        let limit = self.denied.limit.key();
-        if self.denied.reason == Reason::Away {
-            let message = format!(
-                "Your limit `{limit}` is shared by several servers, and what they share is out of reach. Try again later."
-            );
-            return ApiError {
-                retry_after: Some(Duration::from_secs(1)),
-                ..ApiError::new(ErrorKind::Overloaded, message)
-            };
-        }
-        let wait = self.denied.passes_at.map_or(Duration::from_secs(1), |at| at.since(self.now));
-        ApiError {
-            retry_after: Some(wait),
-            ..ApiError::new(
-                ErrorKind::RateLimitExceeded,
-                format!(
-                    "Your limit `{limit}` is used up. Wait as long as the header Retry-After says, then try again."
-                ),
-            )
+        match self {
+            Self::Limit { denied, now, .. } => over_limit(denied, *now),
+            Self::Budget { refusal, bound, now } => over_budget(refusal, *bound, *now),
         }
     }
 }
 
-/// A request in flight.
-struct Running {
-    quotas: Arc<Quotas>,
-    user: Arc<User>,
-    of_model: Option<(ModelName, RateLimit)>,
+fn over_limit(denied: &Denied, now: Instant) -> ApiError {
+    let limit = denied.limit.key();
+    let (kind, wait, message) = match denied.reason {
+        Reason::Away => (
+            ErrorKind::Overloaded,
+            None,
+            format!(
+                "Your limit `{limit}` is shared by several servers, and what they share is out of reach. Try again later."
+            ),
+        ),
+        Reason::Spent | Reason::Unasked => (
+            ErrorKind::RateLimitExceeded,
+            denied.passes_at.map(|at| at.since(now)),
+            format!("Your limit `{limit}` is used up. Wait as long as the header Retry-After says, then try again."),
+        ),
+    };
+    ApiError { retry_after: Some(wait.unwrap_or(Duration::from_secs(1))), ..ApiError::new(kind, message) }
 }
 
-impl Held for Running {
-    fn settle(&mut self, facts: &Facts, now: Instant) {
-        let Some(limits) = &self.user.limits else { return };
-        let mut shard = self.quotas.shard(&self.user.id).lock();
-        let Some(metered) = shard.get_mut(&self.user.id) else { return };
-        let tokens = facts.usage.total();
-        let model = self.of_model.as_ref().map(|(name, _)| name);
-        metered.all.end(&limits.rate, tokens, now);
-        if let Some((name, rate)) = &self.of_model {
-            metered.of(name).end(rate, tokens, now);
+fn over_budget(Refusal { holder, exhausted }: &Refusal, bound: NanoUsd, now: Instant) -> ApiError {
+    let Exhausted { kind, limit, left, resets_at, .. } = exhausted;
+    let whose = match holder {
+        Holder::User(_) => "Your budget".to_owned(),
+        Holder::Tag(tag) => format!("The budget of your tag `{tag}`"),
+    };
+    let key = kind.key();
+    let advice = match resets_at {
+        _ if bound > *limit => "Ask for less: a shorter prompt or a smaller limit on the output.",
+        Some(_) => "Ask for less, or wait as long as the header Retry-After says.",
+        None => "Ask for less, or ask the operator for more.",
+    };
+    ApiError {
+        // What is larger than the whole amount does not pass later either.
+        retry_after: resets_at.filter(|_| bound <= *limit).map(|at| at.since(now)),
+        ..ApiError::new(
+            ErrorKind::BudgetExceeded,
+            format!(
+                "{whose} `{key}` of {limit} USD has {left} USD left, and this request may cost up to {bound} USD. {advice}"
+            ),
+        )
+    }
+}
+
+/// A request in flight, in the windows that it counts in.
+pub struct Counted {
+    quotas: Arc<Quotas>,
+    user: UserId,
+    all: Begun,
+    of_model: Option<(ModelName, Begun)>,
+}
+
+impl Counted {
+    /// Ends it, with the tokens that it used.
+    pub fn end(&self, tokens: u64, now: Instant) {
+        let mut shard = self.quotas.shard(&self.user).lock();
+        let Some(metered) = shard.get_mut(&self.user) else { return };
+        metered.all.end(&self.all, tokens, now);
+        if let Some((name, begun)) = &self.of_model {
+            metered.of(name).end(begun, tokens, now);
         }
         if let Some(lending) = &self.quotas.lending {
-            lending.touch(metered.touched(&self.user.id, model, now));
+            let model = self.of_model.as_ref().map(|(name, _)| name);
+            lending.touch(metered.touched(&self.user, model, now));
         }
     }
 }

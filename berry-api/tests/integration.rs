@@ -14,6 +14,8 @@ mod admin;
 mod auth;
 #[path = "integration/bodies.rs"]
 mod bodies;
+#[path = "integration/budgets.rs"]
+mod budgets;
 #[path = "integration/capabilities.rs"]
 mod capabilities;
 #[path = "integration/changes.rs"]

@@ -15,6 +15,8 @@ pub enum ErrorKind {
     ModelNotFound,
     /// A rate limit of the user is used up.
     RateLimitExceeded,
+    /// A budget has no room for what the request may cost.
+    BudgetExceeded,
     /// The user shares no tag with any backend of the model.
     NoBackendForTags,
     /// No backend can take the request now.
@@ -63,6 +65,7 @@ impl ErrorKind {
             Self::ModelAccessDenied => "model_access_denied",
             Self::ModelNotFound => "model_not_found",
             Self::RateLimitExceeded => "rate_limit_exceeded",
+            Self::BudgetExceeded => "budget_exceeded",
             Self::NoBackendForTags => "no_backend_for_tags",
             Self::NoBackendAvailable => "no_backend_available",
             Self::UnknownBackend => "unknown_backend",

@@ -7,10 +7,6 @@
 use crate::money::{NanoUsd, PricePerMillion, Prices};
 use crate::usage::{Buckets, ServiceTier, Usage};
 
-/// Most tokens that one image is billed as (vendors' pages, 2026: OpenAI's high detail and Gemini's tiles stay below).
-pub const IMAGE_TOKENS_MAX: u64 = 16_384;
-/// Most tokens that one page of a document is billed as: its text and its picture.
-pub const PAGE_TOKENS_MAX: u64 = 8_192;
 /// Calls that are reserved for each tool of the vendor's that a request switches on.
 pub const SERVER_TOOL_CALLS_MAX: u64 = 10;
 
@@ -47,17 +43,6 @@ pub struct Tariff {
     /// The row of ordinary requests first; never empty.
     rows: Box<[TariffRow]>,
     source: PriceSource,
-}
-
-/// What a request sends beside text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Extras {
-    /// Images.
-    pub images: u64,
-    /// Pages of documents.
-    pub pages: u64,
-    /// Tools that the vendor runs and charges by the call.
-    pub server_tools: u64,
 }
 
 /// What an answer cost, line by line.
@@ -203,17 +188,13 @@ impl Tariff {
         }
     }
 
-    /// The most that a request can cost, as far as that can be said without counting tokens: `input_bytes` is the length of its
-    /// text, at least the number of tokens of any tokenizer that works on bytes; `max_output_tokens` is what the upstream is held
-    /// to. Every token is taken at the dearest price that may apply to it. Nothing for an unknown tariff.
-    pub fn upper_bound(&self, input_bytes: u64, extras: Extras, max_output_tokens: u64) -> NanoUsd {
-        let images = extras.images.saturating_mul(IMAGE_TOKENS_MAX);
-        let pages = extras.pages.saturating_mul(PAGE_TOKENS_MAX);
-        let input_tokens = input_bytes.saturating_add(images).saturating_add(pages);
-        let calls = extras.server_tools.saturating_mul(SERVER_TOOL_CALLS_MAX);
+    /// The most that a request can cost: every token at the dearest price that may apply to it, and [`SERVER_TOOL_CALLS_MAX`]
+    /// calls for each of `server_tools`, which the vendor runs. Nothing for an unknown tariff.
+    pub fn upper_bound(&self, input_tokens: u64, server_tools: u64, output_tokens: u64) -> NanoUsd {
+        let calls = server_tools.saturating_mul(SERVER_TOOL_CALLS_MAX);
         let may_apply =
             self.rows.iter().filter(|row| row.above_input_tokens == 0 || row.above_input_tokens < input_tokens);
-        may_apply.map(|row| bound(&row.prices, input_tokens, max_output_tokens, calls)).max().unwrap_or_default()
+        may_apply.map(|row| bound(&row.prices, input_tokens, output_tokens, calls)).max().unwrap_or_default()
     }
 
     /// The row of the class with the highest threshold below the prompt; the ordinary class where the vendor has no prices for
@@ -392,8 +373,7 @@ mod tests {
                 reasoning_tokens: Some(parts[3]), tier: Some(tier),
                 server_tool_calls: Some(tools * SERVER_TOOL_CALLS_MAX), ..usage(input, output)
             };
-            let extras = Extras { server_tools: tools, ..Extras::default() };
-            prop_assert!(claude().upper_bound(input + slack, extras, output) >= claude().cost(&usage).total);
+            prop_assert!(claude().upper_bound(input + slack, tools, output) >= claude().cost(&usage).total);
         }
     }
 }

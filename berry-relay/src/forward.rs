@@ -116,7 +116,7 @@ pub enum RequestBody {
 
 impl RequestBody {
     /// The model's name as the client wrote it.
-    pub(crate) fn model(&self) -> &str {
+    pub fn model(&self) -> &str {
         match self {
             Self::Json { envelope, .. } => &envelope.model,
             Self::Form(form) => form.model(),

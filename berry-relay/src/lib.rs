@@ -6,6 +6,7 @@
 pub mod answer;
 mod attempt;
 pub mod body;
+pub mod bound;
 pub mod buffer;
 pub mod client;
 pub mod clock;

@@ -94,6 +94,7 @@ fn table(app: Arc<App>, description: &Arc<Description>) -> Table {
     table.add(Admin, "/admin/model-weights", get(admin::model_weights));
     table.add(Admin, "/admin/backend-health", get(admin::backend_health));
     table.add(Admin, "/admin/rate-limit-usage", get(admin::rate_limit_usage));
+    table.add(Admin, "/admin/budgets", get(admin::budgets));
     table.add(Admin, "/admin/system-stats", get(admin::system_stats));
     table.add_post(Admin, "/admin/reload-config", post(admin::reload_config));
     table.add_methods(Admin, "/admin/changes", get(admin::changes).post(admin::make_change), "GET, HEAD, POST");

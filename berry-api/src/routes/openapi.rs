@@ -104,6 +104,11 @@ const ROUTES: &[About] = &[
     read("/admin/backend-health", "State of each backend, with the reason"),
     read("/admin/system-stats", "State of the system in short"),
     filtered("/admin/rate-limit-usage", "Use of a user's limits", &[("user_id", "string")]),
+    filtered(
+        "/admin/budgets",
+        "What budgets are used up",
+        &[("user", "string"), ("tag", "string"), ("limit", "integer"), ("cursor", "string")],
+    ),
     act("/admin/reload-config", "POST", "Reads the configuration file again", Takes::Nothing),
     read("/admin/changes", "Changes made at run time"),
     act("/admin/changes", "POST", "Changes backends at run time", Takes::Object(CHANGE)),

@@ -25,6 +25,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri};
 use http_body::Body;
 
+use crate::admission::{self, Admitted};
 use crate::app::{App, Runtime};
 use crate::bodies::Logged;
 use crate::decisions::Recorder;
@@ -71,22 +72,24 @@ where
             return refuse(exchange, &error);
         }
     };
-    // The clock is asked only where a window wants to know.
-    let now = if request.user.limits.is_some() { exchange.now() } else { exchange.started };
-    let decide = |may_ask, now| app.quotas.admit(&request.user, &request.model, may_ask, now);
+    // The clock is asked only where something may want to know.
+    let may_be_limited = request.user.limits.is_some() || !runtime.snapshot.tags.is_empty();
+    let now = if may_be_limited { exchange.now() } else { exchange.started };
+    let decide = |may_ask, now| admission::admit(app, &runtime, &request, operation, may_ask, now);
     let decided = match decide(true, now) {
         Err(refused) if refused.is_unasked() => Box::pin(cluster::ask(app, &request.user, decide)).await,
         decided => decided,
     };
     let standing = match decided {
-        Ok(None) => None,
-        Ok(Some(admitted)) => {
-            exchange.hold(admitted.held);
-            admitted.standing
+        Ok(Admitted { held, standing }) => {
+            if let Some(held) = held {
+                exchange.hold(held);
+            }
+            standing
         }
         Err(refused) => {
             let mut response = refuse(exchange, &refused.error());
-            if let Some(standing) = &refused.standing {
+            if let Some(standing) = refused.standing() {
                 write_standing(response.headers_mut(), standing, operation.dialect(), now, app.wall);
             }
             return response;

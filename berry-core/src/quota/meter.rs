@@ -92,6 +92,14 @@ pub struct Used {
     pub concurrent: u32,
 }
 
+/// A request that was counted, for its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    at: Instant,
+    /// Tokens, by window.
+    reserved: [u64; 2],
+}
+
 /// What one user did, as far as limits ask for it. Windows come into being with the first request that they limit.
 #[derive(Clone, Debug, Default)]
 pub struct Meter {
@@ -102,14 +110,19 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Whether one more request may pass. Counts nothing.
-    ///
-    /// Tokens are known only when requests end: a token limit refuses from the moment when the known ones reach it. With
-    /// `sharing`, several instances share the limits.
+    /// Whether one more request may pass that may use up to `tokens`. Counts nothing. One that may use more than a whole limit
+    /// passes as long as anything is left of it, since it could never pass otherwise. With `sharing`, several instances share the
+    /// limits.
     ///
     /// # Errors
     /// The limit that holds longest.
-    pub fn check(&mut self, limits: &RateLimit, sharing: Option<&Sharing>, now: Instant) -> Result<(), Denied> {
+    pub fn check(
+        &mut self,
+        limits: &RateLimit,
+        tokens: u64,
+        sharing: Option<&Sharing>,
+        now: Instant,
+    ) -> Result<(), Denied> {
         let limits = &match sharing {
             None => *limits,
             Some(sharing) => self.shared.get_or_insert_default().check(limits, sharing, now)?,
@@ -130,7 +143,7 @@ impl Meter {
         }
         for (window, (limit, kind, _)) in self.tokens.iter().zip(token_limits(limits)) {
             if let (Some(window), Some(limit)) = (window, limit)
-                && let Some(at) = window.passes_at(1, limit, now)
+                && let Some(at) = window.passes_at(fitting(tokens, limit), limit, now)
             {
                 hold(kind, at);
             }
@@ -142,28 +155,39 @@ impl Meter {
         denied.map_or(Ok(()), Err)
     }
 
-    /// Counts a request that passed [`Meter::check`] and lets it run.
-    pub fn begin(&mut self, limits: &RateLimit, now: Instant) {
+    /// Counts a request that passed [`Meter::check`], with the tokens that it may use, and lets it run.
+    pub fn begin(&mut self, limits: &RateLimit, tokens: u64, now: Instant) -> Begun {
         for (window, (limit, _, span)) in self.requests.iter_mut().zip(request_limits(limits)) {
             if let Some(limit) = limit {
                 window.get_or_insert_with(|| RequestWindow::new(span, limit)).count(now);
+            }
+        }
+        let mut reserved = [0; 2];
+        for ((window, (limit, _, span)), reserved) in
+            self.tokens.iter_mut().zip(token_limits(limits)).zip(&mut reserved)
+        {
+            if let Some(limit) = limit {
+                let window = window.get_or_insert_with(|| AmountWindow::new(span));
+                *reserved = tokens.min(limit.saturating_sub(window.used(now)));
+                window.add(*reserved, now);
             }
         }
         self.running = self.running.saturating_add(1);
         if let Some(shared) = &mut self.shared {
             shared.begin(limits, now);
         }
+        Begun { at: now, reserved }
     }
 
-    /// Ends a request that began, with the tokens that it used.
-    pub fn end(&mut self, limits: &RateLimit, tokens: u64, now: Instant) {
+    /// Ends a request that began: it used `tokens`, which count from when it began.
+    pub fn end(&mut self, begun: &Begun, tokens: u64, now: Instant) {
         self.running = self.running.saturating_sub(1);
         if let Some(shared) = &mut self.shared {
             shared.end();
         }
-        for (window, (limit, _, span)) in self.tokens.iter_mut().zip(token_limits(limits)) {
-            if limit.is_some() && tokens > 0 {
-                window.get_or_insert_with(|| AmountWindow::new(span)).add(tokens, now);
+        for (window, reserved) in self.tokens.iter_mut().zip(begun.reserved) {
+            if let Some(window) = window {
+                window.correct(begun.at, reserved, tokens, now);
             }
         }
     }
@@ -209,6 +233,11 @@ impl Meter {
     }
 }
 
+/// What a request that may use `tokens` has to fit in with.
+fn fitting(tokens: u64, limit: u64) -> u64 {
+    if tokens > limit { 1 } else { tokens.max(1) }
+}
+
 pub(super) fn request_limits(limits: &RateLimit) -> [(Option<u64>, LimitKind, Duration); 3] {
     [
         (limits.requests_per_minute, LimitKind::RequestsPerMinute, MINUTE),
@@ -232,34 +261,54 @@ mod tests {
     fn of_several_limits_the_one_that_holds_longest_is_told() {
         let limits = RateLimit { requests_per_minute: Some(1), requests_per_hour: Some(1), ..RateLimit::default() };
         let mut meter = Meter::default();
-        meter.begin(&limits, Instant::START);
+        meter.begin(&limits, 0, Instant::START);
         let denied =
             Denied { limit: LimitKind::RequestsPerHour, passes_at: Some(Instant::START + HOUR), reason: Reason::Spent };
-        assert_eq!(meter.check(&limits, None, Instant::START), Err(denied));
-        assert_eq!(meter.check(&limits, None, Instant::START + HOUR), Ok(()));
+        assert_eq!(meter.check(&limits, 0, None, Instant::START), Err(denied));
+        assert_eq!(meter.check(&limits, 0, None, Instant::START + HOUR), Ok(()));
     }
 
     #[test]
     fn places_come_back_when_requests_end() {
         let limits = RateLimit { max_concurrent: Some(1), ..RateLimit::default() };
         let mut meter = Meter::default();
-        meter.begin(&limits, Instant::START);
+        let begun = meter.begin(&limits, 0, Instant::START);
         let denied = Denied { limit: LimitKind::MaxConcurrent, passes_at: None, reason: Reason::Spent };
-        assert_eq!(meter.check(&limits, None, Instant::START), Err(denied));
-        meter.end(&limits, 0, Instant::START);
-        assert_eq!((meter.check(&limits, None, Instant::START), meter.running()), (Ok(()), 0));
+        assert_eq!(meter.check(&limits, 0, None, Instant::START), Err(denied));
+        meter.end(&begun, 0, Instant::START);
+        assert_eq!((meter.check(&limits, 0, None, Instant::START), meter.running()), (Ok(()), 0));
     }
 
     #[test]
-    fn tokens_refuse_from_the_moment_when_the_known_ones_reach_the_limit() {
+    fn tokens_are_reserved_while_a_request_runs_and_corrected_when_it_ends() {
         let limits = RateLimit { tokens_per_minute: Some(10), ..RateLimit::default() };
         let mut meter = Meter::default();
-        meter.end(&limits, 9, Instant::START);
-        assert_eq!(meter.check(&limits, None, Instant::START), Ok(()));
-        meter.end(&limits, 1, Instant::START);
+        let later = Instant::START + Duration::from_secs(30);
+        let begun = meter.begin(&limits, 8, Instant::START);
+        assert_eq!(meter.check(&limits, 2, None, later), Ok(()));
+        let free_at = Instant::START + MINUTE * 17 / 16;
+        let denied = Denied { limit: LimitKind::TokensPerMinute, passes_at: Some(free_at), reason: Reason::Spent };
+        assert_eq!(meter.check(&limits, 3, None, later), Err(denied));
+        assert!(meter.check(&limits, 3, None, Instant::from_nanos(free_at.as_nanos() - 1)).is_err());
+        assert_eq!(meter.check(&limits, 3, None, free_at), Ok(()));
+        meter.end(&begun, 5, later);
         assert_eq!(
-            meter.check(&limits, None, Instant::START).map_err(|denied| denied.limit),
-            Err(LimitKind::TokensPerMinute)
+            (meter.check(&limits, 5, None, later), meter.check(&limits, 6, None, later).is_err()),
+            (Ok(()), true)
         );
+    }
+
+    #[test]
+    fn a_request_larger_than_the_limit_passes_while_anything_is_left_and_holds_the_rest() {
+        let limits = RateLimit { tokens_per_minute: Some(10), ..RateLimit::default() };
+        let mut meter = Meter::default();
+        let small = meter.begin(&limits, 9, Instant::START);
+        assert_eq!(meter.check(&limits, 50, None, Instant::START), Ok(()));
+        let large = meter.begin(&limits, 50, Instant::START);
+        assert!(meter.check(&limits, 1, None, Instant::START).is_err());
+        meter.end(&large, 0, Instant::START);
+        assert_eq!(meter.check(&limits, 1, None, Instant::START), Ok(()));
+        meter.end(&small, 10, Instant::START);
+        assert!(meter.check(&limits, 50, None, Instant::START).is_err());
     }
 }

@@ -14,6 +14,6 @@ mod window;
 pub use account::{Account, Alert, Guarded, Holder, Refusal, Reservation};
 pub use budget::{Balance, Exhausted, Purse, Reached, THRESHOLDS, Ticket};
 pub use calendar::{Calendar, Period, PeriodKind};
-pub use meter::{Denied, LimitKind, Meter, Reason, Standing, Used};
+pub use meter::{Begun, Denied, LimitKind, Meter, Reason, Standing, Used};
 pub use shared::{Part, Shared, Sharing};
 pub use window::{AmountWindow, RequestWindow};

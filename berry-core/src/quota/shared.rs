@@ -170,10 +170,10 @@ mod tests {
     fn passing(meter: &mut Meter, sharing: &Sharing, now: Instant) -> (u32, Option<Denied>) {
         let mut passed = 0;
         while passed < 100 {
-            if let Err(denied) = meter.check(&LIMITS, Some(sharing), now) {
+            if let Err(denied) = meter.check(&LIMITS, 0, Some(sharing), now) {
                 return (passed, Some(denied));
             }
-            meter.begin(&LIMITS, now);
+            meter.begin(&LIMITS, 0, now);
             passed += 1;
         }
         (passed, None)
@@ -231,14 +231,14 @@ mod tests {
         let limits = RateLimit { max_concurrent: Some(9), ..RateLimit::default() };
         let (mut meter, asking) = (Meter::default(), sharing(true, ClusterFallback::Local));
         let now = Instant::START;
-        meter.check(&limits, Some(&asking), now).unwrap_err();
+        meter.check(&limits, 0, Some(&asking), now).unwrap_err();
         let share = meter.shared().unwrap().part(Part::Places);
         let ask = share.ask(now).unwrap();
         share.answered(&ask, &Lent { lease: 1, window: 0, left: 8, free_after: None }, 3, now);
-        meter.check(&limits, Some(&asking), now).unwrap();
-        meter.begin(&limits, now);
-        assert_eq!(meter.check(&limits, Some(&asking), now).map_err(|denied| denied.reason), Err(Reason::Unasked));
-        meter.end(&limits, 0, now);
-        meter.check(&limits, Some(&asking), now).unwrap();
+        meter.check(&limits, 0, Some(&asking), now).unwrap();
+        let begun = meter.begin(&limits, 0, now);
+        assert_eq!(meter.check(&limits, 0, Some(&asking), now).map_err(|denied| denied.reason), Err(Reason::Unasked));
+        meter.end(&begun, 0, now);
+        meter.check(&limits, 0, Some(&asking), now).unwrap();
     }
 }

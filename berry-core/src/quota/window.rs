@@ -111,6 +111,19 @@ impl AmountWindow {
         bucket.1 = bucket.1.saturating_add(amount);
     }
 
+    /// Corrects what was added at `then`: `reserved` turned out to be `actual`. What is more than that counts from `now` on where
+    /// the moment has left the window.
+    pub fn correct(&mut self, then: Instant, reserved: u64, actual: u64, now: Instant) {
+        let number = then.as_nanos() / self.width;
+        let bucket = &mut self.buckets[(number % BUCKETS as u64) as usize];
+        let is_held = bucket.0 == number && now.as_nanos() / self.width - number < BUCKETS as u64;
+        if is_held {
+            bucket.1 = bucket.1.saturating_sub(reserved).saturating_add(actual);
+        } else {
+            self.add(actual.saturating_sub(reserved), now);
+        }
+    }
+
     /// How much still counts.
     pub fn used(&self, now: Instant) -> u64 {
         self.held(now).fold(0, |sum, (_, amount)| sum.saturating_add(amount))
@@ -203,6 +216,20 @@ mod tests {
             prop_assert_eq!(window.passes_at(now).is_some(), count.min(from) >= to);
             prop_assert_eq!(window.passes_at(Instant::START + SPAN * 17 / 16), None);
         }
+    }
+
+    #[test]
+    fn a_correction_counts_where_the_amount_was_added() {
+        let (mut window, later) = (AmountWindow::new(SPAN), Instant::START + SPAN);
+        window.add(500, Instant::START);
+        window.correct(Instant::START, 500, 20, later);
+        assert_eq!((window.used(later), window.used(Instant::START + SPAN * 17 / 16)), (20, 0));
+        let much_later = Instant::START + SPAN * 3;
+        window.add(10, much_later);
+        window.correct(Instant::START, 500, 20, much_later);
+        assert_eq!(window.used(much_later), 10);
+        window.correct(Instant::START, 500, 507, much_later);
+        assert_eq!(window.used(much_later), 17, "what nobody reserved counts when it is known");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! functions that make the choices.
 
 mod backend_health;
+mod budgets;
 mod changes;
 mod config;
 mod explain;
@@ -17,6 +18,7 @@ use berry_loadbalance::pool::Pool;
 use http::request::Parts;
 
 pub(super) use backend_health::backend_health;
+pub(super) use budgets::budgets;
 pub(super) use changes::{list as changes, make as make_change, take_back as take_back_change};
 pub(super) use config::{history, reload_config, roll_back, running, validate};
 pub(super) use explain::{dry_run, recorded};

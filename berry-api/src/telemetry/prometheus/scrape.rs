@@ -24,6 +24,7 @@ pub fn scrape(app: &App, format: Format) -> String {
     let mut page = Page::new(format);
     app.metrics.write_requests(&mut page);
     write_process(app, &mut page);
+    write_budgets(app, &mut page);
     write_choices(&runtime, &mut page);
     write_backends(app, &runtime, &mut page);
     write_probes(app, &mut page);
@@ -123,6 +124,32 @@ fn write_cluster(cluster: &Cluster, page: &mut Page) {
         "Calls of the shared store, and tries to connect, that failed.",
     );
     page.sample(&[], calls.failed);
+}
+
+/// Budgets by kind of holder, never by name: users may be many.
+fn write_budgets(app: &App, page: &mut Page) {
+    let figures = app.budgets.figures();
+    page.family(Kind::Counter, "berry_budget_refusals_total", "Requests that a budget had no room for.");
+    for (holder, count) in figures.refused() {
+        page.sample(&[("holder", holder)], count);
+    }
+    page.family(
+        Kind::Counter,
+        "berry_budget_thresholds_reached_total",
+        "Shares of a budget that were reached, once for each holder and period.",
+    );
+    for (percent, count) in figures.reached() {
+        page.sample(&[("percent", &percent.to_string())], count);
+    }
+    let (requests, usd) = figures.exceeded();
+    page.family(
+        Kind::Counter,
+        "berry_budget_excess_requests_total",
+        "Requests that cost more than was reserved for them.",
+    );
+    page.sample(&[], requests);
+    page.family(Kind::Counter, "berry_budget_excess_usd_total", "What they cost above what was reserved, USD.");
+    page.sample(&[], usd.as_nanos() as f64 / 1e9);
 }
 
 fn write_choices(runtime: &Runtime, page: &mut Page) {

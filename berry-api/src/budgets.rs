@@ -1,0 +1,192 @@
+//! Budgets of users and tags: what a request reserves before it is sent, and what it cost in the end.
+//!
+//! An account comes into being with the first request that a budget concerns and lives by its holder's name, so that a reload
+//! changes amounts and forgets nothing.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use berry_core::config::snapshot::{Budget, Snapshot, User};
+use berry_core::money::NanoUsd;
+use berry_core::quota::{
+    Account, Alert, Balance, Calendar, Holder, PeriodKind, Purse, Refusal, Reservation, THRESHOLDS,
+};
+use berry_core::time::Instant;
+use parking_lot::Mutex;
+
+/// Parts of the table, so that requests seldom wait for each other; each is held for one look.
+const SHARDS: usize = 64;
+
+type Shard = Mutex<HashMap<Holder, Arc<Account>>>;
+
+/// The accounts of everybody with a budget.
+#[derive(Debug)]
+pub struct Budgets {
+    hasher: RandomState,
+    shards: Box<[Shard]>,
+    figures: Figures,
+}
+
+/// What budgets did, since the start.
+#[derive(Debug, Default)]
+pub struct Figures {
+    /// Requests that were refused, for users and for tags.
+    refused: [AtomicU64; 2],
+    /// Thresholds that were reached, in the order of [`THRESHOLDS`].
+    reached: [AtomicU64; THRESHOLDS.len()],
+    /// Requests that cost more than was reserved for them.
+    exceeded: AtomicU64,
+    /// How much more, billionths of a dollar.
+    excess: AtomicU64,
+}
+
+/// What a request takes from: each holder that has a budget.
+pub type Accounts = Vec<(Arc<Account>, Budget)>;
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self {
+            hasher: RandomState::new(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            figures: Figures::default(),
+        }
+    }
+}
+
+impl Budgets {
+    /// The accounts that requests of `user` are charged to: its own and those of its tags. Empty, and nothing was looked up, where
+    /// no budget concerns it.
+    pub fn of(&self, user: &User, snapshot: &Snapshot) -> Accounts {
+        let own = user.limits.as_ref().map(|limits| limits.budget).filter(|budget| !budget.is_unlimited());
+        let own = own.map(|budget| (self.account(Holder::User(user.id.clone())), budget));
+        let tags = if snapshot.tags.is_empty() { &[][..] } else { &user.tags };
+        let of_tags = tags.iter().filter_map(|name| {
+            let budget = snapshot.tags.get(name.as_str()).map(|tag| tag.budget)?;
+            (!budget.is_unlimited()).then(|| (self.account(Holder::Tag(name.as_str().into())), budget))
+        });
+        own.into_iter().chain(of_tags).collect()
+    }
+
+    /// The account of a holder.
+    pub fn account(&self, holder: Holder) -> Arc<Account> {
+        let mut shard = self.shard(&holder).lock();
+        if let Some(account) = shard.get(&holder) {
+            return Arc::clone(account);
+        }
+        let account = Arc::new(Account::new(holder.clone()));
+        shard.insert(holder, Arc::clone(&account));
+        account
+    }
+
+    /// Reserves `bound` in all accounts or in none; `None` where there are none.
+    ///
+    /// # Errors
+    /// The account that holds longest.
+    pub fn reserve(
+        self: &Arc<Self>,
+        accounts: Accounts,
+        bound: NanoUsd,
+        calendar: &Calendar,
+        now: Instant,
+    ) -> Result<Option<Reserved>, Refusal> {
+        if accounts.is_empty() {
+            return Ok(None);
+        }
+        let reservation = Reservation::take(accounts, bound, calendar, now)?;
+        Ok(Some(Reserved { budgets: Arc::clone(self), reservation }))
+    }
+
+    /// Notes that a request got no answer because of a budget.
+    pub fn note_refusal(&self, holder: &Holder) {
+        self.figures.refused[usize::from(matches!(holder, Holder::Tag(_)))].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How a holder's amounts stand.
+    pub fn balances(&self, holder: &Holder, budget: &Budget, calendar: &Calendar, now: Instant) -> [Balance; 3] {
+        let account = self.shard(holder).lock().get(holder).map(Arc::clone);
+        match account {
+            Some(account) => account.balances(budget, calendar, now),
+            None => Purse::default().balances(budget, calendar, now),
+        }
+    }
+
+    /// Counts what a holder spent before this process began, in the period that starts at `starts` (Unix seconds; the smallest
+    /// number for all time). What is of another period than the current one is left out. Called before requests are taken, so that
+    /// none passes a budget that is used up.
+    pub fn restore(
+        &self,
+        holder: Holder,
+        (kind, starts): (PeriodKind, i64),
+        spent: NanoUsd,
+        budget: &Budget,
+        calendar: &Calendar,
+        now: Instant,
+    ) {
+        self.account(holder).restore(kind, starts, spent, budget, calendar, now);
+    }
+
+    /// What happened since the start.
+    pub fn figures(&self) -> &Figures {
+        &self.figures
+    }
+
+    fn shard(&self, holder: &Holder) -> &Shard {
+        &self.shards[self.hasher.hash_one(holder) as usize % SHARDS]
+    }
+
+    fn alert(&self, Alert { holder, reached }: Alert) {
+        if let Some(place) = THRESHOLDS.iter().position(|percent| *percent == reached.percent) {
+            self.figures.reached[place].fetch_add(1, Ordering::Relaxed);
+        }
+        tracing::warn!(
+            holder = %holder,
+            period = reached.kind.as_str(),
+            percent = reached.percent,
+            spent_usd = %reached.spent,
+            limit_usd = %reached.limit,
+            "budget threshold reached"
+        );
+    }
+}
+
+impl Figures {
+    /// Refused requests, by kind of holder.
+    pub fn refused(&self) -> [(&'static str, u64); 2] {
+        let [user, tag] = &self.refused;
+        [("user", user.load(Ordering::Relaxed)), ("tag", tag.load(Ordering::Relaxed))]
+    }
+
+    /// How often each threshold was reached.
+    pub fn reached(&self) -> impl Iterator<Item = (u8, u64)> {
+        THRESHOLDS.into_iter().zip(self.reached.iter().map(|count| count.load(Ordering::Relaxed)))
+    }
+
+    /// Requests that cost more than was reserved for them, and how much more in all.
+    pub fn exceeded(&self) -> (u64, NanoUsd) {
+        let excess = i64::try_from(self.excess.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        (self.exceeded.load(Ordering::Relaxed), NanoUsd::from_nanos(excess))
+    }
+}
+
+/// What a request in flight reserved. Dropped without [`Reserved::settle`], it is given back whole.
+pub struct Reserved {
+    budgets: Arc<Budgets>,
+    reservation: Reservation,
+}
+
+impl Reserved {
+    /// Ends the request with what it cost.
+    pub fn settle(self, cost: NanoUsd) {
+        let Self { budgets, reservation } = self;
+        let excess = cost.as_nanos().saturating_sub(reservation.bound().as_nanos());
+        if let Ok(excess @ 1..) = u64::try_from(excess) {
+            budgets.figures.exceeded.fetch_add(1, Ordering::Relaxed);
+            budgets.figures.excess.fetch_add(excess, Ordering::Relaxed);
+        }
+        for alert in reservation.settle(cost) {
+            budgets.alert(alert);
+        }
+    }
+}
