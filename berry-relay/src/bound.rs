@@ -15,11 +15,10 @@
 
 use berry_core::config::snapshot::{Backend, Edits, Model};
 use berry_core::money::NanoUsd;
-use berry_core::operation::{Dialect, Operation};
+use berry_core::operation::Operation;
 use berry_core::tariff::SERVER_TOOL_CALLS_MAX;
 use smallvec::SmallVec;
 
-use crate::dialect::capability;
 use crate::forward::RequestBody;
 use crate::json::{Cursor, Kind, Raw, unquote};
 
@@ -191,9 +190,9 @@ impl Measure {
         let is_dropped = edits.into_iter().any(|edits| edits.drop.iter().any(|name| OUTPUT_LIMITS.contains(&&**name)));
         let asked = self.max_output.filter(|_| !is_dropped);
         let configured = || backend.edits.max_output_tokens.or(model.edits.max_output_tokens);
-        let known = || match backend.provider.upstream.dialect() {
-            Dialect::Anthropic => capability::of_claude(backend.upstream_model(requested)).max_output_tokens,
-            Dialect::OpenAi | Dialect::Gemini => None,
+        let known = || {
+            let dialect = backend.provider.upstream.dialect();
+            backend.provider.data.capabilities(dialect, backend.upstream_model(requested)).max_output_tokens
         };
         own(|edits| &edits.overrides)
             .or(asked)
