@@ -102,6 +102,17 @@ impl fmt::Display for BackendId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId([u8; Self::LEN]);
 
+/// What each letter of an id stands for.
+const DIGITS: [u8; 256] = {
+    let mut digits = [0; 256];
+    let mut digit = 0;
+    while digit < RequestId::ALPHABET.len() {
+        digits[RequestId::ALPHABET[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    digits
+};
+
 impl RequestId {
     const LEN: usize = 24;
     /// Crockford's base 32 in lower case: no letter that reads like a digit.
@@ -122,6 +133,21 @@ impl RequestId {
     /// The id as text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("made of ASCII letters")
+    }
+
+    /// The number of the process and the counter that it was made of, 50 bits each.
+    pub fn parts(&self) -> (u64, u64) {
+        let number = |range: std::ops::Range<usize>| {
+            self.0[range].iter().fold(0, |number, letter| (number << 5) | u64::from(DIGITS[usize::from(*letter)]))
+        };
+        (number(4..14), number(14..24))
+    }
+
+    /// Reads the text of an id. `None` when it is not of that form.
+    pub fn parse(text: &str) -> Option<Self> {
+        let letters = text.strip_prefix("req_")?.as_bytes();
+        let fits = letters.len() == Self::LEN - 4 && letters.iter().all(|letter| Self::ALPHABET.contains(letter));
+        fits.then(|| Self(text.as_bytes().try_into().expect("the length was checked")))
     }
 }
 
@@ -146,6 +172,25 @@ mod tests {
         assert_eq!(RequestId::new(0, 0).as_str(), "req_00000000000000000000");
         assert_eq!(RequestId::new(1, 33).as_str(), "req_00000000010000000011");
         assert_eq!(RequestId::new(u64::MAX, u64::MAX).as_str(), "req_zzzzzzzzzzzzzzzzzzzz");
+    }
+
+    #[test]
+    fn a_request_id_is_read_back_as_what_it_was_made_of() {
+        for (process, counter) in [(0, 0), (1, 33), ((1 << 50) - 1, 12_345_678_901)] {
+            let id = RequestId::new(process, counter);
+            assert_eq!(id.parts(), (process, counter));
+            assert_eq!(RequestId::parse(id.as_str()), Some(id));
+        }
+        for wrong in [
+            "",
+            "req_",
+            "req_0000000000000000000",
+            "req_0000000000000000000i",
+            "req_000000000000000000000",
+            "REQ_00000000000000000000",
+        ] {
+            assert_eq!(RequestId::parse(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -23,9 +23,10 @@ fn crate_arrows_go_one_way() {
         ("berry-core", &[][..]),
         ("berry-mock", &[]),
         ("berry-loadbalance", &["berry-core"]),
+        ("berry-ledger", &["berry-core"]),
         ("berry-relay", &["berry-core", "berry-loadbalance"]),
-        ("berry-api", &["berry-core", "berry-loadbalance", "berry-relay", "berry-mock"]),
-        ("berry-cli", &["berry-core", "berry-loadbalance", "berry-relay", "berry-mock", "berry-bench"]),
+        ("berry-api", &["berry-core", "berry-ledger", "berry-loadbalance", "berry-relay", "berry-mock"]),
+        ("berry-cli", &["berry-core", "berry-ledger", "berry-loadbalance", "berry-relay", "berry-mock", "berry-bench"]),
     ] {
         let allowed: BTreeSet<String> = allowed.iter().map(|name| (*name).to_owned()).collect();
         let more: Vec<String> = dependencies(krate).difference(&allowed).cloned().collect();

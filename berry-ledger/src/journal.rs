@@ -1,0 +1,496 @@
+//! The journal: where a record is safe from the death of the process, before the database has it.
+//!
+//! A folder of segments, each a file of frames that only grows. A record is one `write`, so what was appended is with the operating
+//! system when `append` returns and survives a `kill -9`; [`Journal::sync`] also brings it to the disk.
+//!
+//! ```text
+//! segment = "BERRYJ1\n" frame*
+//! frame   = length u32 LE, CRC-32 of length and payload u32 LE, payload
+//! ```
+//!
+//! A process never appends to a segment of an earlier one, so a torn frame is always the last of its segment: it is counted and
+//! left behind. A segment that is damaged elsewhere is put aside as `*.damaged` when its turn to be deleted comes.
+//!
+//! Bounds: all segments together, and the memory that takes records while the disk takes none. Beyond both a record is dropped and
+//! counted; the request that it belongs to is served.
+//!
+//! A shared memory map instead of `write` was left out: it saves most of a microsecond for each record and costs unsafe code and a
+//! process that dies when the disk is full.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::record::Record;
+
+const MAGIC: &[u8; 8] = b"BERRYJ1\n";
+const FRAME_HEAD: usize = 8;
+
+/// Largest frame that is written or believed, bytes.
+const FRAME_MAX: usize = 4 << 20;
+
+/// How much is read at once, bytes.
+const READ_BYTES: usize = 256 << 10;
+
+/// A place in the journal: everything before it is meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Number of the segment.
+    pub segment: u64,
+    /// Bytes from its beginning.
+    pub offset: u64,
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It is in the journal, before this position.
+    Written(Position),
+    /// The disk takes nothing; it is in memory, and survives everything but the death of the process.
+    Held,
+    /// Journal or memory are full; it is lost, and counted.
+    Dropped,
+}
+
+/// How large things may become.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// All segments, bytes.
+    pub(crate) journal_max: u64,
+    /// One segment, bytes; the last frame may reach beyond it.
+    pub(crate) segment: u64,
+    /// Frames in memory while the disk takes none, bytes.
+    pub(crate) memory_max: usize,
+}
+
+/// How full the journal is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Level {
+    pub(crate) written: u64,
+    pub(crate) dropped: u64,
+    pub(crate) held: u64,
+    pub(crate) bytes: u64,
+    pub(crate) error: Option<String>,
+}
+
+pub(crate) struct Journal {
+    directory: PathBuf,
+    bounds: Bounds,
+    id: i64,
+    first_segment: u64,
+    active: Mutex<Active>,
+    synced: Mutex<Position>,
+    // Held open, so that no second process uses this journal.
+    _lock: File,
+}
+
+struct Active {
+    file: Arc<File>,
+    number: u64,
+    len: u64,
+    /// Earlier segments that are still there, oldest first, with their lengths.
+    earlier: VecDeque<(u64, u64)>,
+    /// Bytes of all of `earlier`.
+    earlier_bytes: u64,
+    /// Earlier segments of this process that [`Journal::sync`] has not seen yet.
+    unsynced: Vec<Arc<File>>,
+    /// The file may end in half a frame that could not be cut off: nothing more goes into it.
+    torn: bool,
+    frame: Vec<u8>,
+    scratch: Vec<u8>,
+    held: Vec<u8>,
+    held_rows: u64,
+    written: u64,
+    dropped: u64,
+    error: Option<String>,
+}
+
+/// What was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    /// Where the next chunk begins.
+    pub(crate) next: Position,
+    /// Bytes that are no frame and were passed over.
+    pub(crate) lost: u64,
+}
+
+impl Journal {
+    /// Opens the journal of a folder and begins a segment. `fresh_id` names the journal if it has no name yet.
+    pub(crate) fn open(directory: &Path, bounds: Bounds, fresh_id: i64) -> io::Result<Self> {
+        let mut lock = lock(directory)?;
+        let id = name(&mut lock, fresh_id)?;
+        let mut earlier = segments(directory)?;
+        earlier.make_contiguous().sort_unstable();
+        let number = earlier.back().map_or(1, |(number, _)| number + 1);
+        let file = Arc::new(create(directory, number)?);
+        let earlier_bytes = earlier.iter().map(|(_, len)| len).sum();
+        let active = Active {
+            file,
+            number,
+            len: MAGIC.len() as u64,
+            earlier,
+            earlier_bytes,
+            unsynced: Vec::new(),
+            torn: false,
+            frame: Vec::new(),
+            scratch: Vec::new(),
+            held: Vec::new(),
+            held_rows: 0,
+            written: 0,
+            dropped: 0,
+            error: None,
+        };
+        Ok(Self {
+            directory: directory.to_owned(),
+            bounds,
+            id,
+            first_segment: number,
+            active: Mutex::new(active),
+            synced: Mutex::new(Position::default()),
+            _lock: lock,
+        })
+    }
+
+    /// Names this journal among all that feed one database.
+    pub(crate) fn id(&self) -> i64 {
+        self.id
+    }
+
+    /// The first segment that this process writes.
+    pub(crate) fn first_segment(&self) -> u64 {
+        self.first_segment
+    }
+
+    /// Writes a record. Blocks for no longer than one `write` of some hundred bytes takes.
+    pub(crate) fn append(&self, record: &Record<'_>) -> Appended {
+        let mut active = self.active.lock();
+        let active = &mut *active;
+        active.frame.clear();
+        active.frame.extend_from_slice(&[0; FRAME_HEAD]);
+        record.encode(&mut active.frame, &mut active.scratch);
+        seal(&mut active.frame);
+        let size = active.frame.len();
+        let full = active.earlier_bytes + active.len + active.held.len() as u64 + size as u64 > self.bounds.journal_max;
+        if full || size > FRAME_MAX {
+            active.dropped += 1;
+            return Appended::Dropped;
+        }
+        if active.held.is_empty() {
+            let frame = std::mem::take(&mut active.frame);
+            let result = self.write(active, &frame);
+            active.frame = frame;
+            if result.is_ok() {
+                active.written += 1;
+                return Appended::Written(Position { segment: active.number, offset: active.len });
+            }
+        }
+        // Behind those that wait already, so that one failed write is not followed by one for each request.
+        if active.held.len() + size > self.bounds.memory_max {
+            active.dropped += 1;
+            return Appended::Dropped;
+        }
+        active.held.extend_from_slice(&active.frame);
+        active.held_rows += 1;
+        Appended::Held
+    }
+
+    /// Tries again to write what is held in memory.
+    pub(crate) fn write_held(&self) {
+        let mut active = self.active.lock();
+        if active.held.is_empty() {
+            return;
+        }
+        let held = std::mem::take(&mut active.held);
+        if self.write(&mut active, &held).is_ok() {
+            active.written += active.held_rows;
+            active.held_rows = 0;
+        } else {
+            active.held = held;
+        }
+    }
+
+    /// Appends whole frames, or nothing.
+    fn write(&self, active: &mut Active, frames: &[u8]) -> io::Result<()> {
+        let result = self.rotate_if_due(active).and_then(|()| (&*active.file).write_all(frames));
+        match &result {
+            Ok(()) => {
+                active.len += frames.len() as u64;
+                active.error = None;
+            }
+            Err(error) => {
+                active.error = Some(error.to_string());
+                // Part of a frame may be in the file. The cursor is at the end always: the file is open for appending.
+                active.torn = active.torn || active.file.set_len(active.len).is_err();
+            }
+        }
+        result
+    }
+
+    fn rotate_if_due(&self, active: &mut Active) -> io::Result<()> {
+        if active.len < self.bounds.segment && !active.torn { Ok(()) } else { self.rotate(active) }
+    }
+
+    fn rotate(&self, active: &mut Active) -> io::Result<()> {
+        let file = Arc::new(create(&self.directory, active.number + 1)?);
+        let full = std::mem::replace(&mut active.file, file);
+        active.unsynced.push(full);
+        active.earlier.push_back((active.number, active.len));
+        active.earlier_bytes += active.len;
+        active.number += 1;
+        active.len = MAGIC.len() as u64;
+        active.torn = false;
+        Ok(())
+    }
+
+    /// Begins a new segment, so that everything that was written so far can be deleted.
+    pub(crate) fn begin_segment(&self) -> io::Result<()> {
+        let mut active = self.active.lock();
+        if active.len > MAGIC.len() as u64 { self.rotate(&mut active) } else { Ok(()) }
+    }
+
+    /// Brings everything up to `position` to the disk. Whoever waits while another syncs is done with that one's.
+    pub(crate) fn sync(&self, position: Position) -> io::Result<()> {
+        let mut synced = self.synced.lock();
+        if *synced >= position {
+            return Ok(());
+        }
+        let (tail, files) = {
+            let mut active = self.active.lock();
+            let mut files = std::mem::take(&mut active.unsynced);
+            files.push(Arc::clone(&active.file));
+            (Position { segment: active.number, offset: active.len }, files)
+        };
+        for file in files {
+            file.sync_data()?;
+        }
+        sync_directory(&self.directory)?;
+        *synced = tail;
+        Ok(())
+    }
+
+    /// How full it is.
+    pub(crate) fn level(&self) -> Level {
+        let active = self.active.lock();
+        Level {
+            written: active.written,
+            dropped: active.dropped,
+            held: active.held_rows,
+            bytes: active.earlier_bytes + active.len,
+            error: active.error.clone(),
+        }
+    }
+
+    /// Fills `buffer` with whole, checked frames from `from` on, at least one if there is one. An empty buffer with a position
+    /// that moved means: read on. One with a position that did not: everything was read. `until` is the end of a frame that is
+    /// not read across.
+    pub(crate) fn read(&self, from: Position, until: Option<Position>, buffer: &mut Vec<u8>) -> io::Result<Chunk> {
+        buffer.clear();
+        let (segment, end, next_segment) = {
+            let active = self.active.lock();
+            let mut later = active.earlier.iter().copied().chain([(active.number, active.len)]);
+            let Some((segment, end)) = later.find(|(number, _)| *number >= from.segment) else {
+                return Ok(Chunk { next: from, lost: 0 });
+            };
+            (segment, end, later.next().map(|(number, _)| number))
+        };
+        let end = match until {
+            Some(until) if until.segment == segment => end.min(until.offset),
+            _ => end,
+        };
+        // A position inside a segment that is gone means the beginning of the next.
+        let offset = if segment == from.segment { from.offset.max(MAGIC.len() as u64) } else { MAGIC.len() as u64 };
+        if offset < end {
+            let mut file = File::open(path(&self.directory, segment))?;
+            let mut wanted = READ_BYTES;
+            loop {
+                file.seek(SeekFrom::Start(offset))?;
+                buffer.clear();
+                (&mut file).take((end - offset).min(wanted as u64)).read_to_end(buffer)?;
+                let whole = whole_frames(buffer);
+                let more = (buffer.len() as u64) < end - offset;
+                if whole.end > 0 {
+                    buffer.truncate(whole.end);
+                    return Ok(Chunk { next: Position { segment, offset: offset + whole.end as u64 }, lost: 0 });
+                }
+                if whole.damaged || !more || wanted > FRAME_MAX {
+                    break;
+                }
+                wanted = FRAME_MAX + FRAME_HEAD + 1;
+            }
+            buffer.clear();
+        }
+        match next_segment {
+            // What is left is no frame: the end of a segment that was cut off.
+            Some(next) => {
+                let lost = end.saturating_sub(offset);
+                if lost > 0 {
+                    self.keep_damaged(segment, lost);
+                }
+                Ok(Chunk { next: Position { segment: next, offset: MAGIC.len() as u64 }, lost })
+            }
+            None => Ok(Chunk { next: Position { segment, offset }, lost: 0 }),
+        }
+    }
+
+    /// A torn tail is one frame that was being written; anything longer is kept for somebody to look at.
+    fn keep_damaged(&self, segment: u64, lost: u64) {
+        if lost > READ_BYTES as u64 {
+            let from = path(&self.directory, segment);
+            let kept = from.with_extension("damaged");
+            // Best effort: the frames before the damage are in the database, and the loss is counted.
+            let _ = std::fs::copy(from, kept);
+        }
+    }
+
+    /// Deletes the segments before the one of `position`. What cannot be deleted is tried again the next time.
+    pub(crate) fn delete_before(&self, position: Position) {
+        loop {
+            let oldest = {
+                let active = self.active.lock();
+                active.earlier.front().copied().filter(|(number, _)| *number < position.segment)
+            };
+            let Some((number, len)) = oldest else { return };
+            match std::fs::remove_file(path(&self.directory, number)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(_) => return,
+            }
+            let mut active = self.active.lock();
+            active.earlier.pop_front();
+            active.earlier_bytes -= len;
+        }
+    }
+
+    /// Whether there are segments before the one of `position`.
+    pub(crate) fn has_before(&self, position: Position) -> bool {
+        self.active.lock().earlier.front().is_some_and(|(number, _)| *number < position.segment)
+    }
+}
+
+/// Takes a journal for this process: the lock lasts as long as the file is open. The folder is made when it is not there.
+pub(crate) fn lock(directory: &Path) -> io::Result<File> {
+    std::fs::create_dir_all(directory)?;
+    let path = directory.join("lock");
+    let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    lock.try_lock().map_err(|error| match error {
+        std::fs::TryLockError::WouldBlock => io::Error::new(io::ErrorKind::WouldBlock, "another process uses it"),
+        std::fs::TryLockError::Error(error) => error,
+    })?;
+    Ok(lock)
+}
+
+/// Reads the journal's name, or gives it one.
+fn name(lock: &mut File, fresh_id: i64) -> io::Result<i64> {
+    let mut text = String::new();
+    lock.read_to_string(&mut text)?;
+    if let Ok(id) = i64::from_str_radix(text.trim(), 16) {
+        return Ok(id);
+    }
+    let id = fresh_id & i64::MAX;
+    lock.set_len(0)?;
+    lock.seek(SeekFrom::Start(0))?;
+    lock.write_all(format!("{id:016x}\n").as_bytes())?;
+    lock.sync_all()?;
+    Ok(id)
+}
+
+fn path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number:016x}.journal"))
+}
+
+fn segments(directory: &Path) -> io::Result<VecDeque<(u64, u64)>> {
+    let mut found = VecDeque::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_suffix(".journal"));
+        if let Some(number) = number.and_then(|number| u64::from_str_radix(number, 16).ok()) {
+            found.push_back((number, entry.metadata()?.len()));
+        }
+    }
+    Ok(found)
+}
+
+fn create(directory: &Path, number: u64) -> io::Result<File> {
+    let path = path(directory, number);
+    let mut file = OpenOptions::new().append(true).create_new(true).open(&path)?;
+    match file.write_all(MAGIC) {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            // A segment without its magic is nothing; it must not be in the way of the next try.
+            let _ = std::fs::remove_file(path);
+            Err(error)
+        }
+    }
+}
+
+/// A new file is found after a power cut only when its folder is on the disk as well.
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
+}
+
+fn seal(frame: &mut [u8]) {
+    let length = u32::try_from(frame.len() - FRAME_HEAD).unwrap_or(u32::MAX).to_le_bytes();
+    let crc = checksum(length, &frame[FRAME_HEAD..]);
+    frame[..4].copy_from_slice(&length);
+    frame[4..8].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Over the length too, so that a run of zeros is no frame.
+fn checksum(length: [u8; 4], payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&length);
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Whole {
+    /// Where the whole frames end.
+    end: usize,
+    /// Whether what follows cannot become a frame.
+    damaged: bool,
+}
+
+fn whole_frames(bytes: &[u8]) -> Whole {
+    let mut end = 0;
+    loop {
+        match frame_at(&bytes[end..]) {
+            Ok(Some((length, payload))) if checksum(length, payload) == crc_at(&bytes[end..]) => {
+                end += FRAME_HEAD + payload.len();
+            }
+            Ok(None) => return Whole { end, damaged: false },
+            Ok(Some(_)) | Err(()) => return Whole { end, damaged: true },
+        }
+    }
+}
+
+/// The length of a frame, as it is written, and its payload.
+type Frame<'a> = ([u8; 4], &'a [u8]);
+
+/// The first frame, unchecked; `None` when it is not all there, an error when it is none.
+fn frame_at(bytes: &[u8]) -> Result<Option<Frame<'_>>, ()> {
+    let Some(length) = bytes.first_chunk::<4>() else { return Ok(None) };
+    let size = u32::from_le_bytes(*length) as usize;
+    if size == 0 || size > FRAME_MAX {
+        return Err(());
+    }
+    Ok(bytes.get(FRAME_HEAD..FRAME_HEAD + size).map(|payload| (*length, payload)))
+}
+
+fn crc_at(bytes: &[u8]) -> u32 {
+    u32::from_le_bytes(bytes[4..8].try_into().expect("four bytes"))
+}
+
+/// The payloads of whole frames.
+pub(crate) fn payloads(mut frames: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (_, payload) = frame_at(frames).ok()??;
+        frames = &frames[FRAME_HEAD + payload.len()..];
+        Some(payload)
+    })
+}

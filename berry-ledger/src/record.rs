@@ -1,0 +1,432 @@
+//! What is recorded of one request, and its form in the journal.
+//!
+//! A record borrows everything, so that writing one allocates nothing. Its encoded form is that of the journal; attempts and the
+//! rare parts of usage go into the database exactly as they are encoded here.
+//!
+//! ```text
+//! version u8, flags u8, time i64 LE, process varint, counter varint, status varint, duration varint, ttft option, cost option,
+//! nine texts, five options of usage, more bytes, attempts bytes
+//! option = varint of value + 1, 0 for none; text and bytes = varint of length + 1, 0 for none, then the bytes
+//! ```
+
+use berry_core::id::RequestId;
+use berry_core::money::NanoUsd;
+use berry_core::usage::{ServiceTier, Usage};
+
+/// The form that is written. Others are not read.
+const VERSION: u8 = 1;
+
+/// Longest text that is kept of anything, bytes. Everything that comes from a client is bounded before it gets here; this is what
+/// makes the size of a record bounded whatever happens.
+const TEXT_MAX: usize = 4096;
+
+/// Most attempts that are kept of a request.
+const ATTEMPTS_MAX: usize = 64;
+
+/// One request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// When its head had arrived: microseconds since 1970 in UTC.
+    pub time_us: i64,
+    /// Our name for it.
+    pub request_id: RequestId,
+    /// The client's own name for it.
+    pub client_request_id: Option<&'a str>,
+    /// Who asked.
+    pub user: Option<&'a str>,
+    /// On whose behalf, by the client's word.
+    pub end_user: Option<&'a str>,
+    /// `key=value` with commas between.
+    pub labels: Option<&'a str>,
+    /// The public model.
+    pub model: Option<&'a str>,
+    /// The provider of the last attempt.
+    pub provider: Option<&'a str>,
+    /// What the model is called there.
+    pub upstream_model: Option<&'a str>,
+    /// What the client got; 0 when it left before.
+    pub status: u16,
+    /// Whether a stream was asked for.
+    pub stream: bool,
+    /// From the request to the first content, microseconds.
+    pub ttft_us: Option<u64>,
+    /// From the request to its end, microseconds.
+    pub duration_us: u64,
+    /// What was used.
+    pub usage: Usage,
+    /// What it cost; `None` when no upstream accepted it.
+    pub cost: Option<NanoUsd>,
+    /// Whether everything that was used has a price; otherwise the cost is too small.
+    pub priced: bool,
+    /// What went wrong, from a closed list; `None` when nothing did.
+    pub error_class: Option<&'a str>,
+    /// Each attempt, in order; the first 64 are kept.
+    pub attempts: &'a [Attempt<'a>],
+}
+
+/// One attempt at one backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt<'a> {
+    /// Where.
+    pub provider: &'a str,
+    /// What the model is called there.
+    pub model: &'a str,
+    /// Why there.
+    pub reason: &'a str,
+    /// How it ended.
+    pub outcome: &'a str,
+    /// What the upstream answered; 0 = nothing.
+    pub status: u16,
+    /// From the request to its beginning, microseconds.
+    pub started_us: u64,
+    /// From its beginning to the first content, microseconds.
+    pub ttft_us: Option<u64>,
+    /// From its beginning to its end, microseconds.
+    pub duration_us: u64,
+}
+
+const STREAM: u8 = 1;
+const ESTIMATED: u8 = 2;
+const PRICED: u8 = 4;
+
+/// The reason and the outcome that nearly every attempt has; they cost no bytes.
+const USUAL_REASON: &str = "strategy";
+const USUAL_OUTCOME: &str = "success";
+
+const SAME_PROVIDER: u8 = 1;
+const SAME_MODEL: u8 = 2;
+const SAME_REASON: u8 = 4;
+const SAME_OUTCOME: u8 = 8;
+const SAME_STATUS: u8 = 16;
+
+impl Record<'_> {
+    /// Appends the record to `out`. `scratch` is emptied and used; it exists so that nothing is allocated.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>, scratch: &mut Vec<u8>) {
+        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        out.push(VERSION);
+        out.push(flag(self.stream, STREAM) | flag(self.usage.estimated, ESTIMATED) | flag(self.priced, PRICED));
+        out.extend_from_slice(&self.time_us.to_le_bytes());
+        let (process, counter) = self.request_id.parts();
+        put(out, process);
+        put(out, counter);
+        put(out, self.status.into());
+        put(out, self.duration_us);
+        put_option(out, self.ttft_us);
+        put_option(out, self.cost.map(|cost| u64::try_from(cost.as_nanos()).unwrap_or(0)));
+        for text in [
+            self.client_request_id,
+            self.user,
+            self.end_user,
+            self.labels,
+            self.model,
+            self.provider,
+            self.upstream_model,
+            self.error_class,
+        ] {
+            put_text(out, text);
+        }
+        let usage = &self.usage;
+        for count in [
+            usage.input_tokens,
+            usage.cached_tokens,
+            usage.cache_write_tokens,
+            usage.output_tokens,
+            usage.reasoning_tokens,
+        ] {
+            put_option(out, count);
+        }
+        scratch.clear();
+        encode_more(usage, scratch);
+        put_bytes(out, (!scratch.is_empty()).then_some(scratch));
+        scratch.clear();
+        self.encode_attempts(scratch);
+        put_bytes(out, (!scratch.is_empty()).then_some(scratch));
+    }
+
+    fn encode_attempts(&self, out: &mut Vec<u8>) {
+        for attempt in self.attempts.iter().take(ATTEMPTS_MAX) {
+            let same = [
+                (Some(attempt.provider) == self.provider, SAME_PROVIDER),
+                (Some(attempt.model) == self.upstream_model, SAME_MODEL),
+                (attempt.reason == USUAL_REASON, SAME_REASON),
+                (attempt.outcome == USUAL_OUTCOME, SAME_OUTCOME),
+                (attempt.status == self.status, SAME_STATUS),
+            ];
+            let flags = same.iter().filter(|(same, _)| *same).fold(0, |flags, (_, bit)| flags | bit);
+            out.push(flags);
+            put(out, attempt.started_us);
+            put_option(out, attempt.ttft_us);
+            put(out, attempt.duration_us);
+            for (bit, text) in [
+                (SAME_PROVIDER, attempt.provider),
+                (SAME_MODEL, attempt.model),
+                (SAME_REASON, attempt.reason),
+                (SAME_OUTCOME, attempt.outcome),
+            ] {
+                if flags & bit == 0 {
+                    put_text(out, Some(text));
+                }
+            }
+            if flags & SAME_STATUS == 0 {
+                put(out, attempt.status.into());
+            }
+        }
+    }
+}
+
+/// A record as it is read from the journal: like [`Record`], with usage and attempts still encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Encoded<'a> {
+    pub(crate) time_us: i64,
+    pub(crate) process: u64,
+    pub(crate) counter: u64,
+    pub(crate) flags: u8,
+    pub(crate) status: u16,
+    pub(crate) duration_us: u64,
+    pub(crate) ttft_us: Option<u64>,
+    pub(crate) cost: Option<u64>,
+    pub(crate) client_request_id: Option<&'a str>,
+    pub(crate) user: Option<&'a str>,
+    pub(crate) end_user: Option<&'a str>,
+    pub(crate) labels: Option<&'a str>,
+    pub(crate) model: Option<&'a str>,
+    pub(crate) provider: Option<&'a str>,
+    pub(crate) upstream_model: Option<&'a str>,
+    pub(crate) error_class: Option<&'a str>,
+    /// Input, cached, written to the cache, output, reasoning.
+    pub(crate) tokens: [Option<u64>; 5],
+    pub(crate) more: Option<&'a [u8]>,
+    pub(crate) attempts: Option<&'a [u8]>,
+}
+
+impl<'a> Encoded<'a> {
+    /// Reads what [`Record::encode`] wrote. `None` when it is something else.
+    pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let mut input = Input(bytes);
+        if input.byte()? != VERSION {
+            return None;
+        }
+        let flags = input.byte()?;
+        let time_us = i64::from_le_bytes(input.take(8)?.try_into().ok()?);
+        let record = Self {
+            time_us,
+            flags,
+            process: input.number()?,
+            counter: input.number()?,
+            status: u16::try_from(input.number()?).ok()?,
+            duration_us: input.number()?,
+            ttft_us: input.option()?,
+            cost: input.option()?,
+            client_request_id: input.text()?,
+            user: input.text()?,
+            end_user: input.text()?,
+            labels: input.text()?,
+            model: input.text()?,
+            provider: input.text()?,
+            upstream_model: input.text()?,
+            error_class: input.text()?,
+            tokens: [input.option()?, input.option()?, input.option()?, input.option()?, input.option()?],
+            more: input.bytes()?,
+            attempts: input.bytes()?,
+        };
+        input.0.is_empty().then_some(record)
+    }
+}
+
+/// An attempt, in a row that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptRow {
+    /// Where.
+    pub provider: String,
+    /// What the model is called there.
+    pub model: String,
+    /// Why there.
+    pub reason: String,
+    /// How it ended.
+    pub outcome: String,
+    /// What the upstream answered; 0 = nothing.
+    pub status: u16,
+    /// From the request to its beginning, microseconds.
+    pub started_us: u64,
+    /// From its beginning to the first content, microseconds.
+    pub ttft_us: Option<u64>,
+    /// From its beginning to its end, microseconds.
+    pub duration_us: u64,
+}
+
+/// The attempts of a row; what cannot be read ends the list.
+pub(crate) fn decode_attempts(bytes: &[u8], provider: &str, model: &str, status: u16) -> Vec<AttemptRow> {
+    let mut input = Input(bytes);
+    let mut attempts = Vec::new();
+    while !input.0.is_empty() {
+        let Some(attempt) = decode_attempt(&mut input, provider, model, status) else { break };
+        attempts.push(attempt);
+    }
+    attempts
+}
+
+fn decode_attempt(input: &mut Input<'_>, provider: &str, model: &str, status: u16) -> Option<AttemptRow> {
+    let flags = input.byte()?;
+    let (started_us, ttft_us, duration_us) = (input.number()?, input.option()?, input.number()?);
+    let mut text = |bit: u8, same: &str| {
+        if flags & bit != 0 { Some(same.to_owned()) } else { input.text()?.map(str::to_owned) }
+    };
+    let provider = text(SAME_PROVIDER, provider)?;
+    let model = text(SAME_MODEL, model)?;
+    let reason = text(SAME_REASON, USUAL_REASON)?;
+    let outcome = text(SAME_OUTCOME, USUAL_OUTCOME)?;
+    let status = if flags & SAME_STATUS != 0 { status } else { u16::try_from(input.number()?).ok()? };
+    Some(AttemptRow { provider, model, reason, outcome, status, started_us, ttft_us, duration_us })
+}
+
+/// Whether a stream was asked for, whether usage was estimated, whether everything had a price.
+pub(crate) fn read_flags(flags: u8) -> (bool, bool, bool) {
+    (flags & STREAM != 0, flags & ESTIMATED != 0, flags & PRICED != 0)
+}
+
+/// The parts of usage that few answers have: each as its number, then its value.
+fn encode_more(usage: &Usage, out: &mut Vec<u8>) {
+    // Taken apart in full, so that a new count cannot be forgotten.
+    let Usage {
+        input_tokens: _,
+        cached_tokens: _,
+        cache_write_tokens: _,
+        output_tokens: _,
+        reasoning_tokens: _,
+        estimated: _,
+        cache_write_1h_tokens,
+        audio_input_tokens,
+        image_input_tokens,
+        tool_prompt_tokens,
+        audio_output_tokens,
+        image_output_tokens,
+        server_tool_calls,
+        tier,
+        reported_cost,
+    } = *usage;
+    let tier = tier.map(|tier| match tier {
+        ServiceTier::Standard => 0,
+        ServiceTier::Flex => 1,
+        ServiceTier::Priority => 2,
+        ServiceTier::Batch => 3,
+    });
+    let reported_cost = reported_cost.and_then(|cost| u64::try_from(cost.as_nanos()).ok());
+    let parts = [
+        cache_write_1h_tokens,
+        audio_input_tokens,
+        image_input_tokens,
+        tool_prompt_tokens,
+        audio_output_tokens,
+        image_output_tokens,
+        server_tool_calls,
+        tier,
+        reported_cost,
+    ];
+    for (number, part) in (0u8..).zip(parts) {
+        if let Some(value) = part {
+            out.push(number);
+            put(out, value);
+        }
+    }
+}
+
+/// Fills `usage` with what [`encode_more`] wrote; what cannot be read ends it.
+pub(crate) fn decode_more(bytes: &[u8], usage: &mut Usage) {
+    let mut input = Input(bytes);
+    while let (Some(number), Some(value)) = (input.byte(), input.number()) {
+        match number {
+            0 => usage.cache_write_1h_tokens = Some(value),
+            1 => usage.audio_input_tokens = Some(value),
+            2 => usage.image_input_tokens = Some(value),
+            3 => usage.tool_prompt_tokens = Some(value),
+            4 => usage.audio_output_tokens = Some(value),
+            5 => usage.image_output_tokens = Some(value),
+            6 => usage.server_tool_calls = Some(value),
+            7 => {
+                usage.tier = Some(match value {
+                    1 => ServiceTier::Flex,
+                    2 => ServiceTier::Priority,
+                    3 => ServiceTier::Batch,
+                    _ => ServiceTier::Standard,
+                });
+            }
+            8 => usage.reported_cost = i64::try_from(value).ok().map(NanoUsd::from_nanos),
+            _ => return,
+        }
+    }
+}
+
+fn put(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+/// The largest number cannot be told from the one below it; no count, amount or time comes near.
+fn put_option(out: &mut Vec<u8>, number: Option<u64>) {
+    put(out, number.map_or(0, |number| number.saturating_add(1)));
+}
+
+fn put_text(out: &mut Vec<u8>, text: Option<&str>) {
+    put_bytes(out, text.map(|text| cut(text).as_bytes()));
+}
+
+/// The beginning of a text that is too long.
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(TEXT_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
+    put_option(out, bytes.map(|bytes| bytes.len() as u64));
+    out.extend_from_slice(bytes.unwrap_or_default());
+}
+
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take(1).map(|byte| byte[0])
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let mut number = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    fn option(&mut self) -> Option<Option<u64>> {
+        self.number().map(|number| number.checked_sub(1))
+    }
+
+    fn bytes(&mut self) -> Option<Option<&'a [u8]>> {
+        match self.option()? {
+            None => Some(None),
+            Some(length) => self.take(usize::try_from(length).ok()?).map(Some),
+        }
+    }
+
+    fn text(&mut self) -> Option<Option<&'a str>> {
+        match self.bytes()? {
+            None => Some(None),
+            Some(bytes) => std::str::from_utf8(bytes).ok().map(Some),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What is in the journal reaches the database, once; what cannot is counted.
+
+use berry_ledger::{Appended, Condition, Filter, Ledger};
+
+use crate::support::{Place, append, record, segments};
+
+fn count(ledger: &Ledger) -> i64 {
+    ledger.totals(&Filter::default(), None, None).unwrap().iter().map(|total| total.figures.requests).sum()
+}
+
+#[test]
+fn what_a_dead_process_left_in_the_journal_is_brought_in() {
+    let place = Place::new();
+    let mut left = Vec::new();
+    {
+        // A journal whose database can never be opened: nothing leaves it.
+        let mut options = place.options();
+        options.store = berry_ledger::Store::Sqlite(place.folder.path().join("missing").join("ledger.db"));
+        let ledger = Ledger::open(options).unwrap();
+        for counter in 0..10 {
+            assert!(matches!(ledger.append(&record(counter)), Appended::Written(_)));
+        }
+        assert!(ledger.flush().is_err());
+        let status = ledger.status();
+        assert_eq!((status.condition, status.lag_rows, status.dropped), (Condition::Behind, 10, 0));
+        left.extend(segments(&place.journal()));
+    }
+    assert_eq!(left.len(), 1);
+    let ledger = place.open();
+    assert_eq!(count(&ledger), 10);
+    assert_eq!(ledger.requests(&Filter::default(), None, 100).unwrap().rows.len(), 10);
+}
+
+#[test]
+fn a_journal_cut_at_any_byte_loses_only_the_record_that_was_cut() {
+    let place = Place::new();
+    let mut ends = Vec::new();
+    {
+        let mut options = place.options();
+        options.store = berry_ledger::Store::Sqlite(place.folder.path().join("missing").join("ledger.db"));
+        let ledger = Ledger::open(options).unwrap();
+        for counter in 0..3 {
+            let Appended::Written(position) = ledger.append(&record(counter)) else { panic!("it is on the disk") };
+            ends.push(position.offset);
+        }
+    }
+    let [segment] = &segments(&place.journal())[..] else { panic!("one segment") };
+    let whole = std::fs::read(segment).unwrap();
+    assert_eq!(whole.len() as u64, ends[2]);
+    for cut in 0..=whole.len() {
+        let place = Place::new();
+        std::fs::create_dir_all(place.journal()).unwrap();
+        std::fs::write(place.journal().join(segment.file_name().unwrap()), &whole[..cut]).unwrap();
+        let ledger = place.open();
+        let expected = ends.iter().filter(|end| **end <= cut as u64).count() as i64;
+        assert_eq!(count(&ledger), expected, "cut at {cut}");
+        // What is appended after the cut is not in its way.
+        ledger.append(&record(100));
+        assert_eq!(count(&ledger), expected + 1, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_flipped_bit_ends_a_segment_and_is_counted() {
+    let place = Place::new();
+    let mut options = place.options();
+    options.store = berry_ledger::Store::Sqlite(place.folder.path().join("missing").join("ledger.db"));
+    let ledger = Ledger::open(options).unwrap();
+    append(&ledger, 0..3);
+    drop(ledger);
+    let [segment] = &segments(&place.journal())[..] else { panic!("one segment") };
+    let whole = std::fs::read(segment).unwrap();
+    let second = 8 + (whole.len() - 8) / 3 + 20;
+    let mut damaged = whole.clone();
+    damaged[second] ^= 1;
+    std::fs::write(segment, &damaged).unwrap();
+    let ledger = place.open();
+    assert_eq!(count(&ledger), 1);
+    assert_eq!(ledger.status().lost_bytes, (whole.len() as u64 - 8) / 3 * 2);
+}
+
+#[test]
+fn a_full_journal_drops_and_counts_and_takes_rows_again_when_it_is_not() {
+    let place = Place::new();
+    let mut options = place.options();
+    let missing = place.folder.path().join("missing");
+    options.store = berry_ledger::Store::Sqlite(missing.join("ledger.db"));
+    (options.journal_max_bytes, options.segment_bytes) = (4000, 1000);
+    let ledger = Ledger::open(options).unwrap();
+    let taken = (0..100).filter(|counter| matches!(ledger.append(&record(*counter)), Appended::Written(_))).count();
+    let status = ledger.status();
+    assert_eq!(taken as u64 + status.dropped, 100);
+    assert!(taken > 10 && status.dropped > 10, "{status:?}");
+    assert!(status.journal_bytes <= 4000, "{status:?}");
+    // The database comes back: what waited is brought in, its segments are deleted and there is room again.
+    std::fs::create_dir(missing).unwrap();
+    ledger.flush().unwrap();
+    assert_eq!(count(&ledger), taken as i64);
+    assert!(matches!(ledger.append(&record(1000)), Appended::Written(_)));
+    assert_eq!(ledger.status().condition, Condition::Ok);
+}
+
+#[test]
+fn segments_that_are_in_the_database_are_deleted() {
+    let place = Place::new();
+    let mut options = place.options();
+    options.segment_bytes = 1000;
+    let ledger = Ledger::open(options).unwrap();
+    append(&ledger, 0..100);
+    assert!(segments(&place.journal()).len() > 1 || count(&ledger) > 0);
+    ledger.flush().unwrap();
+    assert_eq!(segments(&place.journal()).len(), 1);
+    assert_eq!(count(&ledger), 100);
+}
+
+#[test]
+fn two_processes_cannot_use_one_journal() {
+    let place = Place::new();
+    let ledger = place.open();
+    let second = Ledger::open(place.options());
+    assert!(second.is_err_and(|error| error.to_string().contains("journal")));
+    drop(ledger);
+    place.open();
+}
+
+#[test]
+fn what_is_synced_is_synced_up_to_the_position() {
+    let place = Place::new();
+    let mut options = place.options();
+    options.segment_bytes = 500;
+    let ledger = Ledger::open(options).unwrap();
+    for counter in 0..10 {
+        let Appended::Written(position) = ledger.append(&record(counter)) else { panic!("it is on the disk") };
+        ledger.sync(position).unwrap();
+    }
+}

@@ -1,0 +1,312 @@
+//! What every store must do.
+
+use berry_core::id::RequestId;
+use berry_core::money::NanoUsd;
+use berry_core::usage::{ServiceTier, Usage};
+use berry_ledger::{Attempt, Filter, Group, Ledger, Record, Step};
+
+use crate::support::{ATTEMPT, DAY_US, HOUR_US, MINUTE_US, Place, START_US, record};
+
+fn add(ledger: &Ledger, records: impl IntoIterator<Item = Record<'static>>) {
+    for record in records {
+        ledger.append(&record);
+    }
+}
+
+fn keys(ledger: &Ledger, filter: &Filter, group: &Group) -> Vec<(Option<String>, i64)> {
+    let totals = ledger.totals(filter, Some(group), None).unwrap();
+    totals.into_iter().map(|total| (total.key, total.figures.requests)).collect()
+}
+
+#[test]
+fn a_row_says_everything_that_was_recorded() {
+    let place = Place::new();
+    let ledger = place.open();
+    let attempts = [
+        Attempt { provider: "azure", outcome: "rate_limited", status: 429, ttft_us: None, ..ATTEMPT },
+        Attempt { reason: "retry", started_us: 30_000, ..ATTEMPT },
+    ];
+    let usage = Usage {
+        input_tokens: Some(100),
+        cached_tokens: Some(60),
+        cache_write_tokens: Some(0),
+        cache_write_1h_tokens: Some(3),
+        output_tokens: Some(50),
+        reasoning_tokens: Some(20),
+        tier: Some(ServiceTier::Flex),
+        reported_cost: Some(NanoUsd::from_nanos(77)),
+        estimated: true,
+        ..Usage::default()
+    };
+    let written = Record {
+        client_request_id: Some("job-7"),
+        end_user: Some("é-user"),
+        labels: Some("team=a,job=7"),
+        stream: true,
+        error_class: Some("stream_incomplete"),
+        usage,
+        attempts: &attempts,
+        ..record(5)
+    };
+    ledger.append(&written);
+    let row = ledger.request(written.request_id).unwrap().unwrap();
+    assert_eq!((row.time_us, row.request_id), (written.time_us, written.request_id));
+    assert_eq!((row.status, row.stream, row.priced), (200, true, true));
+    assert_eq!((row.usage, row.cost), (usage, written.cost));
+    let texts = [&row.client_request_id, &row.user, &row.end_user, &row.labels, &row.error_class];
+    assert_eq!(
+        texts.map(|text| text.as_deref()),
+        [Some("job-7"), Some("team_a"), Some("é-user"), Some("team=a,job=7"), Some("stream_incomplete")]
+    );
+    let names = [&row.model, &row.provider, &row.upstream_model].map(|text| text.as_deref());
+    assert_eq!(names, [Some("fast"), Some("openai"), Some("gpt-4o")]);
+    assert_eq!((row.ttft_us, row.duration_us), (Some(9_200), 20_000));
+    let told: Vec<_> =
+        row.attempts.iter().map(|a| (&*a.provider, &*a.model, &*a.reason, &*a.outcome, a.status)).collect();
+    assert_eq!(
+        told,
+        [("azure", "gpt-4o", "strategy", "rate_limited", 429), ("openai", "gpt-4o", "retry", "success", 200)]
+    );
+    assert_eq!(
+        row.attempts.iter().map(|a| (a.started_us, a.ttft_us)).collect::<Vec<_>>(),
+        [(150, None), (30_000, Some(9_000))]
+    );
+}
+
+#[test]
+fn what_is_unknown_stays_unknown() {
+    let place = Place::new();
+    let ledger = place.open();
+    let bare = Record {
+        user: None,
+        model: None,
+        provider: None,
+        upstream_model: None,
+        status: 0,
+        ttft_us: None,
+        usage: Usage::default(),
+        cost: None,
+        priced: false,
+        attempts: &[],
+        ..record(1)
+    };
+    ledger.append(&bare);
+    let row = ledger.request(bare.request_id).unwrap().unwrap();
+    assert_eq!((row.user, row.model, row.provider, row.upstream_model), (None, None, None, None));
+    assert_eq!((row.usage, row.cost, row.priced, row.ttft_us), (Usage::default(), None, false, None));
+    assert!(row.attempts.is_empty());
+    assert_eq!(keys(&ledger, &Filter::default(), &Group::User), [(None, 1)]);
+    assert_eq!(ledger.request(RequestId::new(42, 2)).unwrap(), None);
+    assert_eq!(ledger.request(RequestId::new(43, 1)).unwrap(), None);
+}
+
+#[test]
+fn requests_of_one_moment_are_all_kept() {
+    let place = Place::new();
+    let ledger = place.open();
+    // The same microsecond, and counters that differ only beyond what a key keeps of them.
+    let moment = |counter: u32| Record {
+        time_us: START_US,
+        request_id: RequestId::new(42, u64::from(counter) << 20),
+        ..record(0)
+    };
+    add(&ledger, (0..50).map(moment));
+    assert_eq!(ledger.requests(&Filter::default(), None, 100).unwrap().rows.len(), 50);
+    for counter in 0..50u32 {
+        let id = RequestId::new(42, u64::from(counter) << 20);
+        assert_eq!(ledger.request(id).unwrap().map(|row| row.request_id), Some(id));
+    }
+    // And again, as if replayed.
+    add(&ledger, (0..50).map(moment));
+    assert_eq!(ledger.requests(&Filter::default(), None, 100).unwrap().rows.len(), 50);
+}
+
+#[test]
+fn pages_follow_each_other_without_gap_or_overlap() {
+    let place = Place::new();
+    let ledger = place.open();
+    // Over six hours, so that pages and hours do not end together.
+    add(&ledger, (0..100).map(|n| Record { time_us: START_US + n as i64 * 4 * MINUTE_US, ..record(n) }));
+    let mut seen = Vec::new();
+    let mut next = None;
+    loop {
+        let page = ledger.requests(&Filter::default(), next, 7).unwrap();
+        seen.extend(page.rows.iter().map(|row| row.request_id.parts().1));
+        next = page.next;
+        if next.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, (0..100).rev().collect::<Vec<u64>>());
+}
+
+#[test]
+fn every_filter_keeps_what_it_names() {
+    let place = Place::new();
+    let ledger = place.open();
+    add(&ledger, (0..4).map(record));
+    let odd = Record {
+        user: Some("team_b"),
+        model: Some("slow"),
+        provider: Some("azure"),
+        upstream_model: Some("gpt-5"),
+        status: 503,
+        error_class: Some("upstream_error"),
+        end_user: Some("anna"),
+        labels: Some("job=7,team=b"),
+        ..record(9)
+    };
+    ledger.append(&odd);
+    let text = |text: &str| Some(text.to_owned());
+    let filters = [
+        Filter { user: text("team_b"), ..Filter::default() },
+        Filter { model: text("slow"), ..Filter::default() },
+        Filter { provider: text("azure"), ..Filter::default() },
+        Filter { upstream_model: text("gpt-5"), ..Filter::default() },
+        Filter { status: Some(503), ..Filter::default() },
+        Filter { error_class: text("upstream_error"), ..Filter::default() },
+        Filter { end_user: text("anna"), ..Filter::default() },
+        Filter { label: Some(("job".into(), "7".into())), ..Filter::default() },
+        Filter { errors_only: true, ..Filter::default() },
+        Filter { from_us: Some(odd.time_us), ..Filter::default() },
+        Filter { user: text("team_b"), provider: text("azure"), ..Filter::default() },
+        Filter { user: text("team_b"), errors_only: true, ..Filter::default() },
+    ];
+    for filter in &filters {
+        let rows = ledger.requests(filter, None, 10).unwrap().rows;
+        assert_eq!(rows.iter().map(|row| row.request_id).collect::<Vec<_>>(), [odd.request_id], "{filter:?}");
+        for group in [Group::User, Group::Provider, Group::EndUser] {
+            let sums = keys(&ledger, filter, &group);
+            assert_eq!(sums.iter().map(|(_, requests)| requests).sum::<i64>(), 1, "{filter:?} by {group:?}");
+        }
+    }
+    for filter in [
+        Filter { user: text("nobody"), ..Filter::default() },
+        Filter { label: Some(("job".into(), "77".into())), ..Filter::default() },
+        Filter { to_us: Some(START_US), ..Filter::default() },
+    ] {
+        assert!(ledger.requests(&filter, None, 10).unwrap().rows.is_empty(), "{filter:?}");
+        assert!(ledger.totals(&filter, None, None).unwrap().is_empty(), "{filter:?}");
+    }
+}
+
+#[test]
+fn sums_are_grouped_by_everything_that_is_recorded() {
+    let place = Place::new();
+    let ledger = place.open();
+    add(&ledger, (0..3).map(record));
+    let other = Record {
+        user: Some("team_b"),
+        status: 400,
+        error_class: Some("invalid_request"),
+        end_user: Some("anna"),
+        labels: Some("job=7"),
+        cost: Some(NanoUsd::from_nanos(9_000)),
+        ..record(9)
+    };
+    ledger.append(&other);
+    let some = |text: &str| Some(text.to_owned());
+    // The dearest first.
+    for (group, expected) in [
+        (Group::User, [(some("team_b"), 1), (some("team_a"), 3)]),
+        (Group::Status, [(some("400"), 1), (some("200"), 3)]),
+        (Group::ErrorClass, [(some("invalid_request"), 1), (None, 3)]),
+        (Group::EndUser, [(some("anna"), 1), (None, 3)]),
+        (Group::Label("job".into()), [(some("7"), 1), (None, 3)]),
+    ] {
+        assert_eq!(keys(&ledger, &Filter::default(), &group), expected, "{group:?}");
+    }
+    for group in [Group::Model, Group::Provider, Group::UpstreamModel] {
+        assert_eq!(
+            keys(&ledger, &Filter::default(), &group).iter().map(|(_, n)| *n).collect::<Vec<_>>(),
+            [4],
+            "{group:?}"
+        );
+    }
+    let whole = ledger.totals(&Filter::default(), None, None).unwrap();
+    let figures = whole[0].figures;
+    assert_eq!((figures.requests, figures.errors, figures.cost_nanos), (4, 1, 12_000));
+    assert_eq!((figures.input_tokens, figures.output_tokens), (400, 80));
+    assert_eq!((figures.ttft_count, figures.ttft_us, figures.duration_us), (4, 36_800, 80_000));
+}
+
+#[test]
+fn sums_of_any_period_are_those_of_its_rows() {
+    let place = Place::new();
+    let ledger = place.open();
+    // Every seven minutes over three days.
+    let times: Vec<i64> = (0..600).map(|n| START_US + n * 7 * MINUTE_US + n * 131).collect();
+    add(&ledger, times.iter().zip(0..).map(|(time, n)| Record { time_us: *time, ..record(n) }));
+    let edges =
+        [0, 1, 35 * MINUTE_US, HOUR_US, 5 * HOUR_US + 17, DAY_US, DAY_US + 90 * MINUTE_US, 2 * DAY_US, 4 * DAY_US];
+    for (at, from) in edges.iter().enumerate() {
+        for to in &edges[at + 1..] {
+            let (from, to) = (START_US + from, START_US + to);
+            let filter = Filter { from_us: Some(from), to_us: Some(to), ..Filter::default() };
+            let expected = times.iter().filter(|time| (from..to).contains(*time)).count() as i64;
+            for group in [Group::User, Group::Provider, Group::EndUser] {
+                let sum: i64 = keys(&ledger, &filter, &group).iter().map(|(_, n)| n).sum();
+                assert_eq!(sum, expected, "{from} to {to} by {group:?}");
+                for step in [Step::Minute, Step::Hour, Step::Day] {
+                    let series = ledger.totals(&filter, Some(&group), Some(step)).unwrap();
+                    assert_eq!(series.iter().map(|total| total.figures.requests).sum::<i64>(), expected, "{step:?}");
+                    assert!(series.is_sorted_by_key(|total| total.slot_us));
+                    assert!(series.iter().all(|total| total.slot_us.unwrap() % step.micros() == 0));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_users_spent_since_a_moment_is_exact() {
+    let place = Place::new();
+    let ledger = place.open();
+    for n in 0..100 {
+        let user = if n % 4 == 0 { "team_b" } else { "team_a" };
+        ledger.append(&Record { time_us: START_US + n as i64 * HOUR_US / 2, user: Some(user), ..record(n) });
+    }
+    let since = START_US + 25 * HOUR_US - MINUTE_US;
+    let spent = ledger.spent_since(since).unwrap();
+    // Requests 50 to 99: 52, 56 .. 96 of them are of team_b.
+    let expected =
+        [("team_a".to_owned(), NanoUsd::from_nanos(38_000)), ("team_b".to_owned(), NanoUsd::from_nanos(12_000))];
+    assert_eq!(spent, expected);
+}
+
+#[test]
+fn percentiles_are_within_their_bound() {
+    let place = Place::new();
+    let ledger = place.open();
+    for n in 0..1000 {
+        let provider = if n % 2 == 0 { "azure" } else { "openai" };
+        ledger.append(&Record { provider: Some(provider), ttft_us: Some(n * 100), duration_us: n * 1000, ..record(n) });
+    }
+    let whole = ledger.latencies(&Filter::default(), None).unwrap();
+    assert_eq!(whole[0].duration.count(), 1000);
+    for (percent, truth) in [(50.0, 499_500.0), (95.0, 949_500.0), (99.0, 989_500.0)] {
+        let found = whole[0].duration.percentile(percent).unwrap() as f64;
+        assert!((found - truth).abs() <= truth * 0.07, "{percent}: {found} for {truth}");
+    }
+    let split = ledger.latencies(&Filter::default(), Some(&Group::Provider)).unwrap();
+    let counts: Vec<_> = split.iter().map(|one| (one.key.as_deref(), one.ttft.count())).collect();
+    assert_eq!(counts, [(Some("azure"), 500), (Some("openai"), 500)]);
+    let filter = Filter { provider: Some("azure".into()), from_us: Some(START_US), ..Filter::default() };
+    assert_eq!(ledger.latencies(&filter, None).unwrap()[0].duration.count(), 500);
+}
+
+#[test]
+fn retention_deletes_rows_and_keeps_what_was_spent() {
+    let place = Place::new();
+    let mut options = place.options();
+    options.retention_days = Some(2);
+    let ledger = Ledger::open(options).unwrap();
+    let now = place.now_us.load(std::sync::atomic::Ordering::Relaxed);
+    for n in 0..10 {
+        ledger.append(&Record { time_us: now - 10 * DAY_US + n as i64 * DAY_US + HOUR_US, ..record(n) });
+    }
+    ledger.flush().unwrap();
+    let rows = ledger.requests(&Filter::default(), None, 100).unwrap().rows;
+    assert_eq!(rows.len(), 2);
+    assert_eq!(ledger.spent_since(0).unwrap(), [("team_a".to_owned(), NanoUsd::from_nanos(10_000))]);
+}

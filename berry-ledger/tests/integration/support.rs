@@ -1,0 +1,96 @@
+//! A ledger in a folder of its own, and records to put into it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use berry_core::id::RequestId;
+use berry_core::money::NanoUsd;
+use berry_core::usage::Usage;
+use berry_ledger::{Attempt, Ledger, Options, Record, Store};
+
+/// 2026-01-05 00:00:00 UTC, a Monday.
+pub(crate) const START_US: i64 = 1_767_571_200_000_000;
+pub(crate) const MINUTE_US: i64 = 60_000_000;
+pub(crate) const HOUR_US: i64 = 60 * MINUTE_US;
+pub(crate) const DAY_US: i64 = 24 * HOUR_US;
+
+/// Where a ledger lives over several lives, and its clock.
+pub(crate) struct Place {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) now_us: Arc<AtomicI64>,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), now_us: Arc::new(AtomicI64::new(START_US + DAY_US)) }
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.folder.path().join("ledger.db")
+    }
+
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.folder.path().join("journal")
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        let now_us = Arc::clone(&self.now_us);
+        let now = Arc::new(move || now_us.load(Ordering::Relaxed));
+        Options::new(self.journal(), Store::Sqlite(self.database()), 7, now)
+    }
+
+    pub(crate) fn open(&self) -> Ledger {
+        Ledger::open(self.options()).unwrap()
+    }
+}
+
+/// The segments of a journal, oldest first.
+pub(crate) fn segments(journal: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(journal).unwrap().map(|entry| entry.unwrap().path());
+    let mut found: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|end| end == "journal")).collect();
+    found.sort();
+    found
+}
+
+pub(crate) const ATTEMPT: Attempt<'static> = Attempt {
+    provider: "openai",
+    model: "gpt-4o",
+    reason: "strategy",
+    outcome: "success",
+    status: 200,
+    started_us: 150,
+    ttft_us: Some(9_000),
+    duration_us: 19_000,
+};
+
+/// An ordinary request, `counter` milliseconds after the start.
+pub(crate) fn record(counter: u64) -> Record<'static> {
+    Record {
+        time_us: START_US + counter as i64 * 1000,
+        request_id: RequestId::new(42, counter),
+        client_request_id: None,
+        user: Some("team_a"),
+        end_user: None,
+        labels: None,
+        model: Some("fast"),
+        provider: Some("openai"),
+        upstream_model: Some("gpt-4o"),
+        status: 200,
+        stream: false,
+        ttft_us: Some(9_200),
+        duration_us: 20_000,
+        usage: Usage { input_tokens: Some(100), output_tokens: Some(20), ..Usage::default() },
+        cost: Some(NanoUsd::from_nanos(1_000)),
+        priced: true,
+        error_class: None,
+        attempts: &[ATTEMPT],
+    }
+}
+
+/// Appends ordinary requests.
+pub(crate) fn append(ledger: &Ledger, counters: std::ops::Range<u64>) {
+    for counter in counters {
+        ledger.append(&record(counter));
+    }
+}
