@@ -223,6 +223,32 @@ def test_a_revocation_is_heard_after_a_partition_and_survives_a_store_that_forge
     wire.stop()
 
 
+def circuit_of(gateway: Gateway, provider: str) -> str:
+    models = gateway.request("GET", "/admin/backend-health", None, TOKEN).json()["backend_health"]
+    backends = models["demo_model"]["backends"]
+    return next(backend["circuit"] for backend in backends if backend["provider"] == provider)
+
+
+def test_a_circuit_that_opens_at_one_instance_opens_at_those_that_know_no_better(store, start):
+    refusing = '[providers.bad]\nname = "Bad"\nbase_url = "http://127.0.0.1:9/v1"\napi_key = "k"\n'
+    pool = model("demo-model", "bad", "x").replace("round_robin", "failover") + model("demo-model", "demo", "demo-model").split('"round_robin"')[1]
+    text = config(store.url, "requests_per_minute = 1000", 'key_prefix = "circuits"')
+    text = text.replace(model("demo-model", "demo", "demo-model"), pool) + refusing
+    first, second = start(text), start(text)
+    for gateway in (first, second):
+        await_cluster(gateway, status="connected", instances=2)
+    assert circuit_of(second, "bad") == "closed"
+    while circuit_of(first, "bad") == "closed":
+        assert first.chat("demo-model", backend="bad").status == 503
+    assert circuit_of(first, "bad") == "open"
+    second.wait_for(lambda: circuit_of(second, "bad") == "open", 2, "the circuit is open here too")
+    # The other backend answers the second instance well, whatever the first says of it.
+    assert second.chat("demo-model").status == 200
+    change = {"action": "close_circuit", "provider": "bad"}
+    assert second.request("POST", "/admin/changes", change, TOKEN).status == 200
+    first.wait_for(lambda: circuit_of(first, "bad") == "closed", 2, "what an administrator does holds everywhere")
+
+
 @pytest.mark.alone
 def test_a_store_that_is_slow_flapping_or_gone_delays_nobody(own_store, start, record_property):
     wire = Wire(own_store.port)

@@ -32,6 +32,8 @@ const LIFE: Duration = Duration::from_secs(5);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Answered beats that make a connection a steady one.
 const STEADY: u32 = 10;
+/// News of circuits that wait; more are dropped.
+const HEARD_MAX: usize = 256;
 /// Longest reason that is told.
 const REASON_CHARS_MAX: usize = 200;
 
@@ -78,6 +80,10 @@ pub(super) struct Link {
     keys_version: Mutex<Version>,
     /// Rung by what others tell, and by every beat.
     pub(super) news: Notify,
+    /// What others told of circuits, to be taken in.
+    heard: Mutex<Vec<Vec<u8>>>,
+    /// Rung when there is some.
+    pub(super) circuit_news: Notify,
     made: AtomicU64,
     failed: AtomicU64,
 }
@@ -97,6 +103,8 @@ impl Link {
             told: AtomicBool::new(false),
             keys_version: Mutex::default(),
             news: Notify::new(),
+            heard: Mutex::default(),
+            circuit_news: Notify::new(),
             made: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         }
@@ -151,10 +159,17 @@ impl Link {
 
     /// Calls a script.
     pub(super) async fn call<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, Failed> {
+        self.make(|mut connection| async move { call.invoke_async(&mut connection).await }).await
+    }
+
+    async fn make<T, F: Future<Output = Result<T, RedisError>>>(
+        &self,
+        call: impl FnOnce(MultiplexedConnection) -> F,
+    ) -> Result<T, Failed> {
         let Some(connection) = self.connection.load_full() else { return Err(Failed) };
-        let mut connection = MultiplexedConnection::clone(&connection);
+        let connection = MultiplexedConnection::clone(&connection);
         self.made.fetch_add(1, Ordering::Relaxed);
-        match timeout(ANSWER, call.invoke_async(&mut connection)).await {
+        match timeout(ANSWER, call(connection)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(self.fail(&error.to_string())),
             Err(_) => Err(self.fail(&format!("no answer within {ANSWER:?}"))),
@@ -241,7 +256,25 @@ impl Link {
             // Whoever looks is behind now; which version it is comes with the answer.
             self.keys_version.lock().number += 1;
             self.news.notify_one();
+        } else {
+            let mut heard = self.heard.lock();
+            if heard.len() < HEARD_MAX {
+                heard.push(message.to_owned());
+                self.circuit_news.notify_one();
+            }
         }
+    }
+
+    /// What others told of circuits since the last call.
+    pub(super) fn take_circuit_news(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut *self.heard.lock())
+    }
+
+    /// Tells all instances, this one included.
+    pub(super) async fn publish(&self, message: &str) -> Result<(), Failed> {
+        let mut call = redis::cmd("PUBLISH");
+        call.arg(self.key("news")).arg(message);
+        self.make(|mut connection| async move { call.query_async::<()>(&mut connection).await }).await
     }
 
     async fn connect(&self, client: &Client) -> Result<(), RedisError> {

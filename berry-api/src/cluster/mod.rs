@@ -4,12 +4,14 @@
 //! what is not known in time is decided here, as `cluster.on_failure` says. So a store that is away or slow delays nobody, and
 //! the server starts without it.
 
+mod circuits;
 mod keys;
 mod lending;
 mod link;
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use berry_core::config::snapshot::{Cluster as Settings, User};
 use berry_core::time::Instant;
@@ -21,7 +23,9 @@ pub use lending::{Lending, ShareKey};
 pub use link::{Calls, Condition};
 
 use crate::app::App;
+use crate::changes::Target;
 use crate::quotas::Refused;
+use circuits::Circuits;
 use keys::SharedKeys;
 use lending::{LONG, SHORT};
 use link::Link;
@@ -30,6 +34,7 @@ use link::Link;
 pub struct Cluster {
     link: Arc<Link>,
     keys: SharedKeys,
+    circuits: Circuits,
     /// Shared limits.
     pub lending: Arc<Lending>,
 }
@@ -52,7 +57,13 @@ impl Cluster {
         let client = Client::open(settings.redis_url.expose()).map_err(|error| format!("cluster.redis_url: {error}"));
         let link = Arc::new(Link::new(client, &settings.key_prefix, settings.instances));
         let lending = Arc::new(Lending::new(Arc::clone(&link), settings.on_failure));
-        Self { keys: SharedKeys::new(Arc::clone(&link)), link, lending }
+        let circuits = Circuits::new(Arc::clone(&link));
+        Self { keys: SharedKeys::new(Arc::clone(&link)), circuits, link, lending }
+    }
+
+    /// An administrator opened circuits for a time, or closed them: the other instances do the same.
+    pub fn turned_circuits(&self, target: &Target, open_for: Option<Duration>) {
+        self.circuits.turned(target, open_for);
     }
 
     /// How the store is doing.
@@ -125,6 +136,7 @@ pub async fn run(app: Arc<App>, last: CancellationToken) {
         () = last.cancelled() => {}
         () = cluster.link.keep() => {}
         () = cluster.keys.run(&app) => {}
+        () = cluster.circuits.run(&app) => {}
         () = cluster.lending.run(&app.quotas, app.clock) => {}
     }
 }

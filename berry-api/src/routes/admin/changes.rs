@@ -212,6 +212,9 @@ fn turn_circuits(app: &App, target: &Target, action: Action, time: Duration) {
             _ => endpoint.reset(),
         }
     }
+    if let Some(cluster) = &app.cluster {
+        cluster.turned_circuits(target, matches!(action, Action::OpenCircuit).then_some(time));
+    }
 }
 
 fn in_flight(app: &App, ids: &[BackendId]) -> u64 {
