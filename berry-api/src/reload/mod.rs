@@ -6,6 +6,7 @@
 
 mod history;
 pub mod watch;
+pub mod yielding;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -159,5 +160,5 @@ pub fn on_hangup(app: Arc<App>, path: PathBuf) -> std::io::Result<impl Future<Ou
 /// is in the log.
 async fn in_background(app: &Arc<App>, path: &Path, cause: Cause) {
     let (app, path) = (Arc::clone(app), path.to_owned());
-    let _ = tokio::task::spawn_blocking(move || reload(&app, &path, cause)).await;
+    yielding::run(move || reload(&app, &path, cause)).await;
 }

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::decode::{At, Map, Text};
+use super::decode::{At, Entry, Map, Text};
 use super::interpolate::Environment;
 use super::path::KeyPath;
 use super::problem::{Problems, Severity};
@@ -30,8 +30,40 @@ use crate::price_book::PriceBook;
 use users::UserCompiler;
 pub(crate) use users::is_example_secret;
 
+/// Users who are not in the raw file, one after the other.
+pub(crate) trait MoreUsers {
+    /// About how many there are.
+    fn count(&self) -> usize;
+
+    /// The next one, with what there is to say about how it is written.
+    fn next(&mut self, problems: &mut Problems) -> Option<Entry<RawUser>>;
+
+    /// Whether all of them could be read.
+    fn all_read(&self) -> bool;
+}
+
+/// Nobody else.
+impl MoreUsers for () {
+    fn count(&self) -> usize {
+        0
+    }
+
+    fn next(&mut self, _: &mut Problems) -> Option<Entry<RawUser>> {
+        None
+    }
+
+    fn all_read(&self) -> bool {
+        true
+    }
+}
+
 /// Compiles a whole file.
-pub(crate) fn compile(raw: RawConfig, env: &dyn Environment, problems: &mut Problems) -> Snapshot {
+pub(crate) fn compile(
+    raw: RawConfig,
+    env: &dyn Environment,
+    more_users: &mut dyn MoreUsers,
+    problems: &mut Problems,
+) -> Snapshot {
     let RawConfig { settings, users, providers, models, server, ledger, cluster, telemetry, cache, pricing, tags } =
         raw;
     let root = KeyPath::ROOT;
@@ -40,7 +72,7 @@ pub(crate) fn compile(raw: RawConfig, env: &dyn Environment, problems: &mut Prob
     let providers = providers::compile(providers, &times, &data, &root.key("providers"), problems);
     let prices = Arc::new(limits::pricing(pricing, &root.key("pricing"), problems, PriceBook::bundled()));
     let models = models::compile(models, &providers, &prices, &root.key("models"), problems);
-    let users = compile_users(users, &models, &providers, &root.key("users"), problems);
+    let users = compile_users(users, more_users, &models, &providers, &root.key("users"), problems);
     if !settings.mask_api_keys {
         problems
             .warning(
@@ -67,6 +99,7 @@ pub(crate) fn compile(raw: RawConfig, env: &dyn Environment, problems: &mut Prob
 
 fn compile_users(
     raw: Option<At<Map<RawUser>>>,
+    more: &mut dyn MoreUsers,
     models: &Models,
     providers: &HashMap<ProviderId, Arc<Provider>>,
     at: &KeyPath<'_>,
@@ -77,7 +110,11 @@ fn compile_users(
     for entry in raw.map(|map| map.value.0).unwrap_or_default() {
         users.add(entry, at, problems);
     }
-    users.finish(read, at, problems)
+    users.reserve(more.count());
+    while let Some(entry) = more.next(problems) {
+        users.add(entry, at, problems);
+    }
+    users.finish(read && more.all_read(), at, problems)
 }
 
 /// What is known of vendors and models: what is built in, with the file that the settings name over it.

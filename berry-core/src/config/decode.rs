@@ -14,8 +14,10 @@ use super::compile::is_example_secret;
 use super::interpolate::{Environment, ProcessEnvironment, interpolate, is_one_reference};
 use super::mask;
 use super::path::KeyPath;
+use super::plain::{Pair, Plain};
 use super::problem::{Draft, Problems, Span, closest};
 use super::schema::{Bounds, Kind, TableSchema};
+use super::source::Origin;
 use crate::secret::Secret;
 
 /// A value of the tree with its place in the file.
@@ -32,6 +34,8 @@ pub(crate) struct At<T> {
 pub(crate) struct Decoder<'a> {
     pub(crate) problems: &'a mut Problems,
     pub(crate) env: &'a dyn Environment,
+    /// Where what is read stands in the file.
+    pub(crate) origin: &'a Origin,
     /// Inside a table with `enabled = false`, where a missing variable is nobody's problem.
     pub(crate) dormant: bool,
     /// Places that must not be shown.
@@ -47,6 +51,13 @@ pub(crate) trait Decode: Sized {
 
     /// Reads it. `None` when it does not fit, which has been reported then.
     fn decode(node: &Node<'_>, at: &KeyPath<'_>, bounds: Bounds, cx: &mut Decoder<'_>) -> Option<Self>;
+
+    /// Reads it where it is written plainly, as in tables of which there are very many. `None` for everything that is not of
+    /// the expected form or within bounds, has references, or must be hidden: that is read again with
+    /// [`decode`](Self::decode), which has the words for it.
+    fn plain(_: &Pair<'_>, _: Bounds, _: &mut Decoder<'_>) -> Option<Self> {
+        None
+    }
 
     /// As TOML writes it, for types that have defaults.
     fn to_toml(&self) -> String {
@@ -127,17 +138,35 @@ pub(crate) const fn bare_name(name: &'static str) -> &'static str {
 
 /// The fields of one table while it is read.
 pub(crate) struct Fields<'t, 'i, 'd> {
-    table: &'t DeTable<'i>,
+    source: Source<'t, 'i>,
     at: &'t KeyPath<'t>,
+    /// A plain value did not fit; the tree will tell why.
+    odd: bool,
     cx: &'t mut Decoder<'d>,
+}
+
+/// What the fields are read from.
+enum Source<'t, 'i> {
+    Tree(&'t DeTable<'i>),
+    Plain(&'t [Pair<'i>]),
 }
 
 impl Fields<'_, '_, '_> {
     /// The value of a key, if it is there and fits.
     pub(crate) fn optional<T: Decode>(&mut self, name: &'static str, bounds: Bounds) -> Option<At<T>> {
-        let node = self.table.get(name)?;
-        let value = T::decode(node, &self.at.key(name), bounds, self.cx)?;
-        Some(At { value, span: Some(node.span()) })
+        match self.source {
+            Source::Tree(table) => {
+                let node = table.get(name)?;
+                let value = T::decode(node, &self.at.key(name), bounds, self.cx)?;
+                Some(At { value, span: Some(self.cx.span(node)) })
+            }
+            Source::Plain(pairs) => {
+                let pair = pairs.iter().find(|pair| pair.key == name)?;
+                let value = T::plain(pair, bounds, self.cx);
+                self.odd |= value.is_none();
+                Some(At { value: value?, span: Some(pair.span.clone()) })
+            }
+        }
     }
 }
 
@@ -155,19 +184,18 @@ impl<T: Table> Decode for T {
         };
         Some(read_table(table, at, cx))
     }
+
+    fn plain(pair: &Pair<'_>, _: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
+        let Plain::Table(pairs) = &pair.value else { return None };
+        read_plain_table(pairs, cx)
+    }
 }
 
 /// A table as if the file had it without any key.
 pub(crate) fn defaults<T: Table>() -> T {
-    let mut problems = Problems::default();
-    let mut cx = Decoder {
-        problems: &mut problems,
-        env: &ProcessEnvironment,
-        dormant: false,
-        secrets: Vec::new(),
-        inline_secret: None,
-    };
-    T::read(&mut Fields { table: &DeTable::new(), at: &KeyPath::ROOT, cx: &mut cx })
+    let (mut problems, origin) = (Problems::default(), Origin::default());
+    let mut cx = Decoder::new(&mut problems, &ProcessEnvironment, &origin);
+    T::read(&mut Fields { source: Source::Tree(&DeTable::new()), at: &KeyPath::ROOT, odd: false, cx: &mut cx })
 }
 
 /// Reads a table: its keys, then what it has beside them.
@@ -175,7 +203,7 @@ pub(crate) fn read_table<T: Table>(table: &DeTable<'_>, at: &KeyPath<'_>, cx: &m
     let dormant = cx.dormant;
     let off = |node: &Node<'_>| matches!(node.get_ref(), DeValue::Boolean(false));
     cx.dormant |= table.get("enabled").is_some_and(off);
-    let value = T::read(&mut Fields { table, at, cx });
+    let value = T::read(&mut Fields { source: Source::Tree(table), at, odd: false, cx });
     cx.dormant = dormant;
     for (key, node) in table {
         if !T::SCHEMA.keys.iter().any(|known| known.name == key.get_ref().as_ref()) {
@@ -185,7 +213,25 @@ pub(crate) fn read_table<T: Table>(table: &DeTable<'_>, at: &KeyPath<'_>, cx: &m
     value
 }
 
-impl Decoder<'_> {
+/// Reads a table that is written plainly; `None` where the tree is needed, see [`Decode::plain`].
+pub(crate) fn read_plain_table<T: Table>(pairs: &[Pair<'_>], cx: &mut Decoder<'_>) -> Option<T> {
+    let known = |pair: &Pair<'_>| T::SCHEMA.keys.iter().any(|known| known.name == pair.key);
+    let mut fields = Fields { source: Source::Plain(pairs), at: &KeyPath::ROOT, odd: false, cx };
+    let value = T::read(&mut fields);
+    (!fields.odd && pairs.iter().all(known)).then_some(value)
+}
+
+impl<'a> Decoder<'a> {
+    /// For one reading.
+    pub(crate) fn new(problems: &'a mut Problems, env: &'a dyn Environment, origin: &'a Origin) -> Self {
+        Self { problems, env, origin, dormant: false, secrets: Vec::new(), inline_secret: None }
+    }
+
+    /// Where a node is in the file.
+    pub(crate) fn span<T>(&self, node: &Spanned<T>) -> Span {
+        self.origin.span(node.span())
+    }
+
     /// Reports a value of the wrong type.
     pub(crate) fn expected(&mut self, what: &str, node: &Node<'_>, at: &KeyPath<'_>) -> &mut Draft {
         let found = match node.get_ref() {
@@ -197,7 +243,7 @@ impl Decoder<'_> {
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
-        self.problems.error(at, node.span(), format!("expected {what}, found {found}"))
+        self.problems.error(at, self.span(node), format!("expected {what}, found {found}"))
     }
 
     fn unknown_key(
@@ -221,14 +267,14 @@ impl Decoder<'_> {
                 None => format!("keys here: {}", known.collect::<Vec<_>>().join(", ")),
             },
         };
-        self.problems.error(&at.key(name), key.span(), "unknown key").hint(hint);
+        self.problems.error(&at.key(name), self.span(key), "unknown key").hint(hint);
     }
 
     /// Makes sure that a value is never shown: it, or every string below it.
     pub(crate) fn hide(&mut self, node: &Node<'_>) {
         match node.get_ref() {
             DeValue::Table(_) | DeValue::Array(_) => self.hide_strings(node),
-            _ => self.secrets.push(node.span()),
+            _ => self.secrets.push(self.span(node)),
         }
     }
 
@@ -239,11 +285,18 @@ impl Decoder<'_> {
         }
     }
 
+    /// Remembers the first key or token that the file itself holds.
+    fn note_inline(&mut self, text: &str, span: Span) {
+        if self.inline_secret.is_none() && !text.is_empty() && !is_example_secret(text) {
+            self.inline_secret = Some(span);
+        }
+    }
+
     fn hide_strings(&mut self, node: &Node<'_>) {
         match node.get_ref() {
             DeValue::Table(table) => table.iter().for_each(|(_, value)| self.hide_strings(value)),
             DeValue::Array(items) => items.iter().for_each(|item| self.hide_strings(item)),
-            DeValue::String(_) => self.secrets.push(node.span()),
+            DeValue::String(_) => self.secrets.push(self.span(node)),
             _ => {}
         }
     }
@@ -262,7 +315,7 @@ impl Decoder<'_> {
             Ok(Some(value)) => Some(Text { value, template: Some(text.as_ref().into()) }),
             Err(failure) if failure.is_missing() && self.dormant => None,
             Err(failure) => {
-                self.problems.error(at, node.span(), failure.to_string()).hint(failure.hint());
+                self.problems.error(at, self.span(node), failure.to_string()).hint(failure.hint());
                 None
             }
         }
@@ -272,7 +325,7 @@ impl Decoder<'_> {
         if bounds.contains(value) {
             return Some(());
         }
-        self.problems.error(at, node.span(), format!("must be {bounds}"));
+        self.problems.error(at, self.span(node), format!("must be {bounds}"));
         None
     }
 }
@@ -288,6 +341,10 @@ impl<T: Decode> Decode for Rare<T> {
 
     fn decode(node: &Node<'_>, at: &KeyPath<'_>, bounds: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
         T::decode(node, at, bounds, cx).map(|table| Self(Box::new(table)))
+    }
+
+    fn plain(pair: &Pair<'_>, bounds: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
+        T::plain(pair, bounds, cx).map(|table| Self(Box::new(table)))
     }
 }
 
@@ -323,6 +380,10 @@ impl Decode for Text {
         cx.text(node, at)
     }
 
+    fn plain(pair: &Pair<'_>, _: Bounds, _: &mut Decoder<'_>) -> Option<Self> {
+        pair.text().map(Self::literal)
+    }
+
     fn to_toml(&self) -> String {
         format!("{:?}", self.value)
     }
@@ -340,10 +401,17 @@ impl Decode for SecretText {
     fn decode(node: &Node<'_>, at: &KeyPath<'_>, _: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
         cx.hide_secret(node);
         let text = cx.text(node, at)?;
-        if text.template.is_none() && !text.value.is_empty() && !is_example_secret(&text.value) {
-            cx.inline_secret.get_or_insert(node.span());
+        if text.template.is_none() {
+            cx.note_inline(&text.value, cx.span(node));
         }
         Some(Self(Secret::new(text.value)))
+    }
+
+    fn plain(pair: &Pair<'_>, _: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
+        let text = pair.text()?;
+        cx.secrets.push(pair.span.clone());
+        cx.note_inline(text, pair.span.clone());
+        Some(Self(Secret::from(text)))
     }
 }
 
@@ -371,7 +439,7 @@ impl Decode for PathBuf {
     fn decode(node: &Node<'_>, at: &KeyPath<'_>, _: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
         let text = cx.text(node, at)?;
         if text.value.is_empty() {
-            cx.problems.error(at, node.span(), "must not be empty").hint("leave the key out");
+            cx.problems.error(at, cx.span(node), "must not be empty").hint("leave the key out");
             return None;
         }
         Some(text.value.into())
@@ -389,6 +457,13 @@ impl Decode for bool {
         }
         cx.expected("true or false", node, at);
         None
+    }
+
+    fn plain(pair: &Pair<'_>, _: Bounds, _: &mut Decoder<'_>) -> Option<Self> {
+        match pair.value {
+            Plain::Flag(value) => Some(value),
+            _ => None,
+        }
     }
 
     fn to_toml(&self) -> String {
@@ -416,11 +491,16 @@ impl Decode for f64 {
             return None;
         };
         if !value.is_finite() {
-            cx.problems.error(at, node.span(), "must be a finite number");
+            cx.problems.error(at, cx.span(node), "must be a finite number");
             return None;
         }
         cx.check_bounds(value, node, at, bounds)?;
         Some(value)
+    }
+
+    fn plain(pair: &Pair<'_>, bounds: Bounds, _: &mut Decoder<'_>) -> Option<Self> {
+        let Plain::Number(text) = pair.value else { return None };
+        text.parse().ok().filter(|value| bounds.contains(*value))
     }
 
     fn to_toml(&self) -> String {
@@ -445,9 +525,14 @@ macro_rules! whole_numbers {
                 cx.check_bounds(value.map_or(f64::INFINITY, |n| n as f64), node, at, bounds)?;
                 let fits = value.and_then(|n| Self::try_from(n).ok());
                 if fits.is_none() {
-                    cx.problems.error(at, node.span(), format!("must be 0 to {}", Self::MAX));
+                    cx.problems.error(at, cx.span(node), format!("must be 0 to {}", Self::MAX));
                 }
                 fits
+            }
+
+            fn plain(pair: &Pair<'_>, bounds: Bounds, _: &mut Decoder<'_>) -> Option<Self> {
+                let Plain::Number(text) = pair.value else { return None };
+                text.parse().ok().filter(|value| bounds.contains(*value as f64))
             }
 
             fn to_toml(&self) -> String {
@@ -530,7 +615,7 @@ impl<T: Decode> Decode for Vec<At<T>> {
                 (Kind::Table(_), DeValue::Table(_)) => {
                     cx.hide(node);
                     cx.problems
-                        .error(at, node.span(), "expected a list of tables, found one table")
+                        .error(at, cx.span(node), "expected a list of tables, found one table")
                         .hint(format!("write [[{at}]] with two brackets, once for each"));
                 }
                 (Kind::Table(_), _) => {
@@ -545,9 +630,15 @@ impl<T: Decode> Decode for Vec<At<T>> {
         let mut list = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
             let value = T::decode(item, &at.index(index), bounds, cx);
-            list.extend(value.map(|value| At { value, span: Some(item.span()) }));
+            list.extend(value.map(|value| At { value, span: Some(cx.span(item)) }));
         }
         Some(list)
+    }
+
+    fn plain(pair: &Pair<'_>, bounds: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
+        let Plain::List(items) = &pair.value else { return None };
+        let item = |item: &Pair<'_>| Some(At { value: T::plain(item, bounds, cx)?, span: Some(item.span.clone()) });
+        items.iter().map(item).collect()
     }
 
     fn to_toml(&self) -> String {
@@ -590,7 +681,7 @@ impl<T: Decode> Decode for Map<T> {
         for (key, node) in table {
             let name = key.get_ref().as_ref();
             if let Some(value) = T::decode(node, &at.key(name), bounds, cx) {
-                entries.push(Entry { key: name.to_owned(), key_span: key.span(), value, span: node.span() });
+                entries.push(Entry { key: name.to_owned(), key_span: cx.span(key), value, span: cx.span(node) });
             }
         }
         Some(Self(entries))
@@ -622,7 +713,7 @@ impl<T: Choice> Decode for OneOf<T> {
             return Some(Self(*value));
         }
         let message = format!("{} is not one of {}", text.shown(), names(T::NAMES));
-        let problem = cx.problems.error(at, node.span(), message);
+        let problem = cx.problems.error(at, cx.span(node), message);
         if let Some(close) = closest(&text.value, T::NAMES.iter().map(|(name, _)| *name)) {
             problem.hint(format!("did you mean {close:?}?"));
         }

@@ -14,30 +14,50 @@ use super::schema::{self, Kind, TableSchema};
 /// Words after which, up to the end of the line, nothing is shown.
 const WORDS: &[&str] = &["key", "token", "secret", "passw", "auth", "bearer", "credential", "redis_url"];
 
-/// The text with `secrets` hidden, and with what comments may give away. `broken` for a file that did not parse.
-pub(crate) fn mask(text: &str, mut secrets: Vec<Span>, broken: bool) -> String {
-    let keys = if broken { known_keys() } else { HashMap::new() };
-    let mut start = 0;
-    for line in text.split_inclusive('\n') {
-        let hidden = if broken { in_broken_line(line, &keys) } else { in_comment(line) };
-        secrets.extend(hidden.map(|from| start + from..start + line.len()));
-        start += line.len();
-    }
-    hide(text, secrets)
+/// A text whose lines can be shown: with `secrets` hidden, and with what comments may give away. A line is masked when it is asked
+/// for; of a large file few are.
+pub(crate) struct Masked<'t> {
+    text: &'t str,
+    /// In the order of the text.
+    secrets: Vec<Span>,
+    /// Of a file that did not parse.
+    keys: Option<HashMap<&'static str, bool>>,
 }
 
-fn hide(text: &str, mut spans: Vec<Span>) -> String {
-    spans.sort_by_key(|span| span.start);
-    let mut out = String::with_capacity(text.len());
-    let mut done = 0;
-    for span in spans {
-        let (start, end) = (span.start.clamp(done, text.len()), span.end.clamp(done, text.len()));
-        out.push_str(&text[done..start]);
-        out.extend(text[start..end].chars().map(hidden));
-        done = end;
+impl<'t> Masked<'t> {
+    /// `broken` for a file that did not parse.
+    pub(crate) fn new(text: &'t str, mut secrets: Vec<Span>, broken: bool) -> Self {
+        secrets.sort_by_key(|span| span.start);
+        Self { text, secrets, keys: broken.then(known_keys) }
     }
-    out.push_str(&text[done..]);
-    out
+
+    /// The text as it is, for finding lines in it.
+    pub(crate) fn unmasked(&self) -> &'t str {
+        self.text
+    }
+
+    /// A whole line, with or without its end.
+    pub(crate) fn line(&self, line: Span) -> String {
+        let text = &self.text[line.clone()];
+        let hidden_from = match &self.keys {
+            Some(keys) => in_broken_line(text, keys),
+            None => in_comment(text),
+        };
+        let hidden_from = hidden_from.map_or(line.end, |from| line.start + from);
+        // What is secret never overlaps, so the ends are in order too.
+        let first = self.secrets.partition_point(|span| span.end <= line.start);
+        let mut out = String::with_capacity(text.len());
+        let mut done = line.start;
+        for span in self.secrets[first..].iter().take_while(|span| span.start < hidden_from) {
+            let (start, end) = (span.start.clamp(done, hidden_from), span.end.clamp(done, hidden_from));
+            out.push_str(&self.text[done..start]);
+            out.extend(self.text[start..end].chars().map(hidden));
+            done = end;
+        }
+        out.push_str(&self.text[done..hidden_from]);
+        out.extend(self.text[hidden_from..line.end].chars().map(hidden));
+        out
+    }
 }
 
 /// What stands for a hidden character: the quotes and line breaks themselves, otherwise something as long in UTF-8.
@@ -53,6 +73,10 @@ fn hidden(c: char) -> char {
 
 /// Whether a URL in this text, with or without its scheme, carries a password or a key.
 pub(crate) fn has_url_credentials(text: &str) -> bool {
+    // Most texts are no URL at all.
+    if memchr::memchr2(b'@', b'?', text.as_bytes()).is_none() {
+        return false;
+    }
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let query = rest.split_once('?').map_or("", |(_, query)| query).to_lowercase();
@@ -111,6 +135,10 @@ fn known_keys() -> HashMap<&'static str, bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn mask(text: &str, secrets: Vec<Span>, broken: bool) -> String {
+        Masked::new(text, secrets, broken).line(0..text.len())
+    }
 
     #[test]
     fn positions_survive_masking() {

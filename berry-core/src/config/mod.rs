@@ -1,7 +1,7 @@
 //! The configuration: the file as written, checked and cross-referenced into an immutable [`snapshot`] that needs no further
 //! checking. Every problem is reported at once, each with its place in the file.
 //!
-//! The way of a file: `source` gets text and tree; `decode` fills the `raw` tables, with [`Environment`] for what strings refer
+//! The way of a file: `load` leads it; `source` gets text and tree, or `sections` and `plain` one user after the other; `decode` fills the `raw` tables, with [`Environment`] for what strings refer
 //! to; `compile` makes the [`Snapshot`]; a [`Report`] shows what was found on the way. `schema` keeps the words of every key,
 //! from which [`reference()`] writes the documentation.
 
@@ -9,15 +9,18 @@ mod compile;
 mod decode;
 mod docs;
 mod interpolate;
+mod load;
 mod locate;
 mod mask;
 mod outline;
 mod path;
+mod plain;
 mod problem;
 pub mod provider_data;
 mod raw;
 pub mod scenario;
 mod schema;
+mod sections;
 pub mod snapshot;
 mod source;
 
@@ -34,9 +37,6 @@ pub use problem::{Place, Problem, Report, Severity};
 pub use schema::{KeyFacts, keys};
 pub use source::MAX_CONFIG_BYTES;
 
-use decode::Decoder;
-use path::KeyPath;
-use problem::Problems;
 use snapshot::Snapshot;
 
 use crate::secret::Secret;
@@ -118,7 +118,7 @@ impl Config {
     /// When it cannot be read or has errors, all of which are in the report then.
     pub fn load(path: &Path, env: &dyn Environment) -> Result<Loaded, LoadError> {
         let source = source::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
-        from_source(&path.display().to_string(), &source.text, source.mode, env)
+        load::load(&path.display().to_string(), &source.text, source.mode, env)
     }
 
     /// Checks and compiles a text; `name` stands for the file in messages.
@@ -126,48 +126,8 @@ impl Config {
     /// # Errors
     /// When it has errors, all of which are in the report then.
     pub fn from_text(name: &str, text: &str, env: &dyn Environment) -> Result<Loaded, LoadError> {
-        from_source(name, text, None, env)
+        load::load(name, text, None, env)
     }
-}
-
-fn from_source(name: &str, text: &str, mode: Option<u32>, env: &dyn Environment) -> Result<Loaded, LoadError> {
-    let text = source::without_bom(text);
-    let mut problems = Problems::default();
-    let (tree, broken) = source::parse(text, &mut problems);
-    if tree.get_ref().is_empty() && broken.is_empty() {
-        problems
-            .error(&KeyPath::ROOT, None, "the file has no key at all: it was probably cut off while it was written")
-            .hint("config-example.toml is a complete one to copy from");
-        return Err(LoadError::Invalid(problems.finish(name, "")));
-    }
-    let mut found = Problems::default();
-    let mut cx = Decoder { problems: &mut found, env, dormant: false, secrets: Vec::new(), inline_secret: None };
-    let raw = decode::read_table(tree.get_ref(), &KeyPath::ROOT, &mut cx);
-    let Decoder { secrets, inline_secret, .. } = cx;
-    let outline = Outline::new(tree.get_ref(), text, &secrets);
-    // With a million users the tree is large, and everything is in the raw tables now.
-    drop(tree);
-    let masked = mask::mask(text, secrets, !broken.is_empty());
-    if !broken.is_empty() {
-        // References into a tree with holes would only make noise; what the reader found elsewhere in the file is sure.
-        found.drop_within(&broken);
-        problems.append(found);
-        return Err(LoadError::Invalid(problems.finish(name, &masked)));
-    }
-    problems.append(found);
-    let snapshot = compile::compile(raw, env, &mut problems);
-    if let (Some(mode), Some(span)) = (mode.filter(|mode| mode & 0o044 != 0), inline_secret) {
-        problems
-            .warning(&KeyPath::ROOT, span, format!("the file holds keys and others can read it (mode {mode:o})"))
-            .hint(format!("chmod 600 {name}, or keep keys outside: \"${{VARIABLE}}\", \"${{file:/path}}\""));
-    }
-    let report = problems.finish(name, &masked);
-    if report.count(Severity::Error) > 0 {
-        return Err(LoadError::Invalid(report));
-    }
-    let summary = Summary::of(&snapshot);
-    let text = (text.len() <= KEPT_TEXT_BYTES_MAX).then(|| Secret::from(text));
-    Ok(Loaded { snapshot: Arc::new(snapshot), warnings: report, summary, outline, text })
 }
 
 /// How much of everything a configuration has, switched-off things included.

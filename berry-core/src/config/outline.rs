@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::decode::Node;
 use super::path::{KeyPath, bare_or_quoted};
 use super::problem::Span;
+use super::source::Origin;
 
 /// What stands for a hidden value.
 const HIDDEN: &str = "[redacted]";
@@ -70,12 +71,30 @@ pub struct Diff {
 }
 
 impl Outline {
-    /// The outline of a parsed file; `secrets` are the places that must not be shown.
-    pub(crate) fn new(table: &DeTable<'_>, text: &str, secrets: &[Span]) -> Self {
-        let mut writer =
-            Writer { text, secrets: secrets.iter().map(|span| span.start).collect(), fingerprints: BTreeMap::new() };
-        let tree = writer.table(table, &KeyPath::ROOT);
-        let hash = hex(&Sha256::digest(text)[..8]);
+    /// The outline of a file; `secrets` are the places that must not be shown. The tree is of the part of it that is `parsed`;
+    /// users that are not in it stand in the parts `users` of the text.
+    pub(crate) fn new(
+        table: &DeTable<'_>,
+        (parsed, origin): (&str, &Origin),
+        text: &str,
+        secrets: &[Span],
+        users: &[Span],
+    ) -> Self {
+        let secrets = secrets.iter().map(|span| span.start).collect();
+        let mut writer = Writer { text, origin, secrets, fingerprints: BTreeMap::new() };
+        let mut tree = writer.table(table, &KeyPath::ROOT);
+        let mut whole = Sha256::new();
+        if users.is_empty() {
+            whole.update(text);
+        } else {
+            let mut digest = Sha256::new();
+            users.iter().for_each(|part| digest.update(&text[part.clone()]));
+            let digest = digest.finalize().into();
+            whole.update(parsed);
+            whole.update(digest);
+            tree["users"] = writer.fold("users".to_owned(), digest, folded(users.len()));
+        }
+        let hash = hex(&whole.finalize()[..8]);
         Self { tree, fingerprints: writer.fingerprints, hash }
     }
 
@@ -99,6 +118,7 @@ impl Outline {
 
 struct Writer<'a> {
     text: &'a str,
+    origin: &'a Origin,
     /// Where hidden values begin.
     secrets: HashSet<usize>,
     fingerprints: BTreeMap<String, Fingerprint>,
@@ -114,14 +134,13 @@ impl Writer<'_> {
     }
 
     fn value(&mut self, node: &Node<'_>, at: &KeyPath<'_>) -> Value {
-        if self.secrets.contains(&node.span().start) && !matches!(node.get_ref(), DeValue::Table(_) | DeValue::Array(_))
+        if self.secrets.contains(&self.origin.span(node.span()).start)
+            && !matches!(node.get_ref(), DeValue::Table(_) | DeValue::Array(_))
         {
             return self.stand_in(node, at, Value::from(HIDDEN));
         }
         match node.get_ref() {
-            DeValue::Table(table) if table.len() > OUTLINE_ENTRIES_MAX => {
-                self.stand_in(node, at, Value::from(format!("[{} entries]", table.len())))
-            }
+            DeValue::Table(table) if table.len() > OUTLINE_ENTRIES_MAX => self.stand_in(node, at, folded(table.len())),
             DeValue::Table(table) => self.table(table, at),
             DeValue::Array(items) => {
                 items.iter().enumerate().map(|(index, item)| self.value(item, &at.index(index))).collect()
@@ -138,28 +157,36 @@ impl Writer<'_> {
     }
 
     fn stand_in(&mut self, node: &Node<'_>, at: &KeyPath<'_>, shown: Value) -> Value {
-        let digest = match node.get_ref() {
-            DeValue::Table(table) => fold(table, self.text),
-            _ => Sha256::digest(self.text.get(node.span()).unwrap_or_default()).into(),
-        };
+        let digest = self.digest(node);
+        self.fold(at.to_string(), digest, shown)
+    }
+
+    fn fold(&mut self, path: String, digest: [u8; 32], shown: Value) -> Value {
         let mut fingerprint = Fingerprint::default();
         fingerprint.copy_from_slice(&digest[..16]);
-        self.fingerprints.insert(at.to_string(), fingerprint);
+        self.fingerprints.insert(path, fingerprint);
         shown
+    }
+
+    /// A digest of a value, or of everything in a table, which in TOML need not stand in one place.
+    fn digest(&self, node: &Node<'_>) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        match node.get_ref() {
+            DeValue::Table(table) => {
+                for (key, value) in table {
+                    digest.update(key.get_ref().as_bytes());
+                    digest.update(self.digest(value));
+                }
+            }
+            _ => digest.update(self.text.get(self.origin.span(node.span())).unwrap_or_default()),
+        }
+        digest.finalize().into()
     }
 }
 
-/// A digest of everything in a table, which in TOML need not stand in one place.
-fn fold(table: &DeTable<'_>, text: &str) -> [u8; 32] {
-    let mut digest = Sha256::new();
-    for (key, node) in table {
-        digest.update(key.get_ref().as_bytes());
-        match node.get_ref() {
-            DeValue::Table(inner) => digest.update(fold(inner, text)),
-            _ => digest.update(text.get(node.span()).unwrap_or_default()),
-        }
-    }
-    digest.finalize().into()
+/// What is shown of a table with very many entries.
+fn folded(entries: usize) -> Value {
+    Value::from(format!("[{entries} entries]"))
 }
 
 struct Differ<'a> {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use annotate_snippets::renderer::Renderer;
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Snippet, normalize_untrusted_str};
 
+use super::mask::Masked;
 use super::path::KeyPath;
 
 /// Bytes of the file, as the parser counts them.
@@ -99,6 +100,10 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
+    fn new(severity: Severity, path: String, message: String, span: Option<Span>) -> Self {
+        Self { severity, path, message, hint: None, span, related: Vec::new() }
+    }
+
     /// Adds what to do about it.
     pub(crate) fn hint(&mut self, hint: impl Into<String>) -> &mut Self {
         self.hint = Some(hint.into());
@@ -111,7 +116,7 @@ impl Draft {
         self
     }
 
-    fn finish(self, lines: &Lines) -> Problem {
+    fn finish(self, lines: &Lines<'_>) -> Problem {
         let Self { severity, path, message, hint, span, related } = self;
         let place = span.map(|span| lines.place(&span));
         let related = related.into_iter().map(|(span, label)| (lines.place(&span), label)).collect();
@@ -119,10 +124,18 @@ impl Draft {
     }
 }
 
+/// Errors that are listed; and as many warnings.
+const LISTED_MAX: usize = 1_000;
+
 /// Collects problems while a file is read.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     list: Vec<Draft>,
+    /// Errors, and warnings with remarks, beyond [`LISTED_MAX`]: a million users can have a million of them.
+    left_out: (usize, usize),
+    listed: (usize, usize),
+    /// Takes the words of what is left out.
+    spare: Option<Draft>,
     /// Paths that have an error, so that what follows from it is not reported as well.
     failed: BTreeSet<String>,
 }
@@ -163,13 +176,28 @@ impl Problems {
         if severity == Severity::Error {
             self.failed.insert(path.clone());
         }
-        self.list.push(Draft { severity, path, message, hint: None, span, related: Vec::new() });
+        self.add(Draft::new(severity, path, message, span))
+    }
+
+    fn add(&mut self, draft: Draft) -> &mut Draft {
+        let is_error = draft.severity == Severity::Error;
+        let listed = if is_error { &mut self.listed.0 } else { &mut self.listed.1 };
+        if *listed == LISTED_MAX {
+            *if is_error { &mut self.left_out.0 } else { &mut self.left_out.1 } += 1;
+            return self.spare.insert(draft);
+        }
+        *listed += 1;
+        self.list.push(draft);
         self.list.last_mut().expect("one was pushed just now")
     }
 
     /// Takes over what another collection has.
     pub(crate) fn append(&mut self, mut other: Self) {
-        self.list.append(&mut other.list);
+        for draft in other.list {
+            self.add(draft);
+        }
+        self.left_out.0 += other.left_out.0;
+        self.left_out.1 += other.left_out.1;
         self.failed.append(&mut other.failed);
     }
 
@@ -185,6 +213,11 @@ impl Problems {
         self.failed.range(path.clone()..).take_while(|key| key.starts_with(&path)).any(below)
     }
 
+    /// Whether there is any error.
+    pub(crate) fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
     /// Drops what starts inside one of `lines`; used where a syntax error already explains them.
     pub(crate) fn drop_within(&mut self, lines: &[Span]) {
         let inside = |at: usize| lines.iter().any(|line| line.contains(&at));
@@ -196,9 +229,14 @@ impl Problems {
         self.list.retain(|problem| problem.severity == Severity::Error);
     }
 
-    /// Puts everything into the order of the file, with the lines of the (masked) text that it points at. What has no place
-    /// comes first.
-    pub(crate) fn finish(mut self, file: &str, masked: &str) -> Report {
+    /// Puts everything into the order of the file, with the lines that it points at. What has no place comes first.
+    pub(crate) fn finish(mut self, file: &str, masked: &Masked<'_>) -> Report {
+        for (severity, left_out) in [(Severity::Error, self.left_out.0), (Severity::Warning, self.left_out.1)] {
+            if left_out > 0 {
+                let message = format!("there are {left_out} more of this kind, which are not listed");
+                self.list.push(Draft::new(severity, String::new(), message, None));
+            }
+        }
         self.list.sort_by(|a, b| {
             let key = |draft: &Draft| (draft.span.as_ref().map(|span| span.start), draft.severity);
             key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))
@@ -296,23 +334,31 @@ impl fmt::Display for Report {
 
 /// Text with an index of its lines, so that many positions in a large file stay cheap to find.
 struct Lines<'t> {
-    text: &'t str,
+    masked: &'t Masked<'t>,
+    /// Where each [`LINES_STEP`]th line begins.
     starts: Vec<usize>,
 }
 
+/// Lines between two that are indexed.
+const LINES_STEP: usize = 256;
+
 impl<'t> Lines<'t> {
-    fn new(text: &'t str) -> Self {
-        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { text, starts }
+    fn new(masked: &'t Masked<'t>) -> Self {
+        let breaks = memchr::memchr_iter(b'\n', masked.unmasked().as_bytes());
+        let starts = std::iter::once(0).chain(breaks.map(|at| at + 1)).step_by(LINES_STEP).collect();
+        Self { masked, starts }
     }
 
     /// The place of a span: the first line that it is on, whatever else it covers.
     fn place(&self, span: &Span) -> Place {
-        let line = self.starts.partition_point(|start| *start <= span.start);
-        let start = self.starts[line - 1];
-        let end = self.starts.get(line).map_or(self.text.len(), |next| next - 1);
-        let text = &self.text[start..end];
-        let text = text.strip_suffix('\r').unwrap_or(text);
+        let text = self.masked.unmasked();
+        let step = self.starts.partition_point(|start| *start <= span.start) - 1;
+        let before = &text.as_bytes()[self.starts[step]..span.start.min(text.len())];
+        let line = step * LINES_STEP + memchr::memchr_iter(b'\n', before).count() + 1;
+        let start = memchr::memrchr(b'\n', before).map_or(self.starts[step], |at| self.starts[step] + at + 1);
+        let end = memchr::memchr(b'\n', &text.as_bytes()[start..]).map_or(text.len(), |at| start + at);
+        let text = self.masked.line(start..end);
+        let text = text.strip_suffix('\r').unwrap_or(&text);
         let within = |at: usize| at.saturating_sub(start).min(text.len());
         let marked = within(span.start)..within(span.end);
         let column = text[..marked.start].chars().count() + 1;
@@ -355,7 +401,8 @@ mod tests {
 
     #[test]
     fn columns_count_characters_and_lines_count_from_one() {
-        let lines = Lines::new("a = 1\r\né = 2\n");
+        let masked = Masked::new("a = 1\r\né = 2\n", Vec::new(), false);
+        let lines = Lines::new(&masked);
         let place = |at: usize| lines.place(&(at..at + 1));
         assert_eq!((place(0).line, place(0).column), (1, 1));
         let second = place("a = 1\r\né ".len());
@@ -374,12 +421,35 @@ mod tests {
     }
 
     #[test]
+    fn lines_far_into_a_file_are_found() {
+        let text = "x = 1\n".repeat(3 * LINES_STEP);
+        let masked = Masked::new(&text, Vec::new(), false);
+        let lines = Lines::new(&masked);
+        for line in [0, 1, LINES_STEP - 1, LINES_STEP, LINES_STEP + 1, 3 * LINES_STEP - 1] {
+            let place = lines.place(&(line * 6 + 4..line * 6 + 5));
+            assert_eq!((place.line, place.column, &*place.text), (line + 1, 5, "x = 1"));
+        }
+    }
+
+    #[test]
+    fn beyond_a_thousand_problems_are_counted_only() {
+        let mut problems = Problems::default();
+        for n in 0..LISTED_MAX + 5 {
+            problems.error(&KeyPath::ROOT.key("a"), 0..1, format!("error {n}")).hint("mend it");
+        }
+        problems.warning(&KeyPath::ROOT, None, "a warning");
+        let report = problems.finish("x.toml", &Masked::new("a = 1\n", Vec::new(), false));
+        assert_eq!((report.count(Severity::Error), report.count(Severity::Warning)), (LISTED_MAX + 1, 1));
+        assert!(report.to_string().contains("there are 5 more of this kind"));
+    }
+
+    #[test]
     fn problems_come_in_the_order_of_the_file() {
         let mut problems = Problems::default();
         problems.error(&KeyPath::ROOT.key("b"), 6..7, "second");
         problems.warning(&KeyPath::ROOT.key("a"), 0..1, "first");
         problems.warning(&KeyPath::ROOT, None, "of the file");
-        let report = problems.finish("x.toml", "a = 1\nb = 2\n");
+        let report = problems.finish("x.toml", &Masked::new("a = 1\nb = 2\n", Vec::new(), false));
         let lines: Vec<String> = report.lines().map(|(_, line)| line).collect();
         assert_eq!(lines, ["x.toml: of the file", "x.toml:1:1: a: first", "x.toml:2:1: b: second"]);
     }

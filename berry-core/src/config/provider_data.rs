@@ -12,10 +12,11 @@ use self::raw::{RawCapabilities, RawData, RawError, RawVendor};
 use super::compile::address::{Address, BadAddress};
 use super::decode::{At, Decoder, Text, read_table};
 use super::interpolate::{Environment, ProcessEnvironment};
+use super::mask::Masked;
 use super::path::KeyPath;
 use super::problem::{Problems, Report, Severity, closest};
 use super::raw::BackendType;
-use super::{mask, source};
+use super::source::{self, Origin};
 use crate::operation::Dialect;
 use crate::policy::ModelPattern;
 
@@ -353,14 +354,15 @@ impl ProviderData {
 }
 
 /// One file, what is wrong with it, and its text with secrets hidden.
-fn read(text: &str, env: &dyn Environment) -> (RawData, Problems, String) {
+fn read<'t>(text: &'t str, env: &dyn Environment) -> (RawData, Problems, Masked<'t>) {
     let text = source::without_bom(text);
     let mut problems = Problems::default();
-    let (tree, broken) = source::parse(text, &mut problems);
+    let origin = Origin::default();
+    let (tree, broken) = source::parse(text, &origin, &mut problems);
     let mut found = Problems::default();
-    let mut cx = Decoder { problems: &mut found, env, dormant: false, secrets: Vec::new(), inline_secret: None };
+    let mut cx = Decoder::new(&mut found, env, &origin);
     let raw = read_table(tree.get_ref(), &KeyPath::ROOT, &mut cx);
-    let masked = mask::mask(text, cx.secrets, !broken.is_empty());
+    let masked = Masked::new(text, cx.secrets, !broken.is_empty());
     found.drop_within(&broken);
     problems.append(found);
     (raw, problems, masked)

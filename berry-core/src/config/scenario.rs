@@ -8,17 +8,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::LoadError;
 use super::compile;
 use super::decode::{
     At, Choice, Decode, Decoder, Fields, Map, OneOf, Seconds, Table, Text, bare_name, read_table, table,
 };
 use super::interpolate::ProcessEnvironment;
+use super::mask::Masked;
 use super::path::KeyPath;
 use super::problem::{Problems, Severity};
 use super::raw::{RawConfig, RawModel, RawPrices, RawProvider, RawSettings};
 use super::schema::{Bounds, KeySchema, TableSchema};
 use super::snapshot::{Model, Snapshot, Strategy};
-use super::{LoadError, mask, source};
+use super::source::{self, Origin};
 use crate::id::ProviderId;
 
 /// Requests of one run at most.
@@ -259,12 +261,12 @@ impl Scenario {
     pub fn from_text(name: &str, text: &str, strategy: Option<Strategy>) -> Result<Self, LoadError> {
         let text = source::without_bom(text);
         let mut problems = Problems::default();
-        let (tree, broken) = source::parse(text, &mut problems);
+        let origin = Origin::default();
+        let (tree, broken) = source::parse(text, &origin, &mut problems);
         let mut found = Problems::default();
-        let env = &ProcessEnvironment;
-        let mut cx = Decoder { problems: &mut found, env, dormant: false, secrets: Vec::new(), inline_secret: None };
+        let mut cx = Decoder::new(&mut found, &ProcessEnvironment, &origin);
         let raw: RawScenario = read_table(tree.get_ref(), &KeyPath::ROOT, &mut cx);
-        let masked = mask::mask(text, cx.secrets, !broken.is_empty());
+        let masked = Masked::new(text, cx.secrets, !broken.is_empty());
         found.drop_within(&broken);
         problems.append(found);
         let scenario = if broken.is_empty() { compile(raw, strategy, &mut problems) } else { None };
@@ -303,7 +305,7 @@ fn compile(raw: RawScenario, strategy: Option<Strategy>, problems: &mut Problems
         cache: None,
         tags: None,
     };
-    let snapshot = Arc::new(compile::compile(config, &ProcessEnvironment, problems));
+    let snapshot = Arc::new(compile::compile(config, &ProcessEnvironment, &mut (), problems));
     let simulation = simulation.map_or_else(super::decode::defaults, |simulation| simulation.value);
     let upstreams = compile_upstreams(upstreams, &snapshot, problems);
     compile_simulation(simulation, snapshot, upstreams, problems)

@@ -1,5 +1,6 @@
 //! Gets the text of a configuration file and its tree.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -57,8 +58,47 @@ pub(crate) fn without_bom(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// The tree of a file, and the lines that are not TOML, which have been reported. What could be understood is in the tree.
-pub(crate) fn parse<'i>(text: &'i str, problems: &mut Problems) -> (Spanned<DeTable<'i>>, Vec<Span>) {
+/// Where a text that is parsed by itself stands in the file: for each of its parts where it begins, in the text and in the file.
+#[derive(Debug)]
+pub(crate) struct Origin(Vec<(usize, usize)>);
+
+/// The file itself.
+impl Default for Origin {
+    fn default() -> Self {
+        Self::at(0)
+    }
+}
+
+impl Origin {
+    /// A text of one part.
+    pub(crate) fn at(start: usize) -> Self {
+        Self(Vec::from([(0, start)]))
+    }
+
+    /// The parts of a file that are given, as one text, and where each of them is.
+    pub(crate) fn join<'t>(text: &'t str, parts: &[Span]) -> (Cow<'t, str>, Self) {
+        if let [part] = parts {
+            return (Cow::Borrowed(&text[part.clone()]), Self::at(part.start));
+        }
+        let mut joined = String::with_capacity(parts.iter().map(Span::len).sum());
+        let mut starts = Vec::from([(0, 0)]);
+        for part in parts {
+            starts.push((joined.len(), part.start));
+            joined.push_str(&text[part.clone()]);
+        }
+        (Cow::Owned(joined), Self(starts))
+    }
+
+    /// The place in the file.
+    pub(crate) fn span(&self, span: Span) -> Span {
+        let part = self.0.partition_point(|(here, _)| *here <= span.start).saturating_sub(1);
+        let (here, there) = self.0[part];
+        span.start - here + there..span.end - here + there
+    }
+}
+
+/// The tree of a text, and the lines that are not TOML, which have been reported. What could be understood is in the tree.
+pub(crate) fn parse<'i>(text: &'i str, origin: &Origin, problems: &mut Problems) -> (Spanned<DeTable<'i>>, Vec<Span>) {
     let (tree, errors) = DeTable::parse_recoverable(text);
     let mut broken: Vec<Span> = Vec::new();
     let mut repeated_table: Option<Span> = None;
@@ -71,9 +111,9 @@ pub(crate) fn parse<'i>(text: &'i str, problems: &mut Problems) -> (Spanned<DeTa
         if broken.contains(&line) || follows {
             continue;
         }
-        let problem = problems.error(&KeyPath::ROOT, span.clone(), describe(error.message()));
+        let problem = problems.error(&KeyPath::ROOT, origin.span(span), describe(error.message()));
         if duplicate {
-            problem.related(first_use(text, &line), "first used here");
+            problem.related(first_use(text, &line).map(|first| origin.span(first)), "first used here");
             if text[line.clone()].trim_start().starts_with('[') {
                 repeated_table = Some(line.start..next_header(text, line.end));
             }
@@ -82,6 +122,7 @@ pub(crate) fn parse<'i>(text: &'i str, problems: &mut Problems) -> (Spanned<DeTa
         }
         broken.push(line);
     }
+    let broken = broken.into_iter().map(|line| origin.span(line)).collect();
     (tree, broken)
 }
 

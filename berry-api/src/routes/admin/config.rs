@@ -23,7 +23,7 @@ use super::actor;
 use crate::app::App;
 use crate::audit::{self, Actor};
 use crate::error::ApiError;
-use crate::reload::{self, Cause, Generation, ReloadError, Reloaded};
+use crate::reload::{self, Cause, Generation, ReloadError, Reloaded, yielding};
 use crate::telemetry::format::rfc3339;
 
 #[derive(Serialize)]
@@ -126,9 +126,9 @@ pub(in crate::routes) async fn history(State(app): AppState) -> Response {
 
 /// `POST /admin/config/validate` with a configuration as the body: its problems, and what it would change.
 pub(in crate::routes) async fn validate(State(app): AppState, body: String) -> Response {
-    let checked = tokio::task::spawn_blocking(move || reload::validate(&app, &body)).await;
+    let checked = yielding::run(move || reload::validate(&app, &body)).await;
     match checked {
-        Ok(Ok(Reloaded { summary, diff, warnings, .. })) => Json(json!({
+        Some(Ok(Reloaded { summary, diff, warnings, .. })) => Json(json!({
             "valid": true,
             "problems": problems(&warnings),
             "counts": Counts::from(summary),
@@ -136,8 +136,8 @@ pub(in crate::routes) async fn validate(State(app): AppState, body: String) -> R
             "left_out": diff.left_out,
         }))
         .into_response(),
-        Ok(Err(error)) => Json(json!({"valid": false, "problems": problems_of(&error)})).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Some(Err(error)) => Json(json!({"valid": false, "problems": problems_of(&error)})).into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
@@ -200,8 +200,8 @@ async fn answer(
     change: impl FnOnce(&App) -> Result<Reloaded, ReloadError> + Send + 'static,
 ) -> Response {
     let app = Arc::clone(app);
-    match tokio::task::spawn_blocking(move || change(&app)).await {
-        Ok(Ok(Reloaded { generation, summary, diff, warnings })) => Json(json!({
+    match yielding::run(move || change(&app)).await {
+        Some(Ok(Reloaded { generation, summary, diff, warnings })) => Json(json!({
             "reloaded": true,
             "config": config,
             "generation": generation,
@@ -213,7 +213,7 @@ async fn answer(
             "problems": problems(&warnings),
         }))
         .into_response(),
-        Ok(Err(error)) => {
+        Some(Err(error)) => {
             let status = match error {
                 ReloadError::Load(_) | ReloadError::Client(_) => StatusCode::BAD_REQUEST,
                 ReloadError::UnknownGeneration(_) => StatusCode::NOT_FOUND,
@@ -226,7 +226,7 @@ async fn answer(
             (status, Json(json!({"reloaded": false, "config": config, "problems": problems}))).into_response()
         }
         // A panic while loading has been logged; the old configuration is in force.
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 

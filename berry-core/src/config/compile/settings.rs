@@ -159,6 +159,7 @@ fn offset_minutes(text: &str) -> Option<i16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::mask::Masked;
 
     #[test]
     fn a_time_zone_is_utc_an_offset_or_a_name() {
@@ -176,7 +177,7 @@ mod tests {
             let mut problems = Problems::default();
             let zone = At { value: Text::literal(text), span: None };
             let found = budget_zone(&zone, &KeyPath::ROOT, &mut problems);
-            let failed = !problems.finish("x", "").is_empty();
+            let failed = !problems.finish("x", &Masked::new("", Vec::new(), false)).is_empty();
             assert_eq!((!failed).then_some(found), expected, "{text}");
         }
     }

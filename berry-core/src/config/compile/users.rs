@@ -23,8 +23,6 @@ const SHORT_TOKEN: usize = 16;
 
 /// Whether a token or key is one that documents and examples show.
 pub(crate) fn is_example_secret(text: &str) -> bool {
-    const PARTS: &[&str] =
-        &["your-", "your_", "-here", "changeme", "change-me", "example", "placeholder", "xxxx", "replace", "..."];
     const TOKENS: &[&str] = &[
         "berry-admin-token-12345",
         "berry-user1-token-67890",
@@ -35,16 +33,31 @@ pub(crate) fn is_example_secret(text: &str) -> bool {
         "rd-dept-token-67890",
         "dev-team-token",
     ];
-    let text = text.to_lowercase();
-    TOKENS.contains(&text.as_str()) || PARTS.iter().any(|part| text.contains(part))
+    // A million tokens are looked at, so only what the first letter leaves possible is compared.
+    let has_part = |at: usize| {
+        let rest = &text.as_bytes()[at..];
+        let parts: &[&str] = match rest[0].to_ascii_lowercase() {
+            b'y' => &["your-", "your_"],
+            b'-' => &["-here"],
+            b'c' => &["changeme", "change-me"],
+            b'e' => &["example"],
+            b'p' => &["placeholder"],
+            b'x' => &["xxxx"],
+            b'r' => &["replace"],
+            b'.' => &["..."],
+            _ => return false,
+        };
+        parts.iter().any(|part| rest.get(..part.len()).is_some_and(|rest| rest.eq_ignore_ascii_case(part.as_bytes())))
+    };
+    (0..text.len()).any(has_part) || TOKENS.iter().any(|token| token.eq_ignore_ascii_case(text))
 }
 
 /// Compiles `[users]`, as many at a time as the caller likes.
 pub(super) struct UserCompiler<'a> {
     names: ModelNames<'a>,
     users: UsersBuilder,
-    /// Of each user in the builder, where its token is.
-    token_places: Vec<Span>,
+    /// Of each user in the builder, where it begins and where its token is.
+    places: Vec<(usize, Span)>,
     examples: Vec<(String, Option<Span>)>,
     admins: Admins,
     /// Where the first one is.
@@ -58,7 +71,7 @@ impl<'a> UserCompiler<'a> {
         Self {
             names: ModelNames { models, providers },
             users: UsersBuilder::default(),
-            token_places: Vec::new(),
+            places: Vec::new(),
             examples: Vec::new(),
             admins: Admins::default(),
             first: None,
@@ -66,8 +79,21 @@ impl<'a> UserCompiler<'a> {
         }
     }
 
+    /// Makes room for so many more.
+    pub(super) fn reserve(&mut self, more: usize) {
+        self.users.reserve(more);
+        self.places.reserve(more);
+    }
+
     /// Adds a user; `at` is `users`.
     pub(super) fn add(&mut self, entry: Entry<RawUser>, at: &KeyPath<'_>, problems: &mut Problems) {
+        if let Some(place) = self.users.place_of_id(&entry.key) {
+            let (first, _) = self.places[place];
+            problems
+                .error(&at.key(&entry.key), entry.key_span, "this table is there twice")
+                .related(Some(first..first + entry.key.len()), "first used here");
+            return;
+        }
         self.first.get_or_insert_with(|| entry.span.clone());
         self.any_enabled |= entry.value.enabled.value;
         self.admins.note(&entry);
@@ -90,7 +116,7 @@ impl<'a> UserCompiler<'a> {
             by_model: limits_by_model(model_rate_limits, &self.names, &at.key("model_rate_limits"), problems),
             budget: budget.map(|raw| limits::budget(*raw.value.0, &at.key("budget"), problems)).unwrap_or_default(),
         };
-        self.token_places.push(token_span.flatten().unwrap_or_default());
+        self.places.push((entry.key_span.start, token_span.flatten().unwrap_or_default()));
         self.users.push(NewUser {
             id: &entry.key,
             name: name.as_ref().map_or(&entry.key, |name| &name.value.value),
@@ -151,7 +177,7 @@ impl<'a> UserCompiler<'a> {
             let other = KeyPath::ROOT.key("users").key(self.users.id(place)).to_string();
             problems
                 .error(&at.key(key), span, format!("{other} has the same token"))
-                .related(Some(self.token_places[place].clone()), "first used here")
+                .related(Some(self.places[place].1.clone()), "first used here")
                 .hint("a token says who somebody is, so every user needs one of their own");
             return None;
         }

@@ -6,6 +6,7 @@ use crate::auth::key::TokenDigest;
 
 use super::super::decode::{At, Choice, Decode, Decoder, Node, Text};
 use super::super::path::KeyPath;
+use super::super::plain::Pair;
 use super::super::schema::{Bounds, Kind};
 use super::super::snapshot::{
     BillingMode, ClusterFallback, HealthCheck, LedgerFallback, LogFormat, LossPolicy, StoreKind, Strategy, StreamUsage,
@@ -64,9 +65,14 @@ impl Decode for Digest {
         let text = Text::decode(node, at, bounds, cx)?;
         let digest = TokenDigest::from_hex(text.value.trim());
         if digest.is_none() {
-            cx.problems.error(at, node.span(), "is not 64 hexadecimal digits").hint("printf %s TOKEN | sha256sum");
+            cx.problems.error(at, cx.span(node), "is not 64 hexadecimal digits").hint("printf %s TOKEN | sha256sum");
         }
         digest.map(Self)
+    }
+
+    fn plain(pair: &Pair<'_>, _: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
+        cx.secrets.push(pair.span.clone());
+        TokenDigest::from_hex(pair.text()?).map(Self)
     }
 }
 
@@ -90,7 +96,7 @@ impl Decode for ModelList {
             DeValue::String(text) if text == "auto" => Some(Self::Auto),
             DeValue::String(text) => {
                 let shown = format!("expected a list or \"auto\", found {text:?}");
-                cx.problems.error(at, node.span(), shown).hint(format!("write [{text:?}]"));
+                cx.problems.error(at, cx.span(node), shown).hint(format!("write [{text:?}]"));
                 None
             }
             _ => {
@@ -147,7 +153,7 @@ impl Decode for Parameters {
             let name = key.get_ref().as_ref();
             let at = at.key(name);
             if matches!(name, "model" | "stream" | "backend" | "messages") {
-                cx.problems.error(&at, key.span(), format!("{name:?} cannot be set here")).hint(
+                cx.problems.error(&at, cx.span(key), format!("{name:?} cannot be set here")).hint(
                     "it decides where a request goes and how it is answered, so it is the client's or the gateway's",
                 );
                 continue;
@@ -208,7 +214,7 @@ fn integer(node: &Node<'_>, at: &KeyPath<'_>, cx: &mut Decoder<'_>) -> Option<St
     match i128::from_str_radix(n.as_str(), n.radix()) {
         Ok(value) => Some(value.to_string()),
         Err(_) => {
-            cx.problems.error(at, node.span(), "is too large");
+            cx.problems.error(at, cx.span(node), "is too large");
             None
         }
     }

@@ -160,6 +160,20 @@ pub(crate) struct UsersBuilder {
 }
 
 impl UsersBuilder {
+    /// Makes room for so many more.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        let Users { rows, by_token, by_id, .. } = &mut self.users;
+        rows.reserve_exact(more);
+        if rows.is_empty() {
+            (*by_token, *by_id) = (HashTable::with_capacity(more), HashTable::with_capacity(more));
+        }
+    }
+
+    /// The position of the user with this table key, counted from 0.
+    pub(crate) fn place_of_id(&self, id: &str) -> Option<usize> {
+        self.users.place_of_id(id)
+    }
+
     /// The position of the user whose token this is, counted from 0.
     pub(crate) fn place_of_token(&self, digest: &TokenDigest) -> Option<usize> {
         self.users.place_of_token(digest)
