@@ -4,6 +4,9 @@
 //! only queue: bounded by bytes, and what is in it survives the death of the process. When the database is away, rows wait there;
 //! when the journal is full, rows are dropped and counted, and requests are served all the same.
 //!
+//! Questions, [`Ledger::flush`], [`Ledger::sync`] and everything an operator does block; an asynchronous program calls them where
+//! blocking is allowed.
+//!
 //! Left out on purpose: knowledge of HTTP, of prices and of the configuration. Clocks come in as arguments.
 
 use std::path::PathBuf;
@@ -12,6 +15,7 @@ use std::thread::JoinHandle;
 
 use berry_core::id::RequestId;
 use berry_core::money::NanoUsd;
+use berry_core::secret::Secret;
 use parking_lot::{Condvar, Mutex};
 
 mod histogram;
@@ -39,12 +43,15 @@ use writer::{Shared, State, Writer};
 pub enum Store {
     /// An SQLite file.
     Sqlite(PathBuf),
+    /// A PostgreSQL database, by its address, which may hold a password.
+    Postgres(Secret),
 }
 
 impl Store {
     fn sqlite(&self) -> Option<&std::path::Path> {
         match self {
             Self::Sqlite(path) => Some(path),
+            Self::Postgres(_) => None,
         }
     }
 }
@@ -216,6 +223,10 @@ impl Ledger {
         if let Some(thread) = self.thread.lock().take() {
             // A panic of the thread is told by the panic hook.
             let _ = thread.join();
+        }
+        // Not here: this may be a thread of asynchronous tasks, where a connection to PostgreSQL must not end.
+        if let Some(reader) = self.reader.lock().take().filter(|_| self.options.store.sqlite().is_none()) {
+            let _ = std::thread::spawn(move || drop(reader));
         }
     }
 

@@ -373,9 +373,10 @@ fn put_text(out: &mut Vec<u8>, text: Option<&str>) {
     put_bytes(out, text.map(|text| cut(text).as_bytes()));
 }
 
-/// The beginning of a text that is too long.
+/// The beginning of a text that is too long. It ends before a zero, which PostgreSQL takes in no text.
 fn cut(text: &str) -> &str {
     let mut end = text.len().min(TEXT_MAX);
+    end = text.as_bytes()[..end].iter().position(|byte| *byte == 0).unwrap_or(end);
     while !text.is_char_boundary(end) {
         end -= 1;
     }

@@ -15,6 +15,7 @@ use crate::journal::{Journal, Position, payloads};
 use crate::query::Figures;
 use crate::record::Encoded;
 use crate::rollup::{DAY_US, HOUR_US, Item, MINUTE_US, Rollup};
+use crate::store::postgres::Postgres;
 use crate::store::schema::{MINUTES_KEPT_SECONDS, Request, TIE_BITS};
 use crate::store::sqlite::{Sqlite, beside};
 use crate::store::{Sql, StoreError, Value};
@@ -193,7 +194,7 @@ impl Writer {
             // The next try begins with a new connection and with what the database says it has.
             self.sql = None;
             let StoreError::Damaged(reason) = error else { return result };
-            let Store::Sqlite(path) = &self.options.store;
+            let Store::Sqlite(path) = &self.options.store else { return result };
             let notice = set_aside(path, (self.options.now_us)(), reason);
             self.shared.state.lock().notice = Some(notice);
         }
@@ -581,6 +582,7 @@ fn item(row: &Request<'_>) -> Item {
 pub(crate) fn open(store: &Store) -> Result<Box<dyn Sql>, StoreError> {
     match store {
         Store::Sqlite(path) => Sqlite::open(path).map(|sql| Box::new(sql) as Box<dyn Sql>),
+        Store::Postgres(url) => Postgres::open(url).map(|sql| Box::new(sql) as Box<dyn Sql>),
     }
 }
 
@@ -588,6 +590,7 @@ pub(crate) fn open(store: &Store) -> Result<Box<dyn Sql>, StoreError> {
 pub(crate) fn open_reader(store: &Store) -> Result<Box<dyn Sql>, StoreError> {
     match store {
         Store::Sqlite(path) => Sqlite::open_reader(path).map(|sql| Box::new(sql) as Box<dyn Sql>),
+        Store::Postgres(url) => Postgres::connect(url).map(|sql| Box::new(sql) as Box<dyn Sql>),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Statements are written with `?1`, `?2` for parameters and use only what both databases understand. All numbers are 64 bits.
 
+pub(crate) mod postgres;
 pub(crate) mod schema;
 pub(crate) mod sqlite;
 

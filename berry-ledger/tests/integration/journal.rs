@@ -134,3 +134,19 @@ fn what_is_synced_is_synced_up_to_the_position() {
         ledger.sync(position).unwrap();
     }
 }
+
+#[test]
+fn a_postgres_that_is_away_loses_nothing() {
+    let place = Place::new();
+    let mut options = place.options();
+    // Nothing listens on port 1.
+    let address = "host=127.0.0.1 port=1 user=berry password=canary";
+    options.store = berry_ledger::Store::Postgres(berry_core::secret::Secret::new(address.to_owned()));
+    let ledger = Ledger::open(options).unwrap();
+    append(&ledger, 0..5);
+    let error = ledger.flush().unwrap_err().to_string();
+    assert!(!error.contains("canary"), "{error}");
+    assert_eq!((ledger.status().condition, ledger.status().lag_rows), (Condition::Behind, 5));
+    drop(ledger);
+    assert_eq!(count(&place.open()), 5);
+}

@@ -1,4 +1,4 @@
-//! What every store must do.
+//! What every store must do: on SQLite, and on PostgreSQL when `BERRY_TEST_POSTGRES` names a server.
 
 use berry_core::id::RequestId;
 use berry_core::money::NanoUsd;
@@ -20,7 +20,7 @@ fn keys(ledger: &Ledger, filter: &Filter, group: &Group) -> Vec<(Option<String>,
 
 #[test]
 fn a_row_says_everything_that_was_recorded() {
-    let place = Place::new();
+    let place = Place::of_environment();
     let ledger = place.open();
     let attempts = [
         Attempt { provider: "azure", outcome: "rate_limited", status: 429, ttft_us: None, ..ATTEMPT },
@@ -75,7 +75,7 @@ fn a_row_says_everything_that_was_recorded() {
 
 #[test]
 fn what_is_unknown_stays_unknown() {
-    let place = Place::new();
+    let place = Place::of_environment();
     let ledger = place.open();
     let bare = Record {
         user: None,
@@ -102,7 +102,7 @@ fn what_is_unknown_stays_unknown() {
 
 #[test]
 fn requests_of_one_moment_are_all_kept() {
-    let place = Place::new();
+    let place = Place::of_environment();
     let ledger = place.open();
     // The same microsecond, and counters that differ only beyond what a key keeps of them.
     let moment = |counter: u32| Record {
@@ -123,7 +123,7 @@ fn requests_of_one_moment_are_all_kept() {
 
 #[test]
 fn pages_follow_each_other_without_gap_or_overlap() {
-    let place = Place::new();
+    let place = Place::of_environment();
     let ledger = place.open();
     // Over six hours, so that pages and hours do not end together.
     add(&ledger, (0..100).map(|n| Record { time_us: START_US + n as i64 * 4 * MINUTE_US, ..record(n) }));
@@ -142,7 +142,7 @@ fn pages_follow_each_other_without_gap_or_overlap() {
 
 #[test]
 fn every_filter_keeps_what_it_names() {
-    let place = Place::new();
+    let place = Place::of_environment();
     let ledger = place.open();
     add(&ledger, (0..4).map(record));
     let odd = Record {
@@ -192,7 +192,7 @@ fn every_filter_keeps_what_it_names() {
 
 #[test]
 fn sums_are_grouped_by_everything_that_is_recorded() {
-    let place = Place::new();
+    let place = Place::of_environment();
     let ledger = place.open();
     add(&ledger, (0..3).map(record));
     let other = Record {
@@ -232,7 +232,7 @@ fn sums_are_grouped_by_everything_that_is_recorded() {
 
 #[test]
 fn sums_of_any_period_are_those_of_its_rows() {
-    let place = Place::new();
+    let place = Place::of_environment();
     let ledger = place.open();
     // Every seven minutes over three days.
     let times: Vec<i64> = (0..600).map(|n| START_US + n * 7 * MINUTE_US + n * 131).collect();
@@ -260,7 +260,7 @@ fn sums_of_any_period_are_those_of_its_rows() {
 
 #[test]
 fn what_users_spent_since_a_moment_is_exact() {
-    let place = Place::new();
+    let place = Place::of_environment();
     let ledger = place.open();
     for n in 0..100 {
         let user = if n % 4 == 0 { "team_b" } else { "team_a" };
@@ -276,7 +276,7 @@ fn what_users_spent_since_a_moment_is_exact() {
 
 #[test]
 fn percentiles_are_within_their_bound() {
-    let place = Place::new();
+    let place = Place::of_environment();
     let ledger = place.open();
     for n in 0..1000 {
         let provider = if n % 2 == 0 { "azure" } else { "openai" };
@@ -297,7 +297,7 @@ fn percentiles_are_within_their_bound() {
 
 #[test]
 fn retention_deletes_rows_and_keeps_what_was_spent() {
-    let place = Place::new();
+    let place = Place::of_environment();
     let mut options = place.options();
     options.retention_days = Some(2);
     let ledger = Ledger::open(options).unwrap();
@@ -309,4 +309,36 @@ fn retention_deletes_rows_and_keeps_what_was_spent() {
     let rows = ledger.requests(&Filter::default(), None, 100).unwrap().rows;
     assert_eq!(rows.len(), 2);
     assert_eq!(ledger.spent_since(0).unwrap(), [("team_a".to_owned(), NanoUsd::from_nanos(10_000))]);
+}
+
+#[test]
+fn a_replay_adds_nothing_and_another_instance_finds_everything() {
+    let place = Place::of_environment();
+    {
+        let ledger = place.open();
+        add(&ledger, (0..20).map(record));
+        add(&ledger, (0..20).map(record));
+        ledger.flush().unwrap();
+    }
+    // The same rows from a journal that the database knows nothing of.
+    let mut options = place.options();
+    (options.journal, options.process) = (place.folder.path().join("other"), 8);
+    let other = Ledger::open(options).unwrap();
+    add(&other, (10..30).map(record));
+    assert_eq!(keys(&other, &Filter::default(), &Group::User), [(Some("team_a".to_owned()), 30)]);
+    assert_eq!(keys(&other, &Filter::default(), &Group::EndUser), [(None, 30)]);
+    assert_eq!(other.latencies(&Filter::default(), None).unwrap()[0].duration.count(), 30);
+    drop(other);
+    assert_eq!(keys(&place.open(), &Filter::default(), &Group::Provider), [(Some("openai".to_owned()), 30)]);
+}
+
+#[test]
+fn an_erased_end_user_is_in_no_row() {
+    let place = Place::of_environment();
+    let ledger = place.open();
+    add(&ledger, (0..30).map(|n| Record { end_user: Some(if n % 3 == 0 { "anna" } else { "berta" }), ..record(n) }));
+    assert_eq!(ledger.erase_end_user("anna").unwrap(), 10);
+    let mut found = keys(&ledger, &Filter::default(), &Group::EndUser);
+    found.sort();
+    assert_eq!(found, [(None, 10), (Some("berta".to_owned()), 20)]);
 }

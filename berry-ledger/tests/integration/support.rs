@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use berry_core::id::RequestId;
 use berry_core::money::NanoUsd;
+use berry_core::secret::Secret;
 use berry_core::usage::Usage;
 use berry_ledger::{Attempt, Ledger, Options, Record, Store};
 
@@ -19,11 +20,29 @@ pub(crate) const DAY_US: i64 = 24 * HOUR_US;
 pub(crate) struct Place {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) now_us: Arc<AtomicI64>,
+    /// The address of a PostgreSQL database of its own; SQLite without it.
+    postgres: Option<String>,
 }
+
+/// Names a PostgreSQL server, as `host=... user=...` without a database, for the tests that every store must pass.
+const SERVER: &str = "BERRY_TEST_POSTGRES";
 
 impl Place {
     pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), now_us: Arc::new(AtomicI64::new(START_US + DAY_US)) }
+        let now_us = Arc::new(AtomicI64::new(START_US + DAY_US));
+        Self { folder: tempfile::tempdir().unwrap(), now_us, postgres: None }
+    }
+
+    /// On the PostgreSQL server that the environment names, in a new database; on SQLite without one.
+    pub(crate) fn of_environment() -> Self {
+        static NEXT: AtomicI64 = AtomicI64::new(0);
+        let postgres = std::env::var(SERVER).ok().map(|server| {
+            let name = format!("test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let mut client = postgres::Client::connect(&format!("{server} dbname=postgres"), postgres::NoTls).unwrap();
+            client.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+            format!("{server} dbname={name}")
+        });
+        Self { postgres, ..Self::new() }
     }
 
     pub(crate) fn database(&self) -> PathBuf {
@@ -37,7 +56,11 @@ impl Place {
     pub(crate) fn options(&self) -> Options {
         let now_us = Arc::clone(&self.now_us);
         let now = Arc::new(move || now_us.load(Ordering::Relaxed));
-        Options::new(self.journal(), Store::Sqlite(self.database()), 7, now)
+        let store = match &self.postgres {
+            Some(address) => Store::Postgres(Secret::new(address.clone())),
+            None => Store::Sqlite(self.database()),
+        };
+        Options::new(self.journal(), store, 7, now)
     }
 
     pub(crate) fn open(&self) -> Ledger {
