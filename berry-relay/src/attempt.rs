@@ -328,35 +328,58 @@ impl Attempt<'_> {
     }
 
     async fn send(&self, request: &mut RelayRequest, exchange: &mut Exchange) -> Result<(Head, Reply), ForwardError> {
+        let (mut head, incoming, usage_was_added) = self.ask(request, exchange).await?;
+        let has_state =
+            self.translation.is_some() && request.decoded.as_ref().is_some_and(|decoded| decoded.has_state());
+        if repair::is_refusal(head.status) && (usage_was_added || has_state || self.may_repair(request)) {
+            return Box::pin(self.mend(head, incoming, usage_was_added, has_state, request, exchange)).await;
+        }
+        let reply = self.reply(&mut head, incoming, usage_was_added, exchange).await?;
+        Ok((head, reply))
+    }
+
+    /// Sends the request as it is to be now. Tells whether usage was asked for that the client had not asked for.
+    async fn ask(
+        &self,
+        request: &mut RelayRequest,
+        exchange: &mut Exchange,
+    ) -> Result<(Head, PooledBody, bool), ForwardError> {
         let mut prepared = self.prepared(request, exchange)?;
         let usage_was_added = prepared.usage_was_added;
         exchange.edited = std::mem::take(&mut prepared.edited);
         declare_edits(exchange);
         let (head, incoming) = self.exchange_heads(request, prepared, exchange).await?;
         self.note_acceptance(&head, request, exchange);
-        let may_repair = self.backend.provider.repair || request.model.repair;
-        let has_state =
-            self.translation.is_some() && request.decoded.as_ref().is_some_and(|decoded| decoded.has_state());
-        if !(usage_was_added || may_repair || has_state) || !repair::is_refusal(head.status) {
-            return self.reply(head, incoming, usage_was_added, exchange).await;
-        }
-        // The refusal may be of what we added, or of what can be left out: then the request has not been answered yet.
-        let held = self.hold(&head, incoming, ERROR_BODY_MAX, exchange).await?;
+        Ok((head, incoming, usage_was_added))
+    }
+
+    fn may_repair(&self, request: &RelayRequest) -> bool {
+        self.backend.provider.repair || request.model.repair
+    }
+
+    /// Handles a refusal that may be of what we added, or of what can be left out: then the request has not been answered yet,
+    /// and is sent once more without it.
+    async fn mend(
+        &self,
+        head: Head,
+        mut incoming: PooledBody,
+        usage_was_added: bool,
+        has_state: bool,
+        request: &mut RelayRequest,
+        exchange: &mut Exchange,
+    ) -> Result<(Head, Reply), ForwardError> {
+        let held = self.hold(&head, &mut incoming, ERROR_BODY_MAX, exchange).await?;
         if usage_was_added && names_stream_options(&held.chunks) {
             self.upstream.note_refused_stream_options(&self.backend.id.upstream);
         } else if has_state && names_signature(&held.chunks) {
             // Signatures may have lost their value, with a key or a region. Without them the question can still be answered.
             request.decoded.iter_mut().for_each(|decoded| decoded.forget_state());
-        } else if !(may_repair && self.learn(head.status, &held.chunks)) {
+        } else if !(self.may_repair(request) && self.learn(head.status, &held.chunks)) {
             return Ok((head, Reply::Held(held.chunks, held.permit)));
         }
-        let mut prepared = self.prepared(request, exchange)?;
-        let usage_was_added = prepared.usage_was_added;
-        exchange.edited = std::mem::take(&mut prepared.edited);
-        declare_edits(exchange);
-        let (head, incoming) = Box::pin(self.exchange_heads(request, prepared, exchange)).await?;
-        self.note_acceptance(&head, request, exchange);
-        self.reply(head, incoming, usage_was_added, exchange).await
+        let (mut head, incoming, usage_was_added) = self.ask(request, exchange).await?;
+        let reply = self.reply(&mut head, incoming, usage_was_added, exchange).await?;
+        Ok((head, reply))
     }
 
     /// Remembers what an error answer asks to be left out; whether that is new, so that asking again may help.
@@ -406,8 +429,8 @@ impl Attempt<'_> {
         {
             let prepared = self.prepared(request, exchange)?;
             let outgoing = self.outgoing(request, prepared, exchange)?;
-            let sending = Box::pin(self.upstream.pool.send(outgoing, Choice::Fresh));
-            sent = self.within(patience, "the head of its answer", sending).await?;
+            let again = self.upstream.pool.send(outgoing, Choice::Fresh);
+            sent = Box::pin(self.within(patience, "the head of its answer", again)).await?;
         }
         let (parts, incoming) = sent.map_err(|error| self.not_sent(error))?.into_parts();
         Ok((Head { status: parts.status, headers: parts.headers }, incoming))
@@ -466,48 +489,49 @@ impl Attempt<'_> {
 
     async fn reply(
         &self,
-        head: Head,
-        incoming: PooledBody,
+        head: &mut Head,
+        mut incoming: PooledBody,
         usage_was_added: bool,
         exchange: &mut Exchange,
-    ) -> Result<(Head, Reply), ForwardError> {
+    ) -> Result<Reply, ForwardError> {
         match head.status {
             status if status.is_client_error() || status.is_server_error() => {
-                let held = self.hold(&head, incoming, ERROR_BODY_MAX, exchange).await?;
-                Ok((head, Reply::Held(held.chunks, held.permit)))
+                let held = self.hold(head, &mut incoming, ERROR_BODY_MAX, exchange).await?;
+                Ok(Reply::Held(held.chunks, held.permit))
             }
             status if !status.is_success() => Err(self.bad(format!("unexpected status {}", status.as_u16()))),
             _ if self.streams && head.is("text/event-stream") => {
-                let events = self.open_stream(&head, incoming, usage_was_added, exchange).await?;
-                Ok((head, Reply::Events(events)))
+                let events = self.open_stream(head, incoming, usage_was_added, exchange).await?;
+                Ok(Reply::Events(events))
             }
             _ if !self.operation.holds_plain_answer() => self.through(head, incoming),
             _ if self.streams => Err(self.bad("a plain answer where a stream was asked for".to_owned())),
-            _ => self.plain(head, incoming, exchange).await,
+            _ => self.plain(head, &mut incoming, exchange).await,
         }
     }
 
     /// A plain JSON answer: held whole, checked, its usage read.
     async fn plain(
         &self,
-        head: Head,
-        incoming: PooledBody,
+        head: &mut Head,
+        incoming: &mut PooledBody,
         exchange: &mut Exchange,
-    ) -> Result<(Head, Reply), ForwardError> {
-        let held = self.hold(&head, incoming, self.relay.limits.max_response_bytes, exchange).await?;
+    ) -> Result<Reply, ForwardError> {
+        let held = self.hold(head, incoming, self.relay.limits.max_response_bytes, exchange).await?;
         let Some(members) = held.members else {
             return Err(self.bad("it is not valid JSON".to_owned()));
         };
         if let Some(status) = self.error_in_answer(&held.chunks, &members) {
-            return Ok((Head { status, ..head }, Reply::Held(held.chunks, held.permit)));
+            head.status = status;
+            return Ok(Reply::Held(held.chunks, held.permit));
         }
         exchange.ttft = Some(exchange.now().since(exchange.started));
         exchange.usage = meter::usage_of_answer(&held.chunks, &members);
         if let Some(translation) = &self.translation {
             exchange.usage = translation.estimated_usage().unwrap_or(exchange.usage);
             let answer = translation.answer(&held.chunks.into_bytes()).map_err(|error| self.bad(error.to_string()))?;
-            let headers = headers::translated(&head.headers, "application/json");
-            return Ok((Head { headers, ..head }, Reply::Held(Chunks::from(answer), held.permit)));
+            head.headers = headers::translated(&head.headers, "application/json");
+            return Ok(Reply::Held(Chunks::from(answer), held.permit));
         }
         if let Some(id) = members.get("id") {
             self.note_issued(&held.chunks.slice(id.value.clone()), exchange);
@@ -523,7 +547,7 @@ impl Attempt<'_> {
             _ => Ok(chunks),
         };
         let chunks = chunks.map_err(|error| self.bad(error.to_string()))?;
-        Ok((head, Reply::Held(chunks, held.permit)))
+        Ok(Reply::Held(chunks, held.permit))
     }
 
     /// Remembers whose a response is that the upstream keeps.
@@ -549,7 +573,7 @@ impl Attempt<'_> {
     async fn hold(
         &self,
         head: &Head,
-        mut incoming: PooledBody,
+        incoming: &mut PooledBody,
         limit: usize,
         exchange: &Exchange,
     ) -> Result<HeldBody, ForwardError> {
@@ -559,21 +583,20 @@ impl Attempt<'_> {
         let mut decoder = self.decoder(head)?;
         let mut scanner = Scanner::new(ANSWER_MEMBERS);
         let mut valid = true;
-        let mut held =
-            HeldBody { chunks: Chunks::default(), permit: self.relay.shared.buffers.permit(), members: None };
+        let (mut chunks, mut permit) = (Chunks::default(), self.relay.shared.buffers.permit());
         let idle = self.backend.provider.timeouts.stream_idle;
-        while let Some(piece) = self.next_piece(&mut incoming, idle, &mut decoder).await? {
-            if held.chunks.len() + piece.len() > limit {
+        while let Some(piece) = self.next_piece(incoming, idle, &mut decoder).await? {
+            if chunks.len() + piece.len() > limit {
                 return Err(self.bad(format!("it is over {limit} bytes (server.max_response_bytes)")));
             }
-            held.permit.grow(piece.len()).map_err(|_| ForwardError::Overloaded)?;
+            permit.grow(piece.len()).map_err(|_| ForwardError::Overloaded)?;
             // What is not JSON is still read to its end, so that the connection can be used again.
             valid = valid && scanner.push(&piece).is_ok();
-            held.chunks.push(piece);
+            chunks.push(piece);
         }
-        held.members = if valid { scanner.finish().ok() } else { None };
-        tracing::trace!(request_id = exchange.request_id.as_str(), bytes = held.chunks.len(), "answer held");
-        Ok(held)
+        let members = if valid { scanner.finish().ok() } else { None };
+        tracing::trace!(request_id = exchange.request_id.as_str(), bytes = chunks.len(), "answer held");
+        Ok(HeldBody { chunks, permit, members })
     }
 
     /// The next bytes of a body, decoded; `None` at its end.
@@ -652,12 +675,12 @@ impl Attempt<'_> {
         }
     }
 
-    fn through(&self, head: Head, incoming: PooledBody) -> Result<(Head, Reply), ForwardError> {
-        let decoder = self.decoder(&head)?;
+    fn through(&self, head: &Head, incoming: PooledBody) -> Result<Reply, ForwardError> {
+        let decoder = self.decoder(head)?;
         let length = if decoder.is_some() { None } else { head.declared_length() };
         let idle = self.backend.provider.timeouts.stream_idle;
         let through = Through { incoming, decoder, length, idle, sent_at: self.sent_at };
-        Ok((head, Reply::Through(Box::new(through))))
+        Ok(Reply::Through(Box::new(through)))
     }
 
     fn decoder(&self, head: &Head) -> Result<Option<Decoder>, ForwardError> {

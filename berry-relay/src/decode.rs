@@ -17,7 +17,8 @@ const RATIO_FREE_BYTES: usize = 64 * 1024;
 
 /// Decodes a body piece by piece.
 pub(crate) struct Decoder {
-    inner: Inner,
+    /// Boxed, because few answers have one and every request has room for it.
+    inner: Box<Inner>,
     taken: usize,
     given: usize,
 }
@@ -64,7 +65,7 @@ impl Decoder {
             "deflate" => Inner::Zlib(ZlibDecoder::new(empty)),
             other => return Err(other.chars().take(32).collect()),
         };
-        Ok(Some(Self { inner, taken: 0, given: 0 }))
+        Ok(Some(Self { inner: Box::new(inner), taken: 0, given: 0 }))
     }
 
     /// Decodes one more piece.
@@ -74,7 +75,7 @@ impl Decoder {
     pub(crate) fn push(&mut self, piece: &[u8]) -> std::io::Result<Bytes> {
         self.taken += piece.len();
         let room = (self.taken.saturating_mul(RATIO_MAX)).max(RATIO_FREE_BYTES).saturating_sub(self.given);
-        let decoded = match &mut self.inner {
+        let decoded = match &mut *self.inner {
             Inner::Gzip(decoder) => {
                 decoder.get_mut().room = room;
                 decoder.write_all(piece)?;

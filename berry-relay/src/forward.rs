@@ -4,6 +4,7 @@
 //! record of the request, so that the caller can say it in the client's dialect. A stream that is silent for long gets its
 //! status 200 and keep-alive comments while the work goes on inside its body ([`crate::answer::RelayBody`]).
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -220,14 +221,24 @@ impl Relay {
         }
     }
 
-    async fn run(self: Arc<Self>, mut request: RelayRequest, mut exchange: Exchange) -> Result<Answer, Refusal> {
-        let limit = request.timeout.map_or(self.limits.total_timeout, |own| own.min(self.limits.total_timeout));
-        let deadline = Deadline { at: tokio::time::Instant::now() + limit, limit };
-        match self.attempts(&mut request, deadline, &mut exchange).await {
-            Ok(committed) => Ok(committed.into_answer(exchange, &self)),
-            Err(error) => {
-                exchange.end = End::Failed(error.kind());
-                Err(Refusal { error, exchange })
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn would hold the request twice: as it came and as it is used"
+    )]
+    fn run(
+        self: Arc<Self>,
+        mut request: RelayRequest,
+        mut exchange: Exchange,
+    ) -> impl Future<Output = Result<Answer, Refusal>> + Send {
+        async move {
+            let limit = request.timeout.map_or(self.limits.total_timeout, |own| own.min(self.limits.total_timeout));
+            let deadline = Deadline { at: tokio::time::Instant::now() + limit, limit };
+            match self.attempts(&mut request, deadline, &mut exchange).await {
+                Ok(committed) => Ok(committed.into_answer(exchange, &self)),
+                Err(error) => {
+                    exchange.end = End::Failed(error.kind());
+                    Err(Refusal { error, exchange })
+                }
             }
         }
     }

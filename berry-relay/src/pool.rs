@@ -9,7 +9,7 @@
 //! once by the upstream's bytes instead of twice, and closes its connection by being dropped. Nobody drives an idle connection;
 //! whether it still stands is seen when it is looked at, before its next use or by [`Pool::close_idle`].
 
-use std::future::{Future as _, poll_fn};
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -60,15 +60,15 @@ pub(crate) struct Pool {
 }
 
 struct Idle {
-    link: Link,
+    link: Box<Link>,
     since: Instant,
 }
 
 /// One HTTP/1.1 connection, with the two ends of it that hyper gives.
 struct Link {
     sender: http1::SendRequest<UpstreamBody>,
-    /// Boxed, because it is large and moves from pool to request to body. `None` once it has ended.
-    connection: Option<Box<http1::Connection<UpstreamIo, UpstreamBody>>>,
+    /// `None` once it has ended.
+    connection: Option<http1::Connection<UpstreamIo, UpstreamBody>>,
     bell: Arc<Bell>,
     /// Rings the bell.
     waker: Waker,
@@ -78,7 +78,16 @@ impl Link {
     fn new(sender: http1::SendRequest<UpstreamBody>, connection: http1::Connection<UpstreamIo, UpstreamBody>) -> Self {
         let bell = Arc::new(Bell::rung());
         let waker = Waker::from(Arc::clone(&bell));
-        Self { sender, connection: Some(Box::new(connection)), bell, waker }
+        Self { sender, connection: Some(connection), bell, waker }
+    }
+
+    /// Takes a request. The answer comes while the connection is polled.
+    fn begin(
+        &mut self,
+        request: Request<UpstreamBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, hyper::Error>> + use<> {
+        let Self { sender, bell, .. } = self;
+        bell.quietly(|| sender.send_request(request))
     }
 
     /// Polls `what` until it is ready or the connection can do no more; the task of `cx` is woken when it can. What is polled
@@ -210,23 +219,38 @@ impl Pool {
     }
 
     /// Sends a request whose address is a path; waits for the head of the answer.
-    pub(crate) async fn send(
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn would hold the request twice: as it came and as it is used"
+    )]
+    pub(crate) fn send(
         self: &Arc<Self>,
-        request: Request<UpstreamBody>,
+        mut request: Request<UpstreamBody>,
         choice: Choice,
-    ) -> Result<Response<PooledBody>, SendError> {
-        if let Some(sender) = self.shared_connection() {
-            return self.send_shared(sender, request).await;
-        }
-        if choice == Choice::Any
-            && let Some(link) = self.idle_link()
-        {
-            return self.send_own(link, request, true).await;
-        }
-        // Boxed, as everything that is rare: what a request's future may need, every request has room for.
-        match Box::pin(self.connect()).await? {
-            Connection::Own(link) => self.send_own(link, request, false).await,
-            Connection::Shared(sender) => self.send_shared(sender, request).await,
+    ) -> impl Future<Output = Result<Response<PooledBody>, SendError>> + Send {
+        async move {
+            let (connection, used_before) = match self.waiting(choice) {
+                Some(connection) => (connection, true),
+                // Boxed, as everything that is rare: what a request's future may need, every request has room for.
+                None => (Box::pin(self.connect()).await?, false),
+            };
+            let mut link = match connection {
+                Connection::Own(link) => link,
+                Connection::Shared(sender) => return Box::pin(self.send_shared(sender, request)).await,
+            };
+            request.headers_mut().insert(header::HOST, self.host.clone());
+            if self.absolute_form {
+                self.make_absolute(&mut request);
+            }
+            let sending = link.begin(request);
+            // Outside of the runtime's budget, whose end it would tell to a waker that nobody listens to.
+            let mut sending = pin!(unconstrained(sending));
+            let sent = poll_fn(|cx| link.poll(cx, |cx| sending.as_mut().poll(cx)));
+            let response = sent
+                .await
+                .map_err(|source| SendError::Broken { stale: used_before && closed_under_us(&source), source })?;
+            let home = Some((Arc::clone(self), link));
+            Ok(response.map(|incoming| PooledBody { incoming, home }))
         }
     }
 
@@ -244,43 +268,23 @@ impl Pool {
         self.idle.lock().retain_mut(|idle| idle.is_usable(now));
     }
 
-    fn idle_link(&self) -> Option<Link> {
+    /// A connection that is there already.
+    fn waiting(&self, choice: Choice) -> Option<Connection> {
+        if self.has_shared.load(Ordering::Relaxed)
+            && let Some(sender) = self.shared.lock().as_ref().filter(|sender| !sender.is_closed())
+        {
+            return Some(Connection::Shared(sender.clone()));
+        }
+        if choice == Choice::Fresh {
+            return None;
+        }
         let now = Instant::now();
         loop {
             let mut candidate = self.idle.lock().pop()?;
             if candidate.is_usable(now) {
-                return Some(candidate.link);
+                return Some(Connection::Own(candidate.link));
             }
         }
-    }
-
-    fn shared_connection(&self) -> Option<http2::SendRequest<UpstreamBody>> {
-        if !self.has_shared.load(Ordering::Relaxed) {
-            return None;
-        }
-        self.shared.lock().as_ref().filter(|sender| !sender.is_closed()).cloned()
-    }
-
-    async fn send_own(
-        self: &Arc<Self>,
-        mut link: Link,
-        mut request: Request<UpstreamBody>,
-        used_before: bool,
-    ) -> Result<Response<PooledBody>, SendError> {
-        request.headers_mut().insert(header::HOST, self.host.clone());
-        if self.absolute_form {
-            self.make_absolute(&mut request);
-        }
-        let bell = Arc::clone(&link.bell);
-        let sending = bell.quietly(|| link.sender.send_request(request));
-        // Outside of the runtime's budget, whose end it would tell to a waker that nobody listens to.
-        let mut sending = pin!(unconstrained(sending));
-        let sent = poll_fn(|cx| link.poll(cx, |cx| sending.as_mut().poll(cx)));
-        let response = sent
-            .await
-            .map_err(|source| SendError::Broken { stale: used_before && closed_under_us(&source), source })?;
-        let home = Some((Arc::clone(self), link));
-        Ok(response.map(|incoming| PooledBody { incoming, home }))
     }
 
     async fn send_shared(
@@ -317,10 +321,11 @@ impl Pool {
         let mut builder = http1::Builder::new();
         builder.max_headers(HEADERS_MAX).max_header_size(HEAD_BYTES_MAX);
         let (sender, connection) = builder.handshake(io).await.map_err(refused)?;
-        Ok(Connection::Own(Link::new(sender, connection)))
+        // Boxed, because it is large and moves from pool to request to body.
+        Ok(Connection::Own(Box::new(Link::new(sender, connection))))
     }
 
-    fn take_back(&self, link: Link) {
+    fn take_back(&self, link: Box<Link>) {
         if link.connection.is_none() {
             return;
         }
@@ -342,7 +347,7 @@ fn closed_under_us(error: &hyper::Error) -> bool {
 }
 
 enum Connection {
-    Own(Link),
+    Own(Box<Link>),
     Shared(http2::SendRequest<UpstreamBody>),
 }
 
@@ -356,7 +361,7 @@ impl Idle {
 /// dropped before closes it, and with it what the upstream is doing.
 pub(crate) struct PooledBody {
     incoming: Incoming,
-    home: Option<(Arc<Pool>, Link)>,
+    home: Option<(Arc<Pool>, Box<Link>)>,
 }
 
 impl PooledBody {

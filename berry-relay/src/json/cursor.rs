@@ -25,6 +25,16 @@ impl<'a> Cursor<'a> {
         Some(text.len() - cursor.rest.len())
     }
 
+    /// Whether the next value is an object.
+    pub(super) fn is_at_object(&mut self) -> bool {
+        self.peek() == Some(b'{')
+    }
+
+    /// Bytes behind this place.
+    pub(super) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     /// Reads past the next value and gives it as it is written.
     pub fn value(&mut self) -> Option<Raw<'a>> {
         let first = self.peek()?;
