@@ -137,6 +137,8 @@ pub struct Capabilities {
     pub json_schema: bool,
     /// Whether a trailing turn of the assistant is gone on with.
     pub prefill: bool,
+    /// Whether it wants its thoughts back inside a tool loop, as `reasoning_content`.
+    pub echoes_thinking: bool,
 }
 
 /// A model of which nothing is known.
@@ -151,6 +153,7 @@ impl Default for Capabilities {
             structured_output: true,
             json_schema: true,
             prefill: true,
+            echoes_thinking: false,
         }
     }
 }
@@ -197,6 +200,7 @@ struct CapabilityRow {
     structured_output: Option<bool>,
     json_schema: Option<bool>,
     prefill: Option<bool>,
+    echoes_thinking: Option<bool>,
 }
 
 /// What an error means where its status alone does not say it.
@@ -349,6 +353,7 @@ impl ProviderData {
             structured_output: rows.iter().find_map(|row| row.structured_output).unwrap_or(unknown.structured_output),
             json_schema: rows.iter().find_map(|row| row.json_schema).unwrap_or(unknown.json_schema),
             prefill: rows.iter().find_map(|row| row.prefill).unwrap_or(unknown.prefill),
+            echoes_thinking: rows.iter().find_map(|row| row.echoes_thinking).unwrap_or(unknown.echoes_thinking),
         }
     }
 }
@@ -422,6 +427,7 @@ fn capability_row(row: At<RawCapabilities>, at: &KeyPath<'_>, problems: &mut Pro
         structured_output,
         json_schema,
         prefill,
+        echoes_thinking,
     } = row.value;
     let (Some(dialect), Some(models)) = (dialect, models) else {
         if !problems.failed_within(at) {
@@ -441,6 +447,7 @@ fn capability_row(row: At<RawCapabilities>, at: &KeyPath<'_>, problems: &mut Pro
         structured_output: structured_output.map(|has| has.value),
         json_schema: json_schema.map(|has| has.value),
         prefill: prefill.map(|has| has.value),
+        echoes_thinking: echoes_thinking.map(|has| has.value),
     })
 }
 

@@ -76,6 +76,11 @@ fn take(before: &mut Meaning, after: &mut Meaning, field: &str, reason: Reason) 
             let parts = fields_out(&mut meaning.parts, |_| true, "cache");
             fields_out(&mut meaning.tools, |_| true, "cache") | system | parts
         }),
+        "cache_control.ttl" => both(before, after, |meaning| {
+            let marked = meaning.system.iter_mut().chain(&mut meaning.parts).chain(&mut meaning.tools);
+            let long = marked.filter_map(|marked| marked.get_mut("cache")).filter(|mark| **mark == "1h");
+            long.map(|mark| *mark = json!("5m")).count() > 0
+        }),
         "tools.strict" => both(before, after, |meaning| fields_out(&mut meaning.tools, |_| true, "strict")),
         "messages.thinking" | "messages.redacted_thinking" | "messages.signature" => both(before, after, |meaning| {
             parts_out(meaning, |part| part["kind"] == "thinking" || part["kind"] == "redacted")

@@ -99,6 +99,8 @@ table! {
         json_schema: optional<bool>;
         /// Whether they go on with a last turn of the assistant.
         prefill: optional<bool>;
+        /// Whether they want their thoughts back inside a tool loop, as `reasoning_content`.
+        echoes_thinking: optional<bool>;
     }
 
     /// What an error means.

@@ -41,6 +41,8 @@ struct Parts<'a, 'b> {
     losses: &'b mut Losses,
     /// Cache marks that are left.
     marks: usize,
+    /// Whether a mark for five minutes was written: one for an hour behind it would be refused.
+    is_short: bool,
     thinking: bool,
 }
 
@@ -61,7 +63,7 @@ pub(super) fn encode(request: &Request, target: &Target<'_>, losses: &mut Losses
         write_settings(w, request, losses);
         let schema = output_schema(request, target, losses);
         write_output_config(w, schema.as_ref(), thinks, losses);
-        let mut parts = Parts { target, losses, marks: MARKS_MAX, thinking: thinks.is_on() };
+        let mut parts = Parts { target, losses, marks: MARKS_MAX, is_short: false, thinking: thinks.is_on() };
         parts.tools(w, request, thinks);
         parts.system(w, request);
         w.key("messages").list(|w| {
@@ -349,6 +351,14 @@ impl Parts<'_, '_> {
             return self.losses.add("cache_control", Reason::Clamped);
         }
         self.marks -= usize::from(mark.is_some());
+        let mark = match mark {
+            Some(CacheMark::OneHour) if self.is_short => {
+                self.losses.add("cache_control.ttl", Reason::Clamped);
+                Some(CacheMark::FiveMinutes)
+            }
+            mark => mark,
+        };
+        self.is_short |= mark == Some(CacheMark::FiveMinutes);
         write_mark(w, mark);
     }
 

@@ -341,6 +341,7 @@ fn read_output(format: &Json, losses: &mut Losses) -> Option<OutputFormat> {
 
 pub(super) fn encode(request: &Request, target: &Target<'_>, losses: &mut Losses) -> Result<Chunks, Malformed> {
     let turns = history::arrange(request, true, losses);
+    let echoed_from = tool_loop(&turns, target);
     let mut failed = None;
     let mut writer = Writer::new();
     // The conversation stands last, so that a request is the beginning of the one after it.
@@ -350,8 +351,8 @@ pub(super) fn encode(request: &Request, target: &Target<'_>, losses: &mut Losses
         write_tools(w, request, losses);
         w.key("messages").list(|w| {
             write_system(w, request, losses);
-            for turn in &turns {
-                failed = failed.take().or(write_turn(w, turn, losses).err());
+            for (at, turn) in turns.iter().enumerate() {
+                failed = failed.take().or(write_turn(w, turn, at >= echoed_from, losses).err());
             }
         });
     });
@@ -554,10 +555,20 @@ fn joined(texts: &[Text], between: &'static str) -> Text {
     Text::of_raw(Bytes::from(joined))
 }
 
-fn write_turn(w: &mut Writer, turn: &Turn, losses: &mut Losses) -> Result<(), Malformed> {
+/// Where the tool loop at the end begins, for models that want their thoughts back inside of it.
+fn tool_loop(turns: &[Turn], target: &Target<'_>) -> usize {
+    let asks =
+        |turn: &Turn| turn.role == Role::User && turn.parts.iter().any(|part| !matches!(part, Part::ToolResult(_)));
+    match target.capabilities.echoes_thinking {
+        true => turns.iter().rposition(asks).map_or(0, |at| at + 1),
+        false => turns.len(),
+    }
+}
+
+fn write_turn(w: &mut Writer, turn: &Turn, echoes: bool, losses: &mut Losses) -> Result<(), Malformed> {
     match turn.role {
         Role::Assistant => {
-            write_assistant(w, turn, losses);
+            write_assistant(w, turn, echoes, losses);
             Ok(())
         }
         Role::System => write_parts(w, "system", turn.parts.iter().collect(), losses),
@@ -717,8 +728,9 @@ fn write_document(w: &mut Writer, document: &Document, losses: &mut Losses) {
     }
 }
 
-fn write_assistant(w: &mut Writer, turn: &Turn, losses: &mut Losses) {
-    let (mut texts, mut calls, mut refusal) = (Vec::new(), Vec::new(), None);
+fn write_assistant(w: &mut Writer, turn: &Turn, echoes: bool, losses: &mut Losses) {
+    let (mut texts, mut thoughts, mut calls, mut refusal) = (Vec::new(), Vec::new(), Vec::new(), None);
+    let echoes = echoes && turn.parts.iter().any(|part| matches!(part, Part::ToolCall(_)));
     for part in &turn.parts {
         match part {
             Part::Text(text) => {
@@ -727,6 +739,7 @@ fn write_assistant(w: &mut Writer, turn: &Turn, losses: &mut Losses) {
             }
             Part::ToolCall(call) => calls.push(call),
             Part::Refusal(text) => refusal = Some(text),
+            Part::Thinking(thinking) if echoes => thoughts.push(thinking.text.clone()),
             Part::Thinking(_) | Part::RedactedThinking(_) => losses.add("messages.thinking", Reason::Foreign),
             Part::Unknown(kind) => losses.add(format!("messages.content.{kind}"), Reason::Unsupported),
             Part::Image(_) | Part::Document(_) | Part::Audio(_) | Part::ToolResult(_) => {
@@ -742,6 +755,9 @@ fn write_assistant(w: &mut Writer, turn: &Turn, losses: &mut Losses) {
         match texts.is_empty() {
             true => w.key("content").literal("null"),
             false => w.key("content").text(&joined(&texts, "")),
+        }
+        if !thoughts.is_empty() {
+            w.key("reasoning_content").text(&joined(&thoughts, "\\n\\n"));
         }
         if let Some(refusal) = refusal {
             w.key("refusal").text(refusal);
