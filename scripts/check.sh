@@ -10,7 +10,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-steps=(fmt clippy features doc dashboard test licences build configs e2e)
+steps=(fmt clippy features doc dashboard test fuzz licences build configs e2e)
 
 step_fmt() { cargo fmt --all --check; }
 
@@ -22,6 +22,9 @@ step_features() { cargo clippy --locked -p berry-api --no-default-features --all
 step_doc() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps; }
 
 step_test() { cargo test --locked --workspace; }
+
+# Ten seconds of each target, two at a time; scripts/fuzz.sh with more seconds looks longer.
+step_fuzz() { scripts/fuzz.sh 10; }
 
 # The page that is built into the server is what its sources give; with Node and the pinned packages.
 step_dashboard() {

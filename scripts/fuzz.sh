@@ -17,7 +17,9 @@ home=target/fuzz
 coverage="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters"
 coverage+=" -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1"
 host=$(rustc -vV | sed -n 's/^host: //p')
-RUSTFLAGS="$coverage" cargo build --locked --release --manifest-path fuzz/Cargo.toml --target "$host" --target-dir "$home" || exit 1
+# The versions that Berry itself is built with.
+cp Cargo.lock fuzz/Cargo.lock
+RUSTFLAGS="$coverage" cargo build --release --manifest-path fuzz/Cargo.toml --target "$host" --target-dir "$home" || exit 1
 binary=$home/$host/release/berry-fuzz
 
 targets=("$@")

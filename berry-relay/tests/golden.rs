@@ -17,14 +17,20 @@ type Named = (&'static str, &'static dyn Codec);
 
 const CHAT: Named = ("chat", &OpenAiChat);
 const MESSAGES: Named = ("messages", &AnthropicMessages);
-const ALL: [Named; 4] = [CHAT, MESSAGES, ("responses", &OpenAiResponses), ("gemini", &GeminiGenerate)];
+const RESPONSES: Named = ("responses", &OpenAiResponses);
+const GEMINI: Named = ("gemini", &GeminiGenerate);
+const ALL: [Named; 4] = [CHAT, MESSAGES, RESPONSES, GEMINI];
 
-const REQUESTS: [(&str, Named, &str); 3] = [
+const REQUESTS: [(&str, Named, &str); 5] = [
+    ("tools_of_responses", RESPONSES, include_str!("golden/tools_of_responses.responses.json")),
+    ("agent_of_gemini", GEMINI, include_str!("golden/agent_of_gemini.gemini.json")),
     ("tools", CHAT, include_str!("golden/tools.chat.json")),
     ("odd_history", CHAT, include_str!("golden/odd_history.chat.json")),
     ("agent", MESSAGES, include_str!("golden/agent.messages.json")),
 ];
-const STREAMS: [(&str, Named, &str); 2] = [
+const STREAMS: [(&str, Named, &str); 4] = [
+    ("calls_of_gemini", GEMINI, include_str!("golden/calls_of_gemini.gemini.sse")),
+    ("thinking_of_responses", RESPONSES, include_str!("golden/thinking_of_responses.responses.sse")),
     ("calls", CHAT, include_str!("golden/calls.chat.sse")),
     ("thinking", MESSAGES, include_str!("golden/thinking.messages.sse")),
 ];
@@ -63,7 +69,7 @@ fn reply() -> Reply {
 /// A stream in another dialect, fed in the given pieces.
 fn restreamed<'a>(from: Named, to: Named, pieces: impl IntoIterator<Item = &'a [u8]>) -> String {
     let (mut decoder, mut encoder) = (from.1.stream_decoder(), to.1.stream_encoder(&reply()));
-    let (mut splitter, mut events, mut out) = (Splitter::new(1 << 20), Vec::new(), BytesMut::new());
+    let (mut splitter, mut events, mut out) = (Splitter::new(4 << 20), Vec::new(), BytesMut::new());
     let mut feed = |bytes: &Bytes, events: &mut Vec<_>| {
         sse::events(bytes).for_each(|event| decoder.push(&event, events).unwrap());
     };
@@ -96,12 +102,64 @@ fn every_stream_reads_the_same_in_every_dialect_wherever_it_is_cut() {
     for (case, from, text) in STREAMS {
         for to in ALL.into_iter().filter(|to| to.0 != from.0) {
             let whole = restreamed(from, to, [text.as_bytes()]);
-            for cut in 0..text.len() {
+            for cut in places(text.len()) {
                 let (before, after) = text.as_bytes().split_at(cut);
                 assert_eq!(restreamed(from, to, [before, after]), whole, "{case} to {} cut at {cut}", to.0);
             }
             assert_eq!(restreamed(from, to, text.as_bytes().chunks(1)), whole, "{case} to {}: by bytes", to.0);
             insta::assert_snapshot!(format!("{case}.{}", to.0), whole);
+        }
+    }
+}
+
+/// Where a stream is cut: everywhere; a long one at the first and last 64 places and at 256 others, the same each time.
+fn places(length: usize) -> Vec<usize> {
+    const EVERYWHERE_MAX: usize = 16 * 1024;
+    if length <= EVERYWHERE_MAX {
+        return (0..length).collect();
+    }
+    let others = (1..=256_u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % length as u64) as usize);
+    (0..64).chain(length - 64..length).chain(others).collect()
+}
+
+/// An event whose text makes it a mebibyte long and more, as each dialect's upstream writes it, with what ends the answer.
+fn with_a_long_event(dialect: &str) -> String {
+    let text = "The ferry leaves at nine. ".repeat(41_000);
+    match dialect {
+        "chat" => format!(
+            "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}},\"finish_reason\":\"stop\"}}]}}\n\ndata: [DONE]\n\n"
+        ),
+        "gemini" => format!(
+            "data: {{\"candidates\":[{{\"content\":{{\"role\":\"model\",\"parts\":[{{\"text\":\"{text}\"}}]}},\"finishReason\":\"STOP\"}}]}}\n\n"
+        ),
+        "messages" => format!(
+            "event: message_start\ndata: {{\"type\":\"message_start\",\"message\":{{\"id\":\"m\",\"model\":\"m\",\"usage\":{{\"input_tokens\":1}}}}}}\n\n\
+             event: content_block_start\ndata: {{\"type\":\"content_block_start\",\"index\":0,\"content_block\":{{\"type\":\"text\",\"text\":\"\"}}}}\n\n\
+             event: content_block_delta\ndata: {{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{{\"type\":\"text_delta\",\"text\":\"{text}\"}}}}\n\n\
+             event: content_block_stop\ndata: {{\"type\":\"content_block_stop\",\"index\":0}}\n\n\
+             event: message_delta\ndata: {{\"type\":\"message_delta\",\"delta\":{{\"stop_reason\":\"end_turn\"}},\"usage\":{{\"output_tokens\":1}}}}\n\n\
+             event: message_stop\ndata: {{\"type\":\"message_stop\"}}\n\n"
+        ),
+        _ => format!(
+            "event: response.created\ndata: {{\"type\":\"response.created\",\"response\":{{\"id\":\"r\",\"model\":\"m\"}}}}\n\n\
+             event: response.output_item.added\ndata: {{\"type\":\"response.output_item.added\",\"output_index\":0,\"item\":{{\"type\":\"message\",\"id\":\"i\",\"role\":\"assistant\",\"content\":[]}}}}\n\n\
+             event: response.output_text.delta\ndata: {{\"type\":\"response.output_text.delta\",\"item_id\":\"i\",\"output_index\":0,\"content_index\":0,\"delta\":\"{text}\"}}\n\n\
+             event: response.completed\ndata: {{\"type\":\"response.completed\",\"response\":{{\"id\":\"r\",\"model\":\"m\",\"status\":\"completed\",\"output\":[]}}}}\n\n"
+        ),
+    }
+}
+
+#[test]
+fn an_event_of_a_mebibyte_means_the_same_wherever_it_is_cut() {
+    for from in ALL {
+        let text = with_a_long_event(from.0);
+        for to in ALL.into_iter().filter(|to| to.0 != from.0) {
+            let whole = restreamed(from, to, [text.as_bytes()]);
+            assert!(whole.len() > 1 << 20, "{} to {}", from.0, to.0);
+            for cut in places(text.len()).into_iter().step_by(64) {
+                let (before, after) = text.as_bytes().split_at(cut);
+                assert_eq!(restreamed(from, to, [before, after]), whole, "{} to {} cut at {cut}", from.0, to.0);
+            }
         }
     }
 }
@@ -112,8 +170,15 @@ fn line_ends_comments_and_a_missing_last_newline_change_nothing() {
         for to in ALL.into_iter().filter(|to| to.0 != from.0) {
             let whole = restreamed(from, to, [text.as_bytes()]);
             let commented = text.replace("\n\n", "\n\n: comment\n\n");
-            for other in [text.replace('\n', "\r\n"), commented, text.trim_end().to_owned(), format!("\u{feff}{text}")]
-            {
+            let (lines, returns) = (text.replace("\ndata: ", "\n: remark\ndata:"), text.replace('\n', "\r"));
+            for other in [
+                lines,
+                returns,
+                text.replace('\n', "\r\n"),
+                commented,
+                text.trim_end().to_owned(),
+                format!("\u{feff}{text}"),
+            ] {
                 assert_eq!(restreamed(from, to, [other.as_bytes()]), whole, "{case} to {}", to.0);
             }
         }

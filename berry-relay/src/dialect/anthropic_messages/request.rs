@@ -27,7 +27,7 @@ pub(super) fn decode(body: &Bytes, losses: &mut Losses) -> Result<Request, Malfo
     if let Some(choice) = fields.take("tool_choice") {
         read_choice(choice.fields(), &mut request, losses);
     }
-    read_thinking(&mut fields, &mut request);
+    read_thinking(&mut fields, &mut request, losses);
     read_output(&mut fields, &mut request, losses);
     request.max_tokens = fields.take("max_tokens").and_then(|value| value.integer());
     request.temperature = fields.take("temperature");
@@ -99,8 +99,8 @@ fn read_block(block: &Json, losses: &mut Losses) -> Part {
             }
             Part::Text(TextPart { text: fields.text("text").unwrap_or_default(), cache, ..TextPart::default() })
         }
-        "image" => Part::Image(Image { source: read_source(fields.object("source")), detail: None, cache }),
-        "document" => Part::Document(read_document(&mut fields, cache)),
+        "image" => Part::Image(Image { source: read_source(fields.object("source"), losses), detail: None, cache }),
+        "document" => Part::Document(read_document(&mut fields, cache, losses)),
         "tool_use" => Part::ToolCall(ToolCall {
             id: fields.string("id"),
             name: fields.string("name").unwrap_or_default(),
@@ -128,7 +128,7 @@ fn read_block(block: &Json, losses: &mut Losses) -> Part {
     part
 }
 
-fn read_source(mut source: Fields) -> Source {
+fn read_source(mut source: Fields, losses: &mut Losses) -> Source {
     match source.string("type").as_deref() {
         Some("base64") => Source::Base64 {
             media_type: source.text("media_type").unwrap_or_default(),
@@ -136,28 +136,34 @@ fn read_source(mut source: Fields) -> Source {
         },
         Some("url") => Source::Url { url: source.text("url").unwrap_or_default(), media_type: None },
         Some("text") => Source::Text(source.text("data").unwrap_or_default()),
-        Some("content") => Source::Text(content_text(source.take("content"))),
+        Some("content") => Source::Text(content_text(source.take("content"), losses)),
         _ => Source::File(source.text("file_id").unwrap_or_default()),
     }
 }
 
 /// The text of a document that is given as blocks.
-fn content_text(content: Option<Json>) -> Text {
+fn content_text(content: Option<Json>, losses: &mut Losses) -> Text {
     let Some(content) = content else { return Text::default() };
     if let Some(text) = content.text() {
         return text;
     }
-    let texts = content.elements().into_iter().filter_map(|block| block.fields().text("text"));
-    texts.fold(Text::default(), |all, text| match all.is_empty() {
+    let mut texts = Vec::new();
+    for block in content.elements() {
+        let mut block = block.fields();
+        block.take("type");
+        texts.extend(block.text("text"));
+        block.rest().for_each(|(name, _)| losses.below("messages.content.document.source", &name, Reason::Unsupported));
+    }
+    texts.into_iter().fold(Text::default(), |all, text| match all.is_empty() {
         true => text,
         false => all.join(&Text::of_raw(Bytes::from_static(b"\\n"))).join(&text),
     })
 }
 
-fn read_document(fields: &mut Fields, cache: Option<CacheMark>) -> Document {
+fn read_document(fields: &mut Fields, cache: Option<CacheMark>, losses: &mut Losses) -> Document {
     let mut citations = fields.object("citations");
     Document {
-        source: read_source(fields.object("source")),
+        source: read_source(fields.object("source"), losses),
         name: fields.text("title"),
         context: fields.text("context"),
         citations: citations.take("enabled").and_then(|value| value.boolean()).unwrap_or(false),
@@ -203,14 +209,17 @@ fn read_choice(mut choice: Fields, request: &mut Request, losses: &mut Losses) {
     request.parallel_tool_calls = disabled.map(|disabled| !disabled);
 }
 
-fn read_thinking(fields: &mut Fields, request: &mut Request) {
+fn read_thinking(fields: &mut Fields, request: &mut Request, losses: &mut Losses) {
     let Some(thinking) = fields.take("thinking") else { return };
     let mut thinking = thinking.fields();
     request.reasoning.mode = match thinking.string("type").as_deref() {
         Some("enabled") => thinking.take("budget_tokens").and_then(|value| value.integer()).map(ThinkingMode::Budget),
         Some("disabled") => Some(ThinkingMode::Off),
         Some("adaptive") => Some(ThinkingMode::Adaptive),
-        _ => None,
+        _ => {
+            losses.add("thinking", Reason::Unknown);
+            None
+        }
     };
     request.reasoning.show = thinking.string("display").map(|display| display != "omitted");
 }

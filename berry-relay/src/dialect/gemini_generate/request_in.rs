@@ -23,7 +23,7 @@ pub(super) fn decode(body: &Bytes, losses: &mut Losses) -> Result<Request, Malfo
         request.turns.push(turn(&content, &mut calls, losses)?);
     }
     if let Some(system) = any(&mut fields, &["systemInstruction", "system_instruction"]) {
-        request.system = system_blocks(&system);
+        request.system = system_blocks(&system, losses);
     }
     if let Some(tools) = any(&mut fields, &["tools"]) {
         read_tools(&tools, &mut request, losses);
@@ -48,13 +48,23 @@ fn one_or_more(value: Json) -> Vec<Json> {
     if elements.is_empty() && !value.fields().is_empty() { vec![value] } else { elements }
 }
 
-fn system_blocks(system: &Json) -> Vec<SystemBlock> {
+fn system_blocks(system: &Json, losses: &mut Losses) -> Vec<SystemBlock> {
     if let Some(text) = system.text() {
         return vec![SystemBlock { text, cache: None }];
     }
     let parts = one_or_more(any(&mut system.fields(), &["parts"]).unwrap_or_else(|| Json::fixed("[]")));
-    let texts = parts.iter().filter_map(|part| part.fields().text("text"));
-    texts.map(|text| SystemBlock { text, cache: None }).collect()
+    let mut blocks = Vec::new();
+    for part in parts {
+        let mut part = part.fields();
+        blocks.extend(part.text("text").map(|text| SystemBlock { text, cache: None }));
+        declare_rest("systemInstruction.parts", part, losses);
+    }
+    blocks
+}
+
+/// What is left of an object has no place elsewhere.
+fn declare_rest(parent: &str, fields: Fields, losses: &mut Losses) {
+    fields.rest().for_each(|(name, _)| losses.below(parent, &name, Reason::Unsupported));
 }
 
 /// Gives calls names to be answered by, where the client has none: by their order, which does not change from turn to turn.
@@ -104,17 +114,18 @@ fn read_part(mut fields: Fields, parts: &mut Vec<Part>, calls: &mut Calls, losse
         let part = text_part(text, is_thought, signature, parts.last_mut());
         parts.extend(part);
     } else if let Some(data) = any(&mut fields, &["inlineData", "inline_data"]) {
-        parts.extend(inline(data.fields()));
+        parts.extend(inline(data.fields(), losses));
     } else if let Some(data) = any(&mut fields, &["fileData", "file_data"]) {
-        parts.extend(file(data.fields()));
+        parts.extend(file(data.fields(), losses));
     } else if let Some(call) = any(&mut fields, &["functionCall", "function_call"]) {
         let mut call = call.fields();
         let name = call.string("name").unwrap_or_default();
         let id = Some(calls.call(call.string("id"), &name));
         let arguments = Arguments::Json(call.take("args").unwrap_or_else(|| Json::fixed("{}")));
+        declare_rest("contents.parts.functionCall", call, losses);
         parts.push(Part::ToolCall(ToolCall { id, name, arguments, signature, cache: None }));
     } else if let Some(result) = any(&mut fields, &["functionResponse", "function_response"]) {
-        parts.push(Part::ToolResult(tool_result(result.fields(), calls)));
+        parts.push(Part::ToolResult(tool_result(result.fields(), calls, losses)));
     } else if let Some((kind, _)) = fields.clone().rest().next() {
         parts.push(Part::Unknown(kind));
         return;
@@ -141,14 +152,17 @@ fn text_part(text: Text, is_thought: bool, signature: Option<Text>, before: Opti
     }
 }
 
-fn inline(mut fields: Fields) -> Option<Part> {
+fn inline(mut fields: Fields, losses: &mut Losses) -> Option<Part> {
     let media_type = any(&mut fields, &["mimeType", "mime_type"])?.text()?;
-    Some(medium(&media_type.read(), Source::Base64 { media_type: media_type.clone(), data: fields.text("data")? }))
+    let data = fields.text("data")?;
+    declare_rest("contents.parts.inlineData", fields, losses);
+    Some(medium(&media_type.read(), Source::Base64 { media_type: media_type.clone(), data }))
 }
 
-fn file(mut fields: Fields) -> Option<Part> {
+fn file(mut fields: Fields, losses: &mut Losses) -> Option<Part> {
     let media_type = any(&mut fields, &["mimeType", "mime_type"]).and_then(|value| value.text());
     let url = any(&mut fields, &["fileUri", "file_uri"])?.text()?;
+    declare_rest("contents.parts.fileData", fields, losses);
     let address = url.read();
     let is_google = address.contains("generativelanguage.googleapis.com") || !address.starts_with("http");
     let kind = media_type.as_ref().map(|kind| kind.read().into_owned()).unwrap_or_default();
@@ -167,10 +181,11 @@ fn medium(media_type: &str, source: Source) -> Part {
 }
 
 /// A result as text: what we ourselves wrap a text into is taken off again, any other object is shown as it is written.
-fn tool_result(mut fields: Fields, calls: &mut Calls) -> ToolResult {
+fn tool_result(mut fields: Fields, calls: &mut Calls, losses: &mut Losses) -> ToolResult {
     let name = fields.string("name").unwrap_or_default();
     let id = calls.result(fields.string("id"), &name);
     let response = fields.take("response").unwrap_or_else(|| Json::fixed("{}"));
+    declare_rest("contents.parts.functionResponse", fields, losses);
     let mut inside = response.fields();
     let error = inside.take("error");
     let wrapped = ["result", "output"].iter().find_map(|name| inside.take(name));
@@ -228,6 +243,9 @@ fn read_tool_config(config: &Json, request: &mut Request, losses: &mut Losses) {
             Some(_) => Some(ToolChoice::Auto),
             None => None,
         };
+        for (name, _) in calling.rest() {
+            losses.below("toolConfig.functionCallingConfig", &name, Reason::Unsupported);
+        }
     }
     for (name, _) in fields.rest() {
         losses.below("toolConfig", &name, Reason::Unsupported);

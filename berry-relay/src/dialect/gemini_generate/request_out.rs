@@ -145,7 +145,11 @@ impl<'a> Out<'a, '_> {
             match result {
                 None => self.lose("messages.tool_result", Reason::Added),
                 Some(result) => {
-                    self.note_cache(result.cache.is_some());
+                    let mut texts = result.parts.iter().filter_map(|part| match part {
+                        Part::Text(text) => Some(text),
+                        _ => None,
+                    });
+                    self.note_cache(result.cache.is_some() || texts.any(|text| text.cache.is_some()));
                     let others = result.parts.iter().filter(|part| !matches!(part, Part::Text(_)));
                     for part in others {
                         self.lose("messages.tool_result.content", Reason::Approximated);
@@ -429,6 +433,8 @@ impl<'a> Out<'a, '_> {
             if let Some(top) = request.top_logprobs.filter(|top| *top > 0) {
                 w.key("logprobs").integer(top);
             }
+        } else if request.top_logprobs.is_some() {
+            self.lose("top_logprobs", Reason::Invalid);
         }
     }
 

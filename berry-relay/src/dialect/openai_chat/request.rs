@@ -595,7 +595,10 @@ fn write_result<'a>(w: &mut Writer, result: &'a ToolResult, losses: &mut Losses)
     let (mut texts, mut rest) = (Vec::new(), Vec::new());
     for part in &result.parts {
         match part {
-            Part::Text(text) => texts.push(text.text.clone()),
+            Part::Text(text) => {
+                declare_mark(text.cache, losses);
+                texts.push(text.text.clone());
+            }
             other => rest.push(other),
         }
     }
@@ -618,20 +621,31 @@ fn write_result<'a>(w: &mut Writer, result: &'a ToolResult, losses: &mut Losses)
     rest
 }
 
-fn write_parts(w: &mut Writer, role: &str, parts: Vec<&Part>, losses: &mut Losses) -> Result<(), Malformed> {
-    let mut failed = None;
-    w.object(|w| {
-        w.key("role").string(role);
-        if let [Part::Text(text)] = &parts[..] {
-            declare_mark(text.cache, losses);
-            return w.key("content").text(&text.text);
-        }
-        w.key("content").list(|w| {
-            for part in parts {
-                failed = failed.take().or(write_part(w, part, losses).err());
-            }
+fn write_parts(w: &mut Writer, role: &str, mut parts: Vec<&Part>, losses: &mut Losses) -> Result<(), Malformed> {
+    parts.retain(|part| is_content(part, losses));
+    if let [Part::Text(text)] = &parts[..] {
+        declare_mark(text.cache, losses);
+        w.object(|w| {
+            w.key("role").string(role);
+            w.key("content").text(&text.text);
         });
+        return Ok(());
+    }
+    let mut failed = None;
+    let mut content = Writer::new();
+    content.list(|w| {
+        for part in parts {
+            failed = failed.take().or(write_part(w, part, losses).err());
+        }
     });
+    let content = Json::written(content);
+    // A message with nothing in it is refused.
+    if !content.is_nothing() {
+        w.object(|w| {
+            w.key("role").string(role);
+            w.key("content").json(&content);
+        });
+    }
     failed.map_or(Ok(()), Err)
 }
 
@@ -662,11 +676,20 @@ fn write_part(w: &mut Writer, part: &Part, losses: &mut Losses) -> Result<(), Ma
             return Err(Malformed::new("messages.content", "audio must be sent as base64 to this backend"));
         }
         Part::Refusal(text) => write_text(w, text),
+        Part::Unknown(_) | Part::Thinking(_) | Part::RedactedThinking(_) | Part::ToolCall(_) | Part::ToolResult(_) => {}
+    }
+    Ok(())
+}
+
+/// Whether a part has a place in the content of a message that is not the model's; what has none is declared.
+fn is_content(part: &Part, losses: &mut Losses) -> bool {
+    match part {
         Part::Unknown(kind) => losses.add(format!("messages.content.{kind}"), Reason::Unsupported),
         Part::Thinking(_) | Part::RedactedThinking(_) => losses.add("messages.thinking", Reason::Foreign),
         Part::ToolCall(_) | Part::ToolResult(_) => losses.add("messages.content", Reason::Invalid),
+        Part::Text(_) | Part::Image(_) | Part::Document(_) | Part::Audio(_) | Part::Refusal(_) => return true,
     }
-    Ok(())
+    false
 }
 
 fn write_text(w: &mut Writer, text: &Text) {

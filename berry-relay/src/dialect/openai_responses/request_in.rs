@@ -41,37 +41,59 @@ fn read_input(input: &Json, request: &mut Request, losses: &mut Losses) -> Resul
         return Ok(());
     }
     for item in input.elements() {
-        let mut fields = item.fields();
-        let kind = fields.string("type").unwrap_or_else(|| "message".to_owned());
-        match kind.as_str() {
-            "message" => message(fields, request, losses)?,
-            "function_call" => {
-                let call = ToolCall {
-                    id: fields.string("call_id").or_else(|| fields.string("id")),
-                    name: fields.string("name").unwrap_or_default(),
-                    arguments: Arguments::Text(fields.text("arguments").unwrap_or_default()),
-                    signature: None,
-                    cache: None,
-                };
-                add(request, Role::Assistant, Part::ToolCall(call));
-            }
-            "function_call_output" => {
-                let output = fields.take("output").unwrap_or_else(|| Json::fixed("\"\""));
-                let mut parts = Vec::new();
-                content(&output, &mut parts, losses)?;
-                let id = fields.string("call_id");
-                let result = ToolResult { id, name: None, parts, is_error: false, cache: None };
-                add(request, Role::User, Part::ToolResult(result));
-            }
-            "reasoning" => reasoning_item(fields, request),
-            "item_reference" => {
-                let why = "a reference to a stored item cannot be followed here; send the item itself";
-                return Err(Malformed::new("input.item_reference", why));
-            }
-            other => add(request, Role::Assistant, Part::Unknown(other.to_owned())),
-        }
+        read_item(item.fields(), request, losses)?;
     }
     Ok(())
+}
+
+fn read_item(mut fields: Fields, request: &mut Request, losses: &mut Losses) -> Result<(), Malformed> {
+    let kind = fields.string("type");
+    // Nothing but an id: what it names is kept at the vendor.
+    let is_reference = kind.is_none() && fields.clone().take("role").is_none() && fields.clone().take("id").is_some();
+    let kind = kind.unwrap_or_else(|| if is_reference { "item_reference" } else { "message" }.to_owned());
+    match kind.as_str() {
+        "message" => return message(fields, request, losses),
+        "function_call" => {
+            let call = ToolCall {
+                id: fields.string("call_id").or_else(|| fields.string("id")),
+                name: fields.string("name").unwrap_or_default(),
+                arguments: Arguments::Text(fields.text("arguments").unwrap_or_default()),
+                signature: None,
+                cache: None,
+            };
+            add(request, Role::Assistant, Part::ToolCall(call));
+        }
+        "function_call_output" => {
+            let output = fields.take("output").unwrap_or_else(|| Json::fixed("\"\""));
+            let mut parts = Vec::new();
+            content(&output, &mut parts, losses)?;
+            let (id, name) = (fields.string("call_id"), fields.string("name"));
+            let result = ToolResult { id, name, parts, is_error: false, cache: None };
+            add(request, Role::User, Part::ToolResult(result));
+        }
+        "reasoning" => {
+            reasoning_item(fields, request);
+            return Ok(());
+        }
+        "item_reference" => {
+            let why = "a reference to a stored item cannot be followed here; send the item itself";
+            return Err(Malformed::new("input.item_reference", why));
+        }
+        other => {
+            add(request, Role::Assistant, Part::Unknown(other.to_owned()));
+            return Ok(());
+        }
+    }
+    declare_rest(fields, losses);
+    Ok(())
+}
+
+/// What else an item says; its name and its state mean nothing elsewhere.
+fn declare_rest(mut fields: Fields, losses: &mut Losses) {
+    ["id", "status"].iter().for_each(|name| drop(fields.take(name)));
+    // Everybody may call a tool where there are no programs that do.
+    fields.take("caller");
+    fields.rest().for_each(|(name, _)| losses.below("input", &name, Reason::Unsupported));
 }
 
 /// Items of one side are parts of one turn.
@@ -101,9 +123,10 @@ fn message(mut fields: Fields, request: &mut Request, losses: &mut Losses) -> Re
             _ => None,
         });
         request.system.extend(texts);
-        return Ok(());
+    } else {
+        parts.into_iter().for_each(|part| add(request, role, part));
     }
-    parts.into_iter().for_each(|part| add(request, role, part));
+    declare_rest(fields, losses);
     Ok(())
 }
 
@@ -123,9 +146,8 @@ fn content(content: &Json, parts: &mut Vec<Part>, losses: &mut Losses) -> Result
             "input_audio" => audio(&mut fields),
             _ => Part::Unknown(kind.clone()),
         });
-        // Sources and probabilities of an earlier answer say nothing new to a model.
-        ["annotations", "logprobs"].iter().for_each(|name| drop(fields.take(name)));
-        for (name, _) in fields.rest() {
+        // Sources and probabilities of an earlier answer, of which there are mostly none.
+        for (name, _) in fields.rest().filter(|(_, value)| !value.is_nothing()) {
             losses.below(&format!("input.content.{kind}"), &name, Reason::Unsupported);
         }
     }
