@@ -37,6 +37,7 @@ use crate::data_dir;
 use crate::decisions::Decisions;
 use crate::error::Voice;
 use crate::keys::Keys;
+use crate::ledger::Recorder;
 use crate::prober::ProbeFigures;
 use crate::quotas::Quotas;
 use crate::reload::Generations;
@@ -93,6 +94,8 @@ pub struct App {
     pub keys: Keys,
     /// What administrators did.
     pub audit: Audit,
+    /// Where requests are recorded.
+    pub ledger: Arc<Recorder>,
     /// Requests whose answer is not over.
     pub in_flight: AtomicU64,
     /// Bytes held.
@@ -156,7 +159,9 @@ impl App {
         let runtime = Runtime::new(snapshot, &options.dials, None, shared.clone(), &over)?;
         let metrics = Arc::new(Metrics::new());
         let decisions = Arc::<Decisions>::default();
+        let ledger = Arc::<Recorder>::default();
         let sink = Settled {
+            ledger: Arc::clone(&ledger),
             access: options.access.clone(),
             metrics: Arc::clone(&metrics),
             traces: Arc::clone(&traces),
@@ -178,6 +183,7 @@ impl App {
             discovered: Mutex::default(),
             keys: Keys::default(),
             audit: Audit::default(),
+            ledger,
             in_flight: AtomicU64::new(0),
             buffers,
             issued,
@@ -285,6 +291,7 @@ fn limits(snapshot: &Snapshot) -> Limits {
 
 /// Where the facts of finished requests go.
 struct Settled {
+    ledger: Arc<Recorder>,
     access: AccessLog,
     metrics: Arc<Metrics>,
     traces: Arc<Traces>,
@@ -294,6 +301,7 @@ struct Settled {
 impl ExchangeSink for Settled {
     fn settle(&self, facts: Facts, now: Instant) {
         let latency = now.since(facts.started);
+        self.ledger.record(&facts, now);
         self.metrics.settle(&facts, latency);
         self.traces.settle(&facts, now);
         if facts.explained {

@@ -136,7 +136,9 @@ pub fn status(kind: ErrorKind, dialect: Dialect) -> StatusCode {
         ErrorKind::UpstreamError | ErrorKind::UpstreamAuthError | ErrorKind::StreamIncomplete => {
             StatusCode::BAD_GATEWAY
         }
-        ErrorKind::NoBackendAvailable | ErrorKind::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::NoBackendAvailable | ErrorKind::Overloaded | ErrorKind::LedgerUnavailable => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         ErrorKind::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     };

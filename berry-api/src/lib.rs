@@ -20,6 +20,7 @@ pub mod gate;
 pub mod gateway;
 pub mod intake;
 pub mod keys;
+pub mod ledger;
 pub mod prober;
 pub mod quotas;
 pub mod reload;

@@ -169,6 +169,12 @@ fn open_data_dir(app: &App, configured: Option<&Path>) {
     if let Err(error) = app.audit.open(&directory) {
         tracing::error!(%error, "the audit cannot be read; it is kept in memory and in this log only");
     }
+    if let Err(error) = app.ledger.open(&app.runtime().snapshot.ledger, &directory, rand::random()) {
+        tracing::error!(
+            error,
+            "requests are not recorded; give the server a data directory that it can write and start again"
+        );
+    }
 }
 
 async fn listen_and_serve(

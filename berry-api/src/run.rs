@@ -18,7 +18,7 @@ use crate::gateway::Gateway;
 use crate::server::guarded_io::Deadlines;
 use crate::server::{self, ServerOptions, tls};
 use crate::shutdown::{EndSignals, Shutdown};
-use crate::{changes, cluster, discovery, prober, reload};
+use crate::{changes, cluster, discovery, ledger, prober, reload};
 
 /// After the grace period: time for the error events of streams that are cut.
 const CUT_WAIT: Duration = Duration::from_secs(2);
@@ -78,6 +78,7 @@ pub async fn until_signal(
     tasks.spawn(prober::run(Arc::clone(gateway.app())));
     tasks.spawn(discovery::run(Arc::clone(gateway.app())));
     tasks.spawn(changes::expire(Arc::clone(gateway.app())));
+    tasks.spawn(ledger::watch(Arc::clone(gateway.app())));
     #[cfg(unix)]
     tasks.spawn(reload::on_hangup(Arc::clone(gateway.app()), config.clone())?);
     tasks.spawn(reload::watch::on_change(Arc::clone(gateway.app()), config));
@@ -89,6 +90,7 @@ pub async fn until_signal(
         drain(&shutdown, &tasks, drain_delay, shutdown_grace).await;
         // The listener is gone by now; a panic in its task is of no more concern.
         let _ = accepting.await;
+        ledger::close(Arc::clone(gateway.app())).await;
         last.cancel();
         let _ = tokio::time::timeout(EXPORT_WAIT, exporter.wait()).await;
     };

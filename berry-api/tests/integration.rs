@@ -46,6 +46,8 @@ mod health;
 mod keys;
 #[path = "integration/layers.rs"]
 mod layers;
+#[path = "integration/ledger.rs"]
+mod ledger;
 #[path = "integration/limits.rs"]
 mod limits;
 #[path = "integration/log_docs.rs"]

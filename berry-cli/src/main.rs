@@ -16,6 +16,7 @@ mod server;
 mod shell;
 mod simulate;
 mod upstream;
+mod usage;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -70,6 +71,8 @@ enum Command {
     Diff(reload::DiffArguments),
     /// Issue, list, rotate and revoke keys of a running server.
     Key(Box<key::Arguments>),
+    /// Show what requests used and cost.
+    Usage(Box<usage::Arguments>),
     /// Serve a scripted upstream that answers like a vendor and fails on request.
     Mock(mock::Arguments),
     /// Run a strategy against scripted upstreams under a virtual clock.
@@ -102,6 +105,7 @@ fn main() -> ExitCode {
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Diff(arguments) => reload::diff(&arguments),
         Command::Key(arguments) => key::run(&arguments),
+        Command::Usage(arguments) => usage::run(&arguments),
         Command::Mock(arguments) => mock::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),

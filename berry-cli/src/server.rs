@@ -12,6 +12,8 @@ use crate::{ConfigFile, check};
 
 /// How long the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest text that is taken.
+const TEXT_BYTES_MAX: u64 = 1 << 30;
 const NOT_BERRY: &str = "Is this the address of a Berry server? Name another one with --url.";
 
 /// Which server, and who asks.
@@ -34,6 +36,22 @@ impl Server {
             None => agent().get(&url),
         };
         answer(&url, request.call())
+    }
+
+    /// Asks for a text that stands at `path`.
+    pub(crate) fn get_text(&self, config: &ConfigFile, path: &str) -> Result<String, Failure> {
+        let url = self.address(config, path)?;
+        let request = match self.bearer() {
+            Some(bearer) => agent().get(&url).header("authorization", bearer),
+            None => agent().get(&url),
+        };
+        match request.call() {
+            Ok(mut whole) if whole.status().is_success() => {
+                let text = whole.body_mut().with_config().limit(TEXT_BYTES_MAX).read_to_string();
+                text.map_err(|error| Failure::new(format!("{url}: {error}"), NOT_BERRY))
+            }
+            other => answer(&url, other).map(|answer| answer.to_string()),
+        }
     }
 
     /// Posts a text.
@@ -68,6 +86,15 @@ impl Server {
         };
         Ok(format!("{base}{path}"))
     }
+}
+
+/// A path with what is asked for; what is not given is left out.
+pub(crate) fn path_with<'a>(path: &str, wishes: impl IntoIterator<Item = (&'a str, Option<&'a str>)>) -> String {
+    let wishes = wishes.into_iter().filter_map(|(name, value)| {
+        Some(format!("{name}={}", percent_encoding::utf8_percent_encode(value?, percent_encoding::NON_ALPHANUMERIC)))
+    });
+    let query: Vec<String> = wishes.collect();
+    format!("{path}?{}", query.join("&"))
 }
 
 fn agent() -> Agent {

@@ -51,6 +51,8 @@ pub enum ErrorKind {
     MethodNotAllowed,
     /// A limit of the gateway itself is reached: connections or buffered bytes.
     Overloaded,
+    /// Requests cannot be recorded, and none may be served unrecorded; or there is no record to ask.
+    LedgerUnavailable,
     /// A bug of ours.
     Internal,
 }
@@ -83,6 +85,7 @@ impl ErrorKind {
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Overloaded => "overloaded",
+            Self::LedgerUnavailable => "ledger_unavailable",
             Self::Internal => "internal_error",
         }
     }

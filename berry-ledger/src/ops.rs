@@ -203,8 +203,17 @@ impl Row {
                 "output_tokens": self.usage.output_tokens,
                 "reasoning_tokens": self.usage.reasoning_tokens,
                 "estimated": self.usage.estimated,
+                "cache_write_1h_tokens": self.usage.cache_write_1h_tokens,
+                "audio_input_tokens": self.usage.audio_input_tokens,
+                "image_input_tokens": self.usage.image_input_tokens,
+                "audio_output_tokens": self.usage.audio_output_tokens,
+                "image_output_tokens": self.usage.image_output_tokens,
+                "server_tool_calls": self.usage.server_tool_calls,
+                "tier": self.usage.tier,
             },
             "cost_usd": self.cost.map(usd_text),
+            "priced": self.priced,
+            "reported_cost_usd": self.usage.reported_cost.map(usd_text),
             "error_class": self.error_class,
         })
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::AppState;
 use crate::status::{Condition, LoadBalancerReport, ModelReport, ProviderReport, Ratio, Status};
 use crate::telemetry::format::rfc3339;
-use crate::{cluster, data_dir};
+use crate::{cluster, data_dir, ledger};
 
 #[derive(Deserialize)]
 pub(super) struct Asked {
@@ -41,6 +41,7 @@ struct Full {
     load_balancer: LoadBalancerReport,
     cluster: cluster::Report,
     data_dir: data_dir::Report,
+    ledger: ledger::Report,
 }
 
 #[derive(Serialize)]
@@ -65,6 +66,7 @@ pub(super) async fn full(State(app): AppState, Query(asked): Query<Asked>) -> Re
         load_balancer: status.load_balancer,
         cluster: cluster::report(app.cluster.as_ref()),
         data_dir: app.data_dir.get().cloned().unwrap_or(data_dir::Report::UNUSED),
+        ledger: app.ledger.report(),
     };
     (code, Json(body)).into_response()
 }

@@ -17,6 +17,7 @@ pub mod relay;
 mod responses;
 mod smart_ai;
 mod unsupported;
+mod usage;
 
 use std::sync::Arc;
 
@@ -96,6 +97,7 @@ fn table(app: Arc<App>, description: &Arc<Description>) -> Table {
     table.add(Admin, "/admin/rate-limit-usage", get(admin::rate_limit_usage));
     table.add(Admin, "/admin/budgets", get(admin::budgets));
     table.add(Admin, "/admin/system-stats", get(admin::system_stats));
+    table.add(Admin, "/admin/usage", get(usage::all));
     table.add_post(Admin, "/admin/reload-config", post(admin::reload_config));
     table.add_methods(Admin, "/admin/changes", get(admin::changes).post(admin::make_change), "GET, HEAD, POST");
     table.add_methods(Admin, "/admin/changes/{id}", delete(admin::take_back_change), "DELETE");
@@ -113,6 +115,7 @@ fn table(app: Arc<App>, description: &Arc<Description>) -> Table {
     table.add(User, "/v1/models", get(models::list));
     table.add(User, "/v1/models/{*id}", get(models::one));
     table.add(User, "/v1/capabilities", get(capabilities::list));
+    table.add(User, "/v1/usage", get(usage::own));
     table.add(User, "/v1beta/models", get(models::gemini_list));
     table.add(User, "/v1beta/models/{*id}", get(models::gemini_one));
     table.add_kept("/v1/responses/{id}", get(responses::whole).delete(responses::whole), "GET, DELETE");

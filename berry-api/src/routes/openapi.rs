@@ -62,6 +62,21 @@ const fn filtered(path: &'static str, summary: &'static str, query: &'static [(&
 
 /// Anything but `true` and `1` is a no.
 const WEIGHTS_QUERY: &[(&str, &str)] = &[("detailed", "string"), ("enabled_only", "string")];
+const USAGE_QUERY: &[(&str, &str)] = &[
+    ("from", "string"),
+    ("to", "string"),
+    ("user", "string"),
+    ("model", "string"),
+    ("provider", "string"),
+    ("status", "integer"),
+    ("error_class", "string"),
+    ("end_user", "string"),
+    ("label", "string"),
+    ("group_by", "string"),
+    ("limit", "integer"),
+    ("cursor", "string"),
+    ("format", "string"),
+];
 const CHANGE: &[(&str, &str, bool)] = &[
     ("action", "string", true),
     ("provider", "string", true),
@@ -109,6 +124,8 @@ const ROUTES: &[About] = &[
         "What budgets are used up",
         &[("user", "string"), ("tag", "string"), ("limit", "integer"), ("cursor", "string")],
     ),
+    filtered("/admin/usage", "What requests used and cost: rows, or sums with group_by", USAGE_QUERY),
+    filtered("/v1/usage", "The same of the user who asks, of the last month at most", USAGE_QUERY),
     act("/admin/reload-config", "POST", "Reads the configuration file again", Takes::Nothing),
     read("/admin/changes", "Changes made at run time"),
     act("/admin/changes", "POST", "Changes backends at run time", Takes::Object(CHANGE)),

@@ -220,6 +220,7 @@ where
     let snapshot = &runtime.snapshot;
     let user = gate::authenticate(app, snapshot, connection, &exchange.request_id, parts)?;
     exchange.user = Some(Arc::clone(&user));
+    app.ledger.admit(&snapshot.ledger)?;
     let incoming = body.as_mut().expect("taken at the end only");
     intake::check_declared_size(incoming, &snapshot.server)?;
     check_coding(wishes.coding.as_ref())?;

@@ -31,6 +31,7 @@ pub fn scrape(app: &App, format: Format) -> String {
     if let Some(cluster) = &app.cluster {
         write_cluster(cluster, &mut page);
     }
+    write_ledger(app, &mut page);
     page.finish()
 }
 
@@ -382,4 +383,17 @@ fn write_probes(app: &App, page: &mut Page) {
             page.sample(&[("provider", provider.as_str())], value(counts));
         }
     }
+}
+
+/// How the ledger is; nothing where there is none.
+fn write_ledger(app: &App, page: &mut Page) {
+    let Some(status) = app.ledger.status() else { return };
+    page.family(Kind::Gauge, "berry_ledger_lag_rows", "Rows that the database does not have yet.");
+    page.sample(&[], status.lag_rows);
+    page.family(Kind::Gauge, "berry_ledger_journal_bytes", "Size of the journal.");
+    page.sample(&[], status.journal_bytes);
+    page.family(Kind::Counter, "berry_ledger_rows_total", "Rows that the database took.");
+    page.sample(&[], status.stored);
+    page.family(Kind::Counter, "berry_ledger_rows_dropped_total", "Rows that were lost because nothing took them.");
+    page.sample(&[], status.dropped);
 }

@@ -1,0 +1,267 @@
+//! The ledger of this server: one row for each API call of a user, told before the last bytes of its answer leave.
+//!
+//! Requests without a user (a wrong token) have no row: they are audited in the log, and nobody could fill a disk with them.
+//! Where the ledger cannot be opened, or falls behind, the server serves on and says so in `/health`, the log and the metrics;
+//! `on_failure = "closed"` refuses requests meanwhile.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use berry_core::config::snapshot::{self, LedgerFallback, LedgerStore};
+use berry_core::error::ErrorKind;
+use berry_core::time::Instant;
+use berry_ledger::{Appended, Attempt, Condition, Ledger, OpenError, Options, Record, Status, Store};
+use berry_relay::exchange::{End, Facts};
+use serde::Serialize;
+use smallvec::SmallVec;
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+use crate::app::App;
+use crate::error::ApiError;
+
+/// The database, where no path is configured.
+const FILE: &str = "ledger.db";
+/// The folder of what the database does not have yet.
+const JOURNAL: &str = "journal";
+/// Between two looks at how the ledger is, for the log.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long the end of the process waits for the database. What it does not take stays in the journal.
+const CLOSE_WAIT: Duration = Duration::from_secs(10);
+
+/// Where the records of requests go. Empty until [`Recorder::open`], and for ever where there is no ledger.
+#[derive(Default)]
+pub struct Recorder {
+    open: OnceLock<Result<Opened, String>>,
+}
+
+struct Opened {
+    ledger: Ledger,
+    fsync: bool,
+}
+
+/// How the ledger is, as `/health` has it.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    status: &'static str,
+    reason: Option<String>,
+    /// Rows that the database does not have yet.
+    lag_rows: u64,
+    /// Rows that were lost since the start.
+    dropped_rows: u64,
+}
+
+impl Recorder {
+    /// Opens the ledger of the configuration, once. The database in its own thread, so nothing waits for it here.
+    ///
+    /// # Errors
+    /// Why there is none. It is kept for `/health`.
+    pub fn open(&self, config: &snapshot::Ledger, directory: &Path, process: u64) -> Result<(), String> {
+        let store = match &config.store {
+            LedgerStore::Off => return Ok(()),
+            LedgerStore::Sqlite(path) => Store::Sqlite(path.clone().unwrap_or_else(|| directory.join(FILE))),
+            LedgerStore::Postgres(url) => Store::Postgres(url.clone()),
+        };
+        let mut options = Options::new(directory.join(JOURNAL), store, process, Arc::new(now_us));
+        options.retention_days = config.retention_days;
+        // Without the path, since `/health` is open to everybody.
+        let opened = Ledger::open(options).map_err(|error| match &error {
+            OpenError::Journal { source, .. } => format!("journal: {source}"),
+            OpenError::Thread(source) => format!("{error}: {source}"),
+        });
+        let opened = opened.map(|ledger| Opened { ledger, fsync: config.fsync });
+        let result = opened.as_ref().map(|_| ()).map_err(String::clone);
+        // A second opening has no effect: the journal is this process's own already.
+        let _ = self.open.set(opened);
+        result
+    }
+
+    fn opened(&self) -> Option<&Opened> {
+        self.open.get()?.as_ref().ok()
+    }
+
+    /// The ledger, for questions.
+    pub fn ledger(&self) -> Option<&Ledger> {
+        self.opened().map(|opened| &opened.ledger)
+    }
+
+    /// Lets a request pass. Where nobody may be served unrecorded, that needs a ledger that takes rows.
+    ///
+    /// # Errors
+    /// 503 while it does not.
+    pub fn admit(&self, config: &snapshot::Ledger) -> Result<(), ApiError> {
+        if config.on_failure == LedgerFallback::Open || !config.is_on() {
+            return Ok(());
+        }
+        match self.status() {
+            Some(Status { condition: Condition::Ok, .. }) => Ok(()),
+            _ => Err(ApiError {
+                retry_after: Some(LOOK_EVERY),
+                ..ApiError::new(
+                    ErrorKind::LedgerUnavailable,
+                    "Requests cannot be recorded now, and this gateway serves none unrecorded. Try again later.",
+                )
+            }),
+        }
+    }
+
+    /// Records a finished request.
+    pub fn record(&self, facts: &Facts, now: Instant) {
+        let Some(opened) = self.opened() else { return };
+        if facts.user.is_none() {
+            return;
+        }
+        let appended = with_record(facts, SystemTime::now(), now, |record| opened.ledger.append(record));
+        if let (true, Appended::Written(position)) = (opened.fsync, appended) {
+            // A disk that fails is told by the status of the ledger; the answer is the client's all the same.
+            let _ = unhurried(|| opened.ledger.sync(position));
+        }
+    }
+
+    /// Its figures; `None` where there is none.
+    pub fn status(&self) -> Option<Status> {
+        self.ledger().map(Ledger::status)
+    }
+
+    /// How it is, for `/health`.
+    pub fn report(&self) -> Report {
+        let none = |status, reason| Report { status, reason, lag_rows: 0, dropped_rows: 0 };
+        match self.open.get() {
+            None => none("off", None),
+            Some(Err(error)) => none("unavailable", Some(error.clone())),
+            Some(Ok(opened)) => {
+                let Status { condition, reason, lag_rows, dropped, .. } = opened.ledger.status();
+                Report { status: word(condition), reason, lag_rows, dropped_rows: dropped }
+            }
+        }
+    }
+
+    /// Brings everything that was recorded into the database.
+    pub fn flush(&self) {
+        if let Some(ledger) = self.ledger() {
+            // What went wrong is told by its status.
+            let _ = ledger.flush();
+        }
+    }
+
+    fn close(&self) {
+        if let Some(ledger) = self.ledger() {
+            ledger.close();
+        }
+    }
+}
+
+const fn word(condition: Condition) -> &'static str {
+    match condition {
+        Condition::Ok => "ok",
+        Condition::Behind => "behind",
+        Condition::Losing => "losing",
+    }
+}
+
+fn now_us() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Runs what may take some milliseconds without holding up what else this thread serves.
+fn unhurried<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current() {
+        Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+/// Says in the log when the ledger stops or begins to be well, until the drain.
+pub async fn watch(app: Arc<App>) {
+    tokio::select! {
+        biased;
+        () = app.shutdown.drained() => {}
+        () = watch_for_ever(&app.ledger) => {}
+    }
+}
+
+async fn watch_for_ever(recorder: &Recorder) {
+    let mut last = Condition::Ok;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Some(Status { condition, reason, lag_rows, dropped, .. }) = recorder.status() else { return };
+        if condition == last {
+            continue;
+        }
+        let reason = reason.unwrap_or_default();
+        match condition {
+            Condition::Ok => tracing::info!(lag_rows, dropped, "the ledger takes rows again"),
+            Condition::Behind => tracing::warn!(reason, lag_rows, "the ledger falls behind; rows wait in the journal"),
+            Condition::Losing => tracing::error!(reason, dropped, "the ledger is full; rows are being lost"),
+        }
+        last = condition;
+    }
+}
+
+/// Brings the last rows into the database. What it does not take in time stays in the journal for the next start.
+pub async fn close(app: Arc<App>) {
+    // A connection to PostgreSQL must not be dropped where tasks run, and the process ends with it anyway.
+    std::mem::forget(Arc::clone(&app.ledger));
+    let closed = tokio::task::spawn_blocking(move || app.ledger.close());
+    if tokio::time::timeout(CLOSE_WAIT, closed).await.is_err() {
+        tracing::warn!("the database does not take the last rows; they wait in the journal for the next start");
+    }
+}
+
+/// A duration as the ledger counts it.
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What is recorded as having gone wrong: the code of an error that the client got from us, `cancelled` when it left, and for an
+/// error of the upstream that was passed on, how the last attempt ended.
+fn error_class(facts: &Facts) -> Option<&'static str> {
+    match facts.end {
+        End::Failed(kind) => Some(kind.code()),
+        End::Cancelled => Some("cancelled"),
+        End::Complete if facts.status >= 400 => facts.tries.last().map(|last| last.outcome_name()),
+        End::Complete => None,
+    }
+}
+
+/// Calls `then` with the record of a finished request, which borrows what the facts have.
+fn with_record<T>(facts: &Facts, ended: SystemTime, now: Instant, then: impl FnOnce(&Record<'_>) -> T) -> T {
+    let latency = now.since(facts.started);
+    let began = (ended - latency).duration_since(UNIX_EPOCH).unwrap_or_default();
+    let attempts: SmallVec<[Attempt<'_>; 1]> = facts
+        .tries
+        .iter()
+        .map(|one| Attempt {
+            provider: one.backend.id.provider.as_str(),
+            model: one.backend.id.upstream.as_str(),
+            reason: one.reason.as_str(),
+            outcome: one.outcome_name(),
+            status: one.status,
+            started_us: micros(one.started.since(facts.started)),
+            ttft_us: one.ttft.map(micros),
+            duration_us: one.duration.map_or(0, micros),
+        })
+        .collect();
+    let backend = facts.backend.as_deref();
+    then(&Record {
+        time_us: i64::try_from(began.as_micros()).unwrap_or(i64::MAX),
+        request_id: facts.request_id,
+        client_request_id: facts.client_request_id.as_deref(),
+        user: facts.user.as_deref().map(|user| user.id.as_str()),
+        end_user: facts.end_user.as_deref(),
+        labels: facts.labels.as_deref(),
+        model: facts.model.as_deref().map(|model| model.name.as_str()),
+        provider: backend.map(|backend| backend.id.provider.as_str()),
+        upstream_model: backend.map(|backend| backend.id.upstream.as_str()),
+        status: facts.status,
+        stream: facts.stream,
+        ttft_us: facts.ttft.map(micros),
+        duration_us: micros(latency),
+        usage: facts.usage,
+        cost: facts.cost.map(|cost| cost.total),
+        priced: facts.cost.is_none_or(|cost| cost.priced),
+        error_class: error_class(facts),
+        attempts: &attempts,
+    })
+}
