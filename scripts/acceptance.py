@@ -15,6 +15,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "acceptance.md"
+#: Names tests as well, without counting.
+CHECKLIST = ROOT / "docs" / "dialects-checklist.md"
 #: Rows that one test may serve.
 ROWS_MAX = 5
 
@@ -41,6 +43,10 @@ def main() -> int:
                 wrong.append(f"row {number}: {path} has no test {name}")
         if "`" not in shown_by:
             wrong.append(f"row {number}: names neither a test nor a command")
+    for path, name in re.findall(r"`([\w./-]+\.\w+)::(\w+)`", CHECKLIST.read_text()):
+        file = ROOT / path
+        if not file.is_file() or not re.search(rf"\b(fn|def) {name}\b", file.read_text()):
+            wrong.append(f"{CHECKLIST.name}: there is no test {path}::{name}")
     for test, count in served.items():
         if count > ROWS_MAX:
             wrong.append(f"{test} serves {count} rows, more than {ROWS_MAX}")

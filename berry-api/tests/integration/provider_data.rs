@@ -128,7 +128,7 @@ async fn betas_that_a_vendor_does_not_take_are_left_out_and_declared_or_refused(
         json!({"model": model, "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}).to_string()
     };
     let headers = [("x-api-key", ADMIN), ("anthropic-beta", "a-2025-01-01, b-2025-01-01")];
-    let answer = gateway.send(http::Method::POST, "/v1/messages", &headers, &ask("claude")).await;
+    let answer = gateway.send(http::Method::POST, "/v1/messages?beta=true", &headers, &ask("claude")).await;
     assert_eq!(answer.status, 200, "{:?}", answer.body);
     let loss = answer.header("x-berry-loss");
     assert_eq!(loss, "anthropic-beta.a-2025-01-01;unsupported, anthropic-beta.b-2025-01-01;unsupported");
