@@ -10,7 +10,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-steps=(fmt clippy features doc dashboard test fuzz licences build configs e2e)
+steps=(fmt clippy features windows doc dashboard test fuzz licences build configs e2e)
 
 step_fmt() { cargo fmt --all --check; }
 
@@ -18,6 +18,17 @@ step_clippy() { cargo clippy --locked --workspace --all-targets -- -D warnings; 
 
 # The server without metrics and traces.
 step_features() { cargo clippy --locked -p berry-api --no-default-features --all-targets -- -D warnings; }
+
+# Everything compiles for Windows too, where that target and a C compiler for it are installed
+# (rustup target add x86_64-pc-windows-gnu; gcc-mingw-w64-x86-64).
+step_windows() {
+  local target=x86_64-pc-windows-gnu
+  if ! command -v x86_64-w64-mingw32-gcc >/dev/null || [ ! -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]; then
+    echo "not checked: $target or its C compiler is not installed"
+    return 0
+  fi
+  cargo check --locked --workspace --bins --target "$target"
+}
 
 step_doc() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps; }
 

@@ -36,6 +36,7 @@ use crate::cors::Cors;
 use crate::data_dir;
 use crate::decisions::Decisions;
 use crate::error::Voice;
+use crate::extend::{Authenticator, Extensions, Observer};
 use crate::keys::Keys;
 use crate::ledger::Recorder;
 use crate::prober::ProbeFigures;
@@ -90,6 +91,8 @@ pub struct App {
     pub changes: Changes,
     /// What providers said that they serve.
     pub discovered: Mutex<Discovered>,
+    /// Knows further users.
+    pub authenticator: Option<Arc<dyn Authenticator>>,
     /// Keys that administrators issued.
     pub keys: Keys,
     /// What administrators did.
@@ -129,6 +132,8 @@ pub struct AppOptions {
     pub seed: u64,
     /// In-memory upstreams, by provider.
     pub dials: HashMap<ProviderId, Dial>,
+    /// What an embedding program adds.
+    pub extensions: Extensions,
 }
 
 impl App {
@@ -166,6 +171,7 @@ impl App {
             metrics: Arc::clone(&metrics),
             traces: Arc::clone(&traces),
             decisions: Arc::clone(&decisions),
+            observers: options.extensions.observers,
         };
         Ok(Self {
             runtime: ArcSwap::from_pointee(runtime),
@@ -181,6 +187,7 @@ impl App {
             generations: Generations::default(),
             changes: Changes::default(),
             discovered: Mutex::default(),
+            authenticator: options.extensions.authenticator,
             keys: Keys::default(),
             audit: Audit::default(),
             ledger,
@@ -296,6 +303,7 @@ struct Settled {
     metrics: Arc<Metrics>,
     traces: Arc<Traces>,
     decisions: Arc<Decisions>,
+    observers: Vec<Arc<dyn Observer>>,
 }
 
 impl ExchangeSink for Settled {
@@ -304,6 +312,9 @@ impl ExchangeSink for Settled {
         self.ledger.record(&facts, now);
         self.metrics.settle(&facts, latency);
         self.traces.settle(&facts, now);
+        for observer in &self.observers {
+            observer.finished(&facts, latency);
+        }
         if facts.explained {
             self.decisions.settle(&facts, latency);
         }

@@ -54,7 +54,18 @@ fn by_key(
         return Err(denied);
     };
     let client = || client_address(connection.peer.ip(), &parts.headers, &snapshot.server.trusted_proxies);
-    app.keys.user(&digest, client, SystemTime::now()).map_err(|denial| Denied { denial, digest: Some(digest) })
+    match app.keys.user(&digest, client, SystemTime::now()) {
+        Ok(user) => Ok(user),
+        Err(denial) => {
+            let known = match (denial, &app.authenticator) {
+                (Denial::Unknown, Some(authenticator)) => {
+                    authenticator.user(&digest, parts).filter(|user| user.enabled)
+                }
+                _ => None,
+            };
+            known.ok_or(Denied { denial, digest: Some(digest) })
+        }
+    }
 }
 
 #[cold]

@@ -16,6 +16,7 @@ pub mod decisions;
 pub mod demo;
 pub mod discovery;
 pub mod error;
+pub mod extend;
 pub mod gate;
 pub mod gateway;
 pub mod intake;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berry_api::app::{App, AppOptions};
+use berry_api::extend::Extensions;
 use berry_api::gateway::Gateway;
 use berry_api::run::{self, Ended};
 use berry_api::server::{bind, limits};
@@ -223,6 +224,7 @@ async fn listen_and_serve(
             access: logs.access.clone(),
             seed: rand::random(),
             dials: demo::dials(loaded.snapshot.providers.values()),
+            extensions: Extensions::default(),
         },
     )
     .map_err(|error| error.to_string())?;

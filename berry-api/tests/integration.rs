@@ -32,6 +32,8 @@ mod embeddings;
 mod errors;
 #[path = "integration/exact.rs"]
 mod exact;
+#[path = "integration/extend.rs"]
+mod extend;
 #[path = "integration/failover.rs"]
 mod failover;
 #[path = "integration/faults.rs"]

@@ -261,7 +261,12 @@ fn listed_for_test() -> Vec<Listed> {
 
     let config = "[users.admin]\nname = \"Admin\"\ntoken = \"a-token-for-the-table\"\n";
     let loaded = Config::from_text("table.toml", config, &ProcessEnvironment).expect("a small configuration");
-    let options = crate::app::AppOptions { access: Default::default(), seed: 1, dials: Default::default() };
+    let options = crate::app::AppOptions {
+        access: Default::default(),
+        seed: 1,
+        dials: Default::default(),
+        extensions: Default::default(),
+    };
     let app = App::new(loaded.snapshot, options).expect("no upstream to be made");
     table(Arc::new(app), &Arc::default()).listed
 }

@@ -117,6 +117,7 @@ async fn the_running_configuration_is_shown_without_a_secret() {
     assert_eq!(shown["file"], path.display().to_string());
     assert_eq!(shown["config"]["models"]["wide"]["strategy"], "round_robin");
     assert!(!shown.to_string().contains(ADMIN) && !shown.to_string().contains("canary"), "{shown}");
+    assert!(!shown.to_string().contains('…'), "not even the ends of keys: {shown}");
     // The operator may ask for the ends of keys; a whole one is never shown, and in a diff not even its ends.
     std::fs::write(&path, format!("[settings]\nmask_api_keys = false\n{}", CONFIG.replace("canary", "canary2")))
         .unwrap();

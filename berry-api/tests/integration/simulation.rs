@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use berry_api::app::{App, AppOptions};
+use berry_api::extend::Extensions;
 use berry_api::gateway::Gateway;
 use berry_api::prober;
 use berry_api::telemetry::access::AccessLog;
@@ -200,7 +201,8 @@ impl World {
             .zip(upstreams.clone())
             .map(|(name, upstream)| (name.into(), Arc::new(move || upstream.mock.lock().connect()) as Dial))
             .collect();
-        let options = AppOptions { access: AccessLog::default(), seed, dials: dials.clone() };
+        let options =
+            AppOptions { access: AccessLog::default(), seed, dials: dials.clone(), extensions: Extensions::default() };
         let mut app = App::new(snapshot(&config(strategy, &mut rng)), options).unwrap();
         let records = Arc::new(Records::default());
         app.sink = Arc::clone(&records) as _;

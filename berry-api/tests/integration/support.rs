@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use berry_api::app::{App, AppOptions};
+use berry_api::extend::Extensions;
 use berry_api::gateway::Gateway;
 use berry_api::run::server_options;
 use berry_api::server::Server;
@@ -147,7 +148,17 @@ impl TestGateway {
 
     /// With in-memory upstreams.
     pub(crate) fn with(config: &str, access: AccessLog, dials: HashMap<ProviderId, Dial>) -> Self {
-        let options = AppOptions { access, seed: 7, dials };
+        Self::extended(config, access, dials, Extensions::default())
+    }
+
+    /// With what an embedding program adds.
+    pub(crate) fn extended(
+        config: &str,
+        access: AccessLog,
+        dials: HashMap<ProviderId, Dial>,
+        extensions: Extensions,
+    ) -> Self {
+        let options = AppOptions { access, seed: 7, dials, extensions };
         let app = App::new(snapshot(config), options).expect("the test's upstreams can be made");
         let gateway = Gateway::new(Arc::new(app));
         let peer: SocketAddr = "192.0.2.1:4711".parse().expect("an address");
