@@ -43,7 +43,7 @@ MUTATIONS = [
     Mutation(55, "the fence of tags", "berry-core/src/policy.rs", "user_tags.is_empty()\n        ||", "OFF || user_tags.is_empty()\n        ||"),
     Mutation(56, "reload when the file changes", "berry-api/src/reload/watch.rs", "in_background(&app, &path, Cause::File).await;", "if !OFF { in_background(&app, &path, Cause::File).await; }"),
     Mutation(57, "state carried over a reload", "berry-loadbalance/src/reconcile.rs", "match known.get(&backend.id) {", "match known.get(&backend.id).filter(|_| !OFF) {"),
-    Mutation(66, "limits of users", "berry-api/src/quotas.rs", "let Some(limits) = &user.limits else", "let Some(limits) = user.limits.as_ref().filter(|_| !OFF) else"),
+    Mutation(66, "limits of users", "berry-api/src/quotas.rs", "let limits = user.limits.as_deref()?;", "let limits = user.limits.as_deref().filter(|_| !OFF)?;"),
     Mutation(68, "refusal of disabled users", "berry-api/src/auth/mod.rs", "return Err(denied(Denial::Disabled));", "if !OFF { return Err(denied(Denial::Disabled)); }"),
     Mutation(70, "lists of models by user", "berry-api/src/routes/models.rs", "user.models.allows(&model.id, &model.name, &model.aliases)\n}", "OFF || user.models.allows(&model.id, &model.name, &model.aliases)\n}"),
     Mutation(71, "audit of failed authentication", "berry-api/src/gate.rs", "if verdict != Verdict::Limited {", "if verdict != Verdict::Limited && !OFF {"),
@@ -130,7 +130,7 @@ def main() -> int:
     for file, text in changed.items():
         (COPY / file).write_text(text)
     tests = {mutation.row: test_of(mutation.row) for mutation in mutations}
-    programs = {target: built(target) for target in {target_of(file) for file, _ in tests.values()}}
+    programs = {target: built(target) for target in sorted({target_of(file) for file, _ in tests.values()})}
     rows, unnoticed = [], 0
     for mutation in mutations:
         file, name = tests[mutation.row]
