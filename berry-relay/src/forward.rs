@@ -232,8 +232,9 @@ impl Relay {
     ) -> impl Future<Output = Result<Answer, Refusal>> + Send {
         async move {
             let limit = request.timeout.map_or(self.limits.total_timeout, |own| own.min(self.limits.total_timeout));
-            let deadline = Deadline { at: tokio::time::Instant::now() + limit, limit };
-            match self.attempts(&mut request, deadline, &mut exchange).await {
+            let now = exchange.now();
+            let deadline = Deadline { at: self.shared.clock.at(now) + limit, limit };
+            match self.attempts(&mut request, now, deadline, &mut exchange).await {
                 Ok(committed) => Ok(committed.into_answer(exchange, &self)),
                 Err(error) => {
                     exchange.end = End::Failed(error.kind());
@@ -248,6 +249,7 @@ impl Relay {
     async fn attempts(
         &self,
         request: &mut RelayRequest,
+        mut now: Instant,
         deadline: Deadline,
         exchange: &mut Exchange,
     ) -> Result<Committed, ForwardError> {
@@ -257,13 +259,13 @@ impl Relay {
         let conversation = sticky.then(|| conversation::key(&request.headers, request.body.json())).flatten();
         let (mut course, mut errors) = (Course::new(self.limits.attempts), Errors::default());
         loop {
-            let now = exchange.now();
             let lease = match self.choose(request, conversation, &course, exchange, now, &mut rng) {
                 Ok(lease) => lease,
                 Err(no_route) => match course.pause_before_repeat(now, deadline.left(), &mut rng) {
                     Some(pause) => {
                         tokio::time::sleep(pause).await;
-                        course.allow_repeats(exchange.now());
+                        now = exchange.now();
+                        course.allow_repeats(now);
                         continue;
                     }
                     None => {
@@ -294,6 +296,7 @@ impl Relay {
             if !may_go_on {
                 return errors.give_up(ForwardError::Internal("no attempt was made".to_owned()), exchange);
             }
+            now = exchange.now();
         }
     }
 

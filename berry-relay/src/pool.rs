@@ -35,8 +35,9 @@ use crate::client::{Connector, UpstreamIo};
 use crate::error::BoxError;
 use crate::upstream_body::UpstreamBody;
 
-/// Idle connections are closed before the other side is likely to do it.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Idle connections are closed before the other side is likely to do it. Counted from the first look at them, see
+/// [`Pool::close_idle`].
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Most connections that are kept idle.
 const IDLE_MAX: usize = 1024;
 /// Most headers of an answer.
@@ -61,7 +62,8 @@ pub(crate) struct Pool {
 
 struct Idle {
     link: Box<Link>,
-    since: Instant,
+    /// When it was first seen idle, so that a request need not read the clock; `None` before that.
+    seen: Option<Instant>,
 }
 
 /// One HTTP/1.1 connection, with the two ends of it that hyper gives.
@@ -262,10 +264,13 @@ impl Pool {
         Ok(())
     }
 
-    /// Closes what has been idle for too long, and what the other side has closed.
+    /// Closes what has been idle for too long, and what the other side has closed. To be called every few seconds.
     pub(crate) fn close_idle(&self) {
         let now = Instant::now();
-        self.idle.lock().retain_mut(|idle| idle.is_usable(now));
+        self.idle.lock().retain_mut(|idle| {
+            let seen = *idle.seen.get_or_insert(now);
+            now.saturating_duration_since(seen) < IDLE_TIMEOUT && idle.link.is_ready()
+        });
     }
 
     /// A connection that is there already.
@@ -278,11 +283,10 @@ impl Pool {
         if choice == Choice::Fresh {
             return None;
         }
-        let now = Instant::now();
         loop {
-            let mut candidate = self.idle.lock().pop()?;
-            if candidate.is_usable(now) {
-                return Some(Connection::Own(candidate.link));
+            let mut link = self.idle.lock().pop()?.link;
+            if link.is_ready() {
+                return Some(Connection::Own(link));
             }
         }
     }
@@ -332,7 +336,7 @@ impl Pool {
         link.bell.task.take();
         let mut idle = self.idle.lock();
         if idle.len() < IDLE_MAX {
-            idle.push(Idle { link, since: Instant::now() });
+            idle.push(Idle { link, seen: None });
         }
     }
 }
@@ -349,12 +353,6 @@ fn closed_under_us(error: &hyper::Error) -> bool {
 enum Connection {
     Own(Box<Link>),
     Shared(http2::SendRequest<UpstreamBody>),
-}
-
-impl Idle {
-    fn is_usable(&mut self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) < IDLE_TIMEOUT && self.link.is_ready()
-    }
 }
 
 /// The body of an upstream's answer. It drives its HTTP/1.1 connection, which goes back to its pool at the end; a body that is
