@@ -116,7 +116,7 @@ class Gateway:
     to one log file in `directory`, which is also the working directory and holds the data directory.
     """
 
-    def __init__(self, config: str | Path, directory: Path, *, wait: bool = True, tls: bool = False, **env: str):
+    def __init__(self, config: str | Path, directory: Path, *, wait: bool = True, tls: bool = False, preexec_fn=None, **env: str):
         if isinstance(config, Path):
             path = config
         else:
@@ -131,6 +131,7 @@ class Gateway:
             self.process = subprocess.Popen(
                 [BINARY, "--config", path, "--bind", self.address],
                 cwd=directory,
+                preexec_fn=preexec_fn,
                 env=environment(BERRY_DATA_DIR=str(directory / "data"), **env),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -10,9 +10,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::error::ApiError;
 
-/// Rows of a page where nothing else is asked for.
-const PAGE: usize = 100;
-/// Most rows of a page.
+/// Most rows of a page, and how many it has where nothing else is asked for.
 const PAGE_MAX: usize = 1000;
 /// Most columns that sums are made by.
 const GROUPS_MAX: usize = 4;
@@ -114,7 +112,7 @@ impl Asked {
 
     /// Rows of a page.
     pub(super) fn page(&self) -> usize {
-        self.limit.unwrap_or(PAGE)
+        self.limit.unwrap_or(PAGE_MAX)
     }
 }
 
