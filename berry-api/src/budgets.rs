@@ -16,6 +16,8 @@ use berry_core::quota::{
 use berry_core::time::Instant;
 use parking_lot::Mutex;
 
+use crate::webhook::News;
+
 /// Parts of the table, so that requests seldom wait for each other; each is held for one look.
 const SHARDS: usize = 64;
 
@@ -27,6 +29,7 @@ pub struct Budgets {
     hasher: RandomState,
     shards: Box<[Shard]>,
     figures: Figures,
+    news: News,
 }
 
 /// What budgets did, since the start.
@@ -51,6 +54,7 @@ impl Default for Budgets {
             hasher: RandomState::new(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             figures: Figures::default(),
+            news: News::default(),
         }
     }
 }
@@ -132,11 +136,17 @@ impl Budgets {
         &self.figures
     }
 
+    /// Thresholds that the operator's receiver is to be told of.
+    pub fn news(&self) -> &News {
+        &self.news
+    }
+
     fn shard(&self, holder: &Holder) -> &Shard {
         &self.shards[self.hasher.hash_one(holder) as usize % SHARDS]
     }
 
-    fn alert(&self, Alert { holder, reached }: Alert) {
+    fn alert(&self, alert: Alert) {
+        let Alert { holder, reached } = &alert;
         if let Some(place) = THRESHOLDS.iter().position(|percent| *percent == reached.percent) {
             self.figures.reached[place].fetch_add(1, Ordering::Relaxed);
         }
@@ -148,6 +158,7 @@ impl Budgets {
             limit_usd = %reached.limit,
             "budget threshold reached"
         );
+        self.news.push(alert);
     }
 }
 

@@ -18,7 +18,7 @@ use crate::gateway::Gateway;
 use crate::server::guarded_io::Deadlines;
 use crate::server::{self, ServerOptions, tls};
 use crate::shutdown::{EndSignals, Shutdown};
-use crate::{changes, cluster, discovery, ledger, prober, reload};
+use crate::{changes, cluster, discovery, ledger, prober, reload, webhook};
 
 /// After the grace period: time for the error events of streams that are cut.
 const CUT_WAIT: Duration = Duration::from_secs(2);
@@ -72,6 +72,7 @@ pub async fn until_signal(
     let (exporter, last) = (TaskTracker::new(), CancellationToken::new());
     exporter.spawn(Arc::clone(&gateway.app().traces).export(last.clone()));
     exporter.spawn(cluster::run(Arc::clone(gateway.app()), last.clone()));
+    exporter.spawn(webhook::run(Arc::clone(gateway.app()), last.clone()));
     exporter.close();
     let server = Arc::new(server::Server::new(gateway.clone(), options));
     let accepting = tasks.spawn(server::accept_all(listener, server, tasks.clone()));

@@ -607,3 +607,21 @@ fn a_file_of_provider_data_is_read_with_the_configuration_and_its_mistakes_are_t
     let error = Config::from_text("config.toml", &text, &env).unwrap_err().to_string();
     assert!(error.contains("settings.provider_data: the file /data.toml cannot be read"), "{error}");
 }
+
+#[test]
+fn the_receiver_of_budgets_needs_an_address_and_a_secret_and_hides_both() {
+    let webhook = |url: &str, secret: &str| format!("[budget_webhook]\nurl = \"{url}\"\nsecret = \"{secret}\"\n");
+    let loaded = load(&webhook("https://ops.test/T0/canary", "canary"));
+    let found = loaded.snapshot.budget_webhook.clone().unwrap();
+    assert_eq!((found.url.expose(), found.secret.expose()), ("https://ops.test/T0/canary", "canary"));
+    assert!(!format!("{found:?}").contains("canary"));
+    for (text, problem) in [
+        ("[budget_webhook]\nsecret = \"s\"\n".to_owned(), "budget_webhook.url: missing"),
+        ("[budget_webhook]\nurl = \"https://ops.test\"\n".to_owned(), "budget_webhook.secret: missing"),
+        (webhook("ops.test", "s"), "must start with https:// or http://"),
+        (webhook("https://ops.test", "whsec_?"), "what follows is not Base64"),
+    ] {
+        let error = refused(&text);
+        assert!(error.contains(problem), "{problem}: {error}");
+    }
+}

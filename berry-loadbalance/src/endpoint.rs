@@ -393,7 +393,7 @@ impl Endpoint {
         self.state.counters.selections.fetch_add(1, Ordering::Relaxed);
         self.state.waiting.fetch_add(1, Ordering::Relaxed);
         if self.facts.rated {
-            self.state.learnt.lock().rate.record(1, 0, now);
+            self.state.learnt.lock().rate.record_request(&self.backend.limits, now);
         }
         Ok(Claim { pass, let_through, started: now, jitter })
     }
@@ -413,7 +413,7 @@ impl Endpoint {
     /// Tokens that an answer used, for the configured rate.
     pub(crate) fn used_tokens(&self, tokens: u64, now: Instant) {
         if self.facts.rated {
-            self.state.learnt.lock().rate.record(0, tokens, now);
+            self.state.learnt.lock().rate.record_tokens(&self.backend.limits, tokens, now);
         }
     }
 

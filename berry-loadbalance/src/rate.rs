@@ -1,74 +1,48 @@
 //! How many requests and tokens went to a backend in the last minute, against what its configuration says that it takes.
 //!
-//! A window of sixteen buckets of 3.75 s, the oldest counted whole: never more than the limit in any minute, and never refused
-//! because of anything older than 63.75 s. Requests are counted when they are given out, tokens when they are known.
+//! The windows are those of users' limits: up to a limit of 64 requests every one has its own timestamp, above that and for tokens
+//! there are sixteen buckets, the oldest counted whole. Never more than the limit in any minute, and never refused because of
+//! anything older than 63.75 s. Requests are counted when they are given out, tokens when they are known.
 
 use std::time::Duration;
 
 use berry_core::config::snapshot::BackendLimits;
+use berry_core::quota::{AmountWindow, RequestWindow};
 use berry_core::time::Instant;
 
-/// Length of a bucket: a minute over sixteen.
-const BUCKET: Duration = Duration::from_millis(3_750);
-/// The minute's sixteen and the one that has begun.
-const BUCKETS: usize = 17;
+const MINUTE: Duration = Duration::from_secs(60);
 
-/// What went to one backend.
+/// What went to one backend. Windows come into being with the first request that they limit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rate {
-    buckets: [Bucket; BUCKETS],
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Bucket {
-    number: u64,
-    requests: u64,
-    tokens: u64,
+    requests: Option<RequestWindow>,
+    tokens: Option<AmountWindow>,
 }
 
 impl Rate {
-    /// Counts what was given out or used.
-    pub(crate) fn record(&mut self, requests: u64, tokens: u64, now: Instant) {
-        let number = number(now);
-        let bucket = &mut self.buckets[number as usize % BUCKETS];
-        if bucket.number != number {
-            *bucket = Bucket { number, ..Bucket::default() };
+    /// Counts a request that was given out.
+    pub(crate) fn record_request(&mut self, limits: &BackendLimits, now: Instant) {
+        if let Some(limit) = limits.requests_per_minute {
+            self.requests.get_or_insert_with(|| RequestWindow::new(MINUTE, limit)).count(now);
         }
-        bucket.requests += requests;
-        bucket.tokens += tokens;
+    }
+
+    /// Counts tokens that were used.
+    pub(crate) fn record_tokens(&mut self, limits: &BackendLimits, tokens: u64, now: Instant) {
+        if limits.tokens_per_minute.is_some() {
+            self.tokens.get_or_insert_with(|| AmountWindow::new(MINUTE)).add(tokens, now);
+        }
     }
 
     /// When another request may go there; `None` = now.
-    pub(crate) fn free_at(&self, limits: &BackendLimits, now: Instant) -> Option<Instant> {
-        let requests = self.passes(limits.requests_per_minute, |bucket| bucket.requests, now);
-        let tokens = self.passes(limits.tokens_per_minute, |bucket| bucket.tokens, now);
-        requests.max(tokens)
+    pub(crate) fn free_at(&mut self, limits: &BackendLimits, now: Instant) -> Option<Instant> {
+        let requests = self.requests.as_mut().zip(limits.requests_per_minute).and_then(|(window, limit)| {
+            window.set_limit(limit);
+            window.passes_at(now)
+        });
+        let tokens = self.tokens.as_ref().zip(limits.tokens_per_minute);
+        requests.max(tokens.and_then(|(window, limit)| window.passes_at(1, limit, now)))
     }
-
-    fn passes(&self, limit: Option<u64>, count: impl Fn(&Bucket) -> u64, now: Instant) -> Option<Instant> {
-        let limit = limit?;
-        let current = number(now);
-        let mut held: Vec<&Bucket> = self
-            .buckets
-            .iter()
-            .filter(|bucket| bucket.number <= current && current - bucket.number < BUCKETS as u64)
-            .collect();
-        held.sort_unstable_by_key(|bucket| bucket.number);
-        let mut sum: u64 = held.iter().map(|bucket| count(bucket)).sum();
-        let mut free_at = None;
-        for bucket in held {
-            if sum < limit {
-                break;
-            }
-            sum -= count(bucket);
-            free_at = Some(Instant::START + BUCKET.saturating_mul((bucket.number + BUCKETS as u64) as u32));
-        }
-        free_at
-    }
-}
-
-fn number(now: Instant) -> u64 {
-    now.as_nanos() / BUCKET.as_nanos() as u64
 }
 
 #[cfg(test)]
@@ -89,11 +63,17 @@ mod tests {
 
     #[test]
     fn never_more_than_the_limit_in_any_minute_and_free_at_the_announced_moment() {
-        let (limits, mut rate, mut given) = (limits(10, u64::MAX), Rate::default(), Vec::new());
+        for limit in [10, 100] {
+            check(limit);
+        }
+    }
+
+    fn check(limit: u64) {
+        let (limits, mut rate, mut given) = (limits(limit, u64::MAX), Rate::default(), Vec::new());
         for ms in (0..300_000).step_by(250) {
             match rate.free_at(&limits, at(ms)) {
                 None => {
-                    rate.record(1, 0, at(ms));
+                    rate.record_request(&limits, at(ms));
                     given.push(ms);
                 }
                 Some(free_at) => {
@@ -104,15 +84,24 @@ mod tests {
         }
         for start in (0..240_000).step_by(50) {
             let within = given.iter().filter(|ms| (start..start + 60_000).contains(*ms)).count();
-            assert!(within <= 10, "{within} from {start} ms on");
+            assert!(within as u64 <= limit, "{within} from {start} ms on");
         }
-        assert!(given.len() >= 40, "{given:?}");
+        assert!(given.len() as u64 >= limit * 4, "{given:?}");
+    }
+
+    #[test]
+    fn a_small_limit_is_exact_to_the_moment() {
+        let (limits, mut rate) = (limits(2, u64::MAX), Rate::default());
+        rate.record_request(&limits, at(100));
+        rate.record_request(&limits, at(7_000));
+        assert_eq!(rate.free_at(&limits, at(60_099)), Some(at(60_100)));
+        assert_eq!(rate.free_at(&limits, at(60_100)), None);
     }
 
     #[test]
     fn tokens_are_limited_as_requests_are() {
         let mut rate = Rate::default();
-        rate.record(1, 500, at(0));
+        rate.record_tokens(&limits(100, 501), 500, at(0));
         assert_eq!(rate.free_at(&limits(100, 501), at(1)), None);
         assert!(rate.free_at(&limits(100, 500), at(1)).is_some());
     }

@@ -93,11 +93,20 @@ impl<'a> Control<'a> {
             Operation::ChatCompletions => ("max_tokens", "max_completion_tokens", limit),
             Operation::Completions | Operation::Messages => ("max_tokens", "", limit),
             Operation::Responses => ("max_output_tokens", "", limit),
+            // Nested, and either spelling is taken; a body in the other one is left as it is.
+            Operation::GenerateContent | Operation::StreamGenerateContent | Operation::StreamGenerateContentArray => {
+                ("generationConfig", "generation_config", format!("{{\"maxOutputTokens\":{limit}}}"))
+            }
             _ => return body,
         };
         let text = body.slice(0..body.len());
         let states_limit = members(&text).is_some_and(|members| {
-            members.iter().any(|member| member.key == synonym && member.value.kind() != Kind::Null)
+            members.iter().any(|member| {
+                let states = member.key == synonym && member.value.kind() != Kind::Null;
+                states
+                    || member.key == name
+                        && inner(Some(member.value.0)).iter().any(|(key, _)| key == "max_output_tokens")
+            })
         });
         if states_limit {
             return body;
@@ -403,6 +412,15 @@ mod tests {
         let stated = r#"{"max_completion_tokens":3}"#;
         assert_eq!(limited(stated, &own, Operation::ChatCompletions), stated);
         assert_eq!(limited("{}", &own, Operation::Embeddings), "{}");
+        for (body, expected) in [
+            ("{}", r#"{"generationConfig":{"maxOutputTokens":9}}"#),
+            (r#"{"generationConfig":{"topK":1}}"#, r#"{"generationConfig":{"topK":1,"maxOutputTokens":9}}"#),
+            (r#"{"generationConfig":{"maxOutputTokens":3}}"#, r#"{"generationConfig":{"maxOutputTokens":3}}"#),
+            (r#"{"generationConfig":{"max_output_tokens":3}}"#, r#"{"generationConfig":{"max_output_tokens":3}}"#),
+            (r#"{"generation_config":{}}"#, r#"{"generation_config":{}}"#),
+        ] {
+            assert_eq!(limited(body, &own, Operation::GenerateContent), expected);
+        }
         let openai = openai("https://api.openai.com/v1");
         let control = Control::new(&model, &own, Operation::ChatCompletions, &openai);
         let body = control.apply(Chunks::from(Bytes::from_static(b"{}")), &mut Vec::new());

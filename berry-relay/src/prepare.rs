@@ -84,7 +84,13 @@ pub(crate) fn translated(
     let usage_was_added = facts.stream && operation.knows_stream_options() && asks_for_usage(backend, upstream);
     let model = backend.upstream_model(request.body.model());
     let mut losses = Losses::default();
-    let body = translation.request(decoded, backend, model, usage_was_added, &mut losses);
+    let body = translation.request(
+        decoded,
+        backend,
+        (model, request.model.edits.max_output_tokens),
+        usage_was_added,
+        &mut losses,
+    );
     let body = body.map_err(|error| untranslatable(error.to_string()))?;
     if request.headers.contains_key("anthropic-beta") && facts.operation.dialect() == Dialect::Anthropic {
         losses.add("anthropic-beta", Reason::Unsupported);

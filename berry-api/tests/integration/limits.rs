@@ -115,6 +115,32 @@ async fn places_come_back_from_requests_that_their_clients_left() {
     assert_eq!(app.quotas.running(&"lim".into()), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn places_come_back_from_100_000_aborted_streams() {
+    let mock = Mock::new(Script { first_token_latency_ms: 50, keep_requests: Some(0), ..Script::default() });
+    let dials = HashMap::from([("one".into(), Arc::new(move || mock.connect()) as Dial)]);
+    let limits =
+        "rate_limit = { max_concurrent = 10, tokens_per_day = 1_000_000_000_000 }\nbudget = { usd_total = 1000 }";
+    let gateway = TestGateway::with(&config(limits), AccessLog::default(), dials);
+    let app = gateway.gateway.app();
+    let stream = ASK.replace("\"m\",", "\"m\",\"stream\":true,\"max_tokens\":9,");
+    for round in 0..10_000 {
+        let mut requests: Vec<_> = (0..10).map(|_| Box::pin(gateway.open(CHAT, TOKEN, &stream))).collect();
+        for request in &mut requests {
+            assert!(request.now_or_never().is_none());
+        }
+        assert_eq!(app.quotas.running(&"lim".into()), 10);
+        // Some are left after their first frame, the others before any.
+        if round % 500 == 0 {
+            let mut body = requests.pop().expect("ten").await;
+            body.frame().await.expect("a frame").expect("whole");
+        }
+    }
+    assert_eq!(app.quotas.running(&"lim".into()), 0);
+    let (all, _) = app.quotas.used(&"lim".into(), app.clock.now());
+    assert_eq!(all.concurrent, 0);
+}
+
 /// Every frame of an answer, with the number of requests that still ran when it was handed over.
 async fn frames(path: &str, body: &str) -> Vec<(String, u32)> {
     let mock = Mock::new(Script { first_token_latency_ms: 50, token_latency_ms: 10, ..Script::default() });

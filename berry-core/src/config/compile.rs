@@ -64,8 +64,20 @@ pub(crate) fn compile(
     more_users: &mut dyn MoreUsers,
     problems: &mut Problems,
 ) -> Snapshot {
-    let RawConfig { settings, users, providers, models, server, ledger, cluster, telemetry, cache, pricing, tags } =
-        raw;
+    let RawConfig {
+        settings,
+        users,
+        providers,
+        models,
+        server,
+        ledger,
+        cluster,
+        telemetry,
+        cache,
+        pricing,
+        tags,
+        budget_webhook,
+    } = raw;
     let root = KeyPath::ROOT;
     let (settings, times) = settings::compile(settings, &root.key("settings"), problems);
     let data = provider_data(times.provider_data.as_ref(), &root.key("settings"), env, problems);
@@ -90,6 +102,7 @@ pub(crate) fn compile(
         models,
         ledger: stores::ledger(ledger, &root.key("ledger"), problems),
         cluster: stores::cluster(cluster, &root.key("cluster"), problems),
+        budget_webhook: stores::budget_webhook(budget_webhook, &root.key("budget_webhook"), problems),
         telemetry: stores::telemetry(telemetry, &root.key("telemetry"), problems),
         cache: stores::cache(cache, &root.key("cache"), problems),
         prices,

@@ -59,6 +59,8 @@ table! {
         pricing: optional<Map<RawPrices>>;
         /// Budgets shared by all users with a tag.
         tags: optional<Map<RawTag>>;
+        /// Who is told when a budget reaches 50, 80 and 100 %.
+        budget_webhook: optional<RawBudgetWebhook>;
     }
 
     /// How requests are tried, timed and logged.
@@ -509,6 +511,14 @@ table! {
         request_price: optional<f64>, Bounds::at_least(0.0);
         /// USD per call of a tool that the vendor runs, such as a web search.
         tool_call_price: optional<f64>, Bounds::at_least(0.0);
+    }
+
+    /// Who is told when a budget reaches 50, 80 and 100 %.
+    struct RawBudgetWebhook {
+        /// Where messages are sent to by POST, `http://` or `https://`. Kept secret, since such addresses often are.
+        url: required<SecretText>;
+        /// What messages are signed with (HMAC-SHA256, Standard Webhooks): the key itself, or `whsec_` and its Base64.
+        secret: required<SecretText>;
     }
 
     /// What all users with a tag share.

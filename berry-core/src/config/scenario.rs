@@ -301,6 +301,7 @@ fn compile(raw: RawScenario, strategy: Option<Strategy>, problems: &mut Problems
         server: None,
         ledger: None,
         cluster: None,
+        budget_webhook: None,
         telemetry: None,
         cache: None,
         tags: None,

@@ -28,7 +28,8 @@ pub use request::{Commit, Edits, Expose, LossPolicy};
 pub use served::{DISCOVERED_MAX, Discovered};
 pub(crate) use stores::StoreKind;
 pub use stores::{
-    Cache, Cluster, ClusterFallback, Ledger, LedgerFallback, LedgerStore, LogFile, LogFormat, Tag, Telemetry,
+    BudgetWebhook, Cache, Cluster, ClusterFallback, Ledger, LedgerFallback, LedgerStore, LogFile, LogFormat, Tag,
+    Telemetry,
 };
 pub(crate) use users::{NewUser, UsersBuilder};
 pub use users::{User, Users};
@@ -57,6 +58,8 @@ pub struct Snapshot {
     pub ledger: Ledger,
     /// `[cluster]`; alone without it.
     pub cluster: Option<Cluster>,
+    /// `[budget_webhook]`; nobody is told without it.
+    pub budget_webhook: Option<BudgetWebhook>,
     /// `[telemetry]`.
     pub telemetry: Telemetry,
     /// `[cache]`.

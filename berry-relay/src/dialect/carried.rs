@@ -191,7 +191,7 @@ fn losses(operation: Operation, content: &str, further: &str, backend: &Backend,
     let asked = Asked { request_id: String::new(), public_model: None, asked_model: String::new(), created: 0 };
     let translation = Translation::new(&decoded, operation, backend, asked)?;
     let mut losses = Losses::default();
-    translation.request(&decoded, backend, model, false, &mut losses).ok()?;
+    translation.request(&decoded, backend, (model, None), false, &mut losses).ok()?;
     Some(losses)
 }
 

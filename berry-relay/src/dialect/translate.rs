@@ -248,7 +248,8 @@ impl Translation {
         })
     }
 
-    /// Writes the client's request for `model` of the backend. `losses` gets everything that was not carried.
+    /// Writes the client's request for `model` of the backend. `output_max` is what the public model assumes where a request states
+    /// no limit on its output; `losses` gets everything that was not carried.
     ///
     /// # Errors
     /// [`Malformed`]: it cannot be said there.
@@ -256,7 +257,7 @@ impl Translation {
         &self,
         decoded: &Decoded,
         backend: &Backend,
-        model: &str,
+        (model, output_max): (&str, Option<u64>),
         ask_usage: bool,
         losses: &mut Losses,
     ) -> Result<Chunks, Malformed> {
@@ -269,6 +270,7 @@ impl Translation {
         losses.extend(&decoded.losses);
         let mut request = decoded.request.clone();
         claim(&mut request, &self.issuer, losses);
+        request.max_tokens = request.max_tokens.or(backend.edits.max_output_tokens).or(output_max);
         let capabilities = capabilities(backend, model);
         let target = Target { model, capabilities: &capabilities, own_state: true, ask_usage };
         self.upstream.encode_request(&request, &target, losses)

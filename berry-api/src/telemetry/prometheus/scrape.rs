@@ -151,6 +151,14 @@ fn write_budgets(app: &App, page: &mut Page) {
     page.sample(&[], requests);
     page.family(Kind::Counter, "berry_budget_excess_usd_total", "What they cost above what was reserved, USD.");
     page.sample(&[], usd.as_nanos() as f64 / 1e9);
+    page.family(
+        Kind::Counter,
+        "berry_budget_webhooks_total",
+        "Messages to the receiver of budget_webhook: taken, given up, or without room in the queue.",
+    );
+    for (result, count) in app.budgets.news().counts() {
+        page.sample(&[("result", result)], count);
+    }
 }
 
 fn write_choices(runtime: &Runtime, page: &mut Page) {

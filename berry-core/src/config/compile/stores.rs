@@ -5,8 +5,8 @@ use http::Uri;
 use crate::config::decode::{At, SecretText, Text, defaults};
 use crate::config::path::KeyPath;
 use crate::config::problem::Problems;
-use crate::config::raw::{RawCache, RawCluster, RawLedger, RawTelemetry};
-use crate::config::snapshot::{Cache, Cluster, Ledger, LedgerStore, LogFile, StoreKind, Telemetry};
+use crate::config::raw::{RawBudgetWebhook, RawCache, RawCluster, RawLedger, RawTelemetry};
+use crate::config::snapshot::{BudgetWebhook, Cache, Cluster, Ledger, LedgerStore, LogFile, StoreKind, Telemetry};
 use crate::secret::Secret;
 
 /// Compiles `[ledger]`.
@@ -77,6 +77,44 @@ pub(super) fn cluster(raw: Option<At<RawCluster>>, at: &KeyPath<'_>, problems: &
         key_prefix: key_prefix.map_or_else(|| "berry".into(), |prefix| prefix.value.value.into()),
         instances: instances.value,
     })
+}
+
+/// Compiles `[budget_webhook]`.
+pub(super) fn budget_webhook(
+    raw: Option<At<RawBudgetWebhook>>,
+    at: &KeyPath<'_>,
+    problems: &mut Problems,
+) -> Option<BudgetWebhook> {
+    let raw = raw?;
+    let RawBudgetWebhook { url, secret } = raw.value;
+    let mut needed = |key: &str, value: Option<At<SecretText>>, hint: &str| {
+        let at = at.key(key);
+        let given = value.filter(|value| !value.value.0.is_empty());
+        if given.is_none() && !problems.failed_within(&at) {
+            problems.error(&at, raw.span.clone(), "missing: a receiver is told nothing without it").hint(hint);
+        }
+        given
+    };
+    let url = needed("url", url, "url = \"https://host/path\", or leave the table out");
+    let secret = needed("secret", secret, "secret = \"${BUDGET_WEBHOOK_SECRET}\"; openssl rand -hex 32 makes one");
+    let url = address(url?, &["https://", "http://"], &at.key("url"), problems)?;
+    if url.value.expose().parse::<Uri>().is_err() {
+        problems.error(&at.key("url"), url.span, "is not a URL").hint("write it as https://host/path");
+        return None;
+    }
+    let secret = secret?;
+    if secret.value.0.expose().strip_prefix("whsec_").is_some_and(|key| !is_base64(key)) {
+        problems.error(&at.key("secret"), secret.span, "begins with whsec_, and what follows is not Base64");
+        return None;
+    }
+    Some(BudgetWebhook { url: url.value, secret: secret.value.0 })
+}
+
+/// Whether a text is Base64 with its padding.
+fn is_base64(text: &str) -> bool {
+    let body = text.trim_end_matches('=');
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"+/".contains(&byte);
+    !body.is_empty() && text.len().is_multiple_of(4) && text.len() - body.len() <= 2 && body.bytes().all(known)
 }
 
 /// An address that may hold a password, by its scheme.

@@ -73,6 +73,15 @@ pub struct Cluster {
     pub instances: u32,
 }
 
+/// `[budget_webhook]`.
+#[derive(Clone, Debug)]
+pub struct BudgetWebhook {
+    /// Where messages go: an `http://` or `https://` URL.
+    pub url: Secret,
+    /// What they are signed with.
+    pub secret: Secret,
+}
+
 /// What limits mean while the shared store is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClusterFallback {

@@ -1,0 +1,113 @@
+"""Budgets on a real server: how many of many at once pass, what stays reserved, and who is told."""
+
+import base64
+import hashlib
+import hmac
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from harness.gateway import DEMO_PROVIDER, TOKEN, USERS, Gateway, model
+
+#: A user with a budget, in the team whose tag has one.
+BUDGETED = "e2e-token-of-the-user-with-a-budget"
+SECRET = "e2e-secret-of-the-receiver"
+
+
+class Receiver:
+    """Keeps what it is told; answers each status in turn, then 204."""
+
+    def __init__(self, *statuses: int):
+        self.got: list[tuple[dict, bytes]] = []
+        waiting, receiver = list(statuses), self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["content-length"]))
+                receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                self.send_response(waiting.pop(0) if waiting else 204)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def receiver():
+    # The first message is refused once, so that it comes again.
+    receiver = Receiver(503)
+    yield receiver
+    receiver.stop()
+
+
+def config(budget: str, more: str = "") -> str:
+    """Every request of the model costs exactly a cent."""
+    user = f'[users.budgeted]\nname = "Budgeted"\ntoken = "{BUDGETED}"\ntags = ["team"]\n[users.budgeted.budget]\n{budget}\n'
+    price = "request_price = 0.01\ninput_price = 0.0\noutput_price = 0.0\n"
+    return USERS + user + DEMO_PROVIDER + model("demo-model", "demo", "demo-model") + price + more
+
+
+def chat(gateway: Gateway) -> int:
+    return gateway.chat("demo-model", token=BUDGETED).status
+
+
+def amount(gateway: Gateway, query: str) -> dict:
+    (row,) = gateway.request("GET", f"/admin/budgets?{query}", token=TOKEN).json()["budgets"]
+    return row
+
+
+def test_of_500_requests_at_once_against_a_budget_for_20_exactly_20_pass(start):
+    gateway = start(config("usd_per_day = 0.2", "[tags.team.budget]\nusd_total = 100\n"))
+    with ThreadPoolExecutor(100) as pool:
+        statuses = list(pool.map(lambda _: chat(gateway), range(500)))
+    assert {status: statuses.count(status) for status in set(statuses)} == {200: 20, 429: 480}
+    of_user, of_tag = amount(gateway, "user=budgeted"), amount(gateway, "tag=team")
+    assert (of_user["spent_usd"], of_user["reserved_usd"]) == ("0.2", "0")
+    assert (of_tag["spent_usd"], of_tag["reserved_usd"]) == ("0.2", "0")
+    refused = gateway.chat("demo-model", token=BUDGETED)
+    assert refused.error(429)["code"] == "budget_exceeded"
+    assert 0 < int(refused.headers["retry-after"]) <= 86_400
+
+
+def test_thresholds_are_told_once_each_signed_and_again_where_they_were_not_taken(start, receiver):
+    hook = f'[budget_webhook]\nurl = "{receiver.url}"\nsecret = "{SECRET}"\n'
+    gateway = start(config("usd_total = 0.1", hook))
+    assert [chat(gateway) for _ in range(12)] == [200] * 10 + [429] * 2
+    deadline = time.monotonic() + 20
+    while len(receiver.got) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for headers, body in receiver.got:
+        signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+        signature = base64.b64encode(hmac.new(SECRET.encode(), signed, hashlib.sha256).digest()).decode()
+        assert headers["webhook-signature"] == f"v1,{signature}"
+        assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
+    messages = [json.loads(body)["data"] for _, body in receiver.got]
+    assert [message["percent"] for message in messages] == [50, 50, 80, 100], "the first was refused once"
+    ids = [headers["webhook-id"] for headers, _ in receiver.got]
+    assert ids[0] == ids[1] and len(set(ids)) == 3
+    assert (messages[0]["user"], messages[0]["period"]) == ("budgeted", "total")
+    assert [message["spent_usd"] for message in messages] == ["0.05", "0.05", "0.08", "0.1"]
+    page = gateway.request("GET", "/prometheus").body.decode()
+    assert 'berry_budget_webhooks_total{result="sent"} 3' in page
+    assert SECRET not in gateway.log_path.read_text() and receiver.url not in gateway.log_path.read_text()
+
+
+def test_a_receiver_that_is_away_delays_no_request(start):
+    hook = f'[budget_webhook]\nurl = "http://127.0.0.1:9/hook"\nsecret = "{SECRET}"\n'
+    gateway = start(config("usd_total = 0.1", hook))
+    began = time.monotonic()
+    assert [chat(gateway) for _ in range(10)] == [200] * 10
+    assert time.monotonic() - began < 5
