@@ -6,8 +6,10 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use super::Malformed;
 use crate::body::Chunks;
@@ -109,16 +111,19 @@ impl Json {
 
     /// The members of an object, or nothing of anything else.
     pub fn fields(&self) -> Fields {
-        let mut members = Vec::new();
+        let mut members = SmallVec::new();
         if self.kind() == Kind::Object {
+            let place = |piece: &[u8]| {
+                let start = piece.as_ptr() as usize - self.0.as_ptr() as usize;
+                start..start + piece.len()
+            };
             let read = Cursor::new(&self.0).members(|key, cursor| {
-                let key = Text(self.0.slice_ref(key));
-                members.push((key, Self(self.0.slice_ref(cursor.value()?.0))));
+                members.push(Member { escaped: key.contains(&b'\\'), key: place(key), value: place(cursor.value()?.0) });
                 Some(())
             });
             debug_assert!(read.is_some(), "a value is valid as a whole");
         }
-        Fields { members }
+        Fields { object: self.0.clone(), members }
     }
 }
 
@@ -243,7 +248,19 @@ fn lossy(quoted: &[u8]) -> String {
 /// stands last.
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
-    members: Vec<(Text, Json)>,
+    /// The object that they stand in: they are cut out of it when they are taken, and most never are.
+    object: Bytes,
+    members: SmallVec<[Member; 8]>,
+}
+
+/// Where a member stands in its object.
+#[derive(Clone, Debug)]
+struct Member {
+    /// The name, without quotes.
+    key: Range<usize>,
+    /// Whether the name has to be read before it is compared.
+    escaped: bool,
+    value: Range<usize>,
 }
 
 impl Fields {
@@ -255,14 +272,18 @@ impl Fields {
     /// Takes a member, `null` too.
     pub fn take_any(&mut self, name: &str) -> Option<Json> {
         let mut found = None;
-        self.members.retain(|(key, value)| {
-            let is_it = key.0 == name.as_bytes() || key.0.contains(&b'\\') && key.read() == name;
+        let object = &self.object;
+        self.members.retain(|member| {
+            let is_it = match member.escaped {
+                false => object[member.key.clone()] == *name.as_bytes(),
+                true => Text(object.slice(member.key.clone())).read() == name,
+            };
             if is_it {
-                found = Some(value.clone());
+                found = Some(member.value.clone());
             }
             !is_it
         });
-        found
+        found.map(|value| Json(object.slice(value)))
     }
 
     /// Takes a member that is a string.
@@ -287,10 +308,12 @@ impl Fields {
 
     /// What was not taken, in order; `null` left out.
     pub fn rest(self) -> impl Iterator<Item = (String, Json)> {
-        self.members
-            .into_iter()
-            .filter(|(_, value)| value.kind() != Kind::Null)
-            .map(|(key, value)| (key.read().into_owned(), value))
+        let object = self.object;
+        self.members.into_iter().filter_map(move |member| {
+            let value = Json(object.slice(member.value));
+            let name = || Text(object.slice(member.key)).read().into_owned();
+            (value.kind() != Kind::Null).then(|| (name(), value))
+        })
     }
 
     /// Whether nothing is left.
