@@ -118,7 +118,11 @@ impl Json {
                 start..start + piece.len()
             };
             let read = Cursor::new(&self.0).members(|key, cursor| {
-                members.push(Member { escaped: key.contains(&b'\\'), key: place(key), value: place(cursor.value()?.0) });
+                members.push(Member {
+                    escaped: key.contains(&b'\\'),
+                    key: place(key),
+                    value: place(cursor.value()?.0),
+                });
                 Some(())
             });
             debug_assert!(read.is_some(), "a value is valid as a whole");
