@@ -129,7 +129,7 @@ pub enum Condition {
     Ok,
     /// Rows wait: the database or the disk takes none.
     Behind,
-    /// Rows are being lost: the journal is full as well.
+    /// Rows are being lost: the journal is full as well, and the last record was dropped.
     Losing,
 }
 
@@ -234,9 +234,8 @@ impl Ledger {
     pub fn status(&self) -> Status {
         let level = self.shared.journal.level();
         let state = self.shared.state.lock();
-        let full = level.bytes + level.held >= self.options.journal_max_bytes;
         let condition = match (&state.trouble, &level.error) {
-            _ if full => Condition::Losing,
+            _ if level.losing => Condition::Losing,
             (None, None) => Condition::Ok,
             _ => Condition::Behind,
         };

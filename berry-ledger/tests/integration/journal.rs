@@ -92,6 +92,7 @@ fn a_full_journal_drops_and_counts_and_takes_rows_again_when_it_is_not() {
     assert_eq!(taken as u64 + status.dropped, 100);
     assert!(taken > 10 && status.dropped > 10, "{status:?}");
     assert!(status.journal_bytes <= 4000, "{status:?}");
+    assert_eq!(status.condition, Condition::Losing);
     // The database comes back: what waited is brought in, its segments are deleted and there is room again.
     std::fs::create_dir(missing).unwrap();
     ledger.flush().unwrap();
