@@ -4,14 +4,15 @@
 //! Where the ledger cannot be opened, or falls behind, the server serves on and says so in `/health`, the log and the metrics;
 //! `on_failure = "closed"` refuses requests meanwhile.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use berry_core::config::snapshot::{self, LedgerFallback, LedgerStore};
+use berry_core::end_user;
 use berry_core::error::ErrorKind;
 use berry_core::time::Instant;
-use berry_ledger::{Appended, Attempt, Condition, Ledger, OpenError, Options, Record, Status, Store};
+use berry_ledger::{Appended, Attempt, Condition, Ledger, OpenError, Options, QueryError, Record, Status, Store};
 use berry_relay::exchange::{End, Facts};
 use serde::Serialize;
 use smallvec::SmallVec;
@@ -24,6 +25,8 @@ use crate::error::ApiError;
 const FILE: &str = "ledger.db";
 /// The folder of what the database does not have yet.
 const JOURNAL: &str = "journal";
+/// The folder of backups.
+const BACKUPS: &str = "backups";
 /// Between two looks at how the ledger is, for the log.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long the end of the process waits for the database. What it does not take stays in the journal.
@@ -38,6 +41,8 @@ pub struct Recorder {
 struct Opened {
     ledger: Ledger,
     fsync: bool,
+    /// Where backups go.
+    backups: PathBuf,
 }
 
 /// How the ledger is, as `/health` has it.
@@ -69,7 +74,7 @@ impl Recorder {
             OpenError::Journal { source, .. } => format!("journal: {source}"),
             OpenError::Thread(source) => format!("{error}: {source}"),
         });
-        let opened = opened.map(|ledger| Opened { ledger, fsync: config.fsync });
+        let opened = opened.map(|ledger| Opened { ledger, fsync: config.fsync, backups: directory.join(BACKUPS) });
         let result = opened.as_ref().map(|_| ()).map_err(String::clone);
         // A second opening has no effect: the journal is this process's own already.
         let _ = self.open.set(opened);
@@ -142,6 +147,27 @@ impl Recorder {
             // What went wrong is told by its status.
             let _ = ledger.flush();
         }
+    }
+
+    /// Copies everything into a new file, while requests go on. Where it is; empty where there is no ledger.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or the file cannot be written.
+    pub fn backup(&self) -> Result<PathBuf, QueryError> {
+        let Some(opened) = self.opened() else { return Ok(PathBuf::new()) };
+        // What cannot be made is told by the copy.
+        let _ = std::fs::create_dir_all(&opened.backups);
+        let file = opened.backups.join(format!("ledger-{}.db", now_us()));
+        opened.ledger.backup(&file).map(|()| file)
+    }
+
+    /// Forgets a user of a client, under the name and under its hash. In how many rows.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn erase(&self, end_user: &str) -> Result<u64, QueryError> {
+        let Some(ledger) = self.ledger() else { return Ok(0) };
+        Ok(ledger.erase_end_user(end_user)? + ledger.erase_end_user(&end_user::hashed(end_user))?)
     }
 
     fn close(&self) {

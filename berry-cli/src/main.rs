@@ -8,6 +8,7 @@ mod check;
 mod explain;
 mod generate;
 mod key;
+mod ledger;
 mod metrics;
 mod mock;
 mod output;
@@ -73,6 +74,12 @@ enum Command {
     Key(Box<key::Arguments>),
     /// Show what requests used and cost.
     Usage(Box<usage::Arguments>),
+    /// Copy the ledger of a running server into a file beside it.
+    Backup(ledger::Backup),
+    /// Put a backup in the place of the ledger of a server that is stopped.
+    Restore(ledger::Restore),
+    /// Make the ledger of a running server forget a user of a client.
+    Erase(ledger::Erase),
     /// Serve a scripted upstream that answers like a vendor and fails on request.
     Mock(mock::Arguments),
     /// Run a strategy against scripted upstreams under a virtual clock.
@@ -106,6 +113,9 @@ fn main() -> ExitCode {
         Command::Diff(arguments) => reload::diff(&arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Usage(arguments) => usage::run(&arguments),
+        Command::Backup(arguments) => ledger::backup(&arguments),
+        Command::Restore(arguments) => ledger::restore(&arguments),
+        Command::Erase(arguments) => ledger::erase(&arguments),
         Command::Mock(arguments) => mock::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),

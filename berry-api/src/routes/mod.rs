@@ -98,6 +98,8 @@ fn table(app: Arc<App>, description: &Arc<Description>) -> Table {
     table.add(Admin, "/admin/budgets", get(admin::budgets));
     table.add(Admin, "/admin/system-stats", get(admin::system_stats));
     table.add(Admin, "/admin/usage", get(usage::all));
+    table.add_post(Admin, "/admin/ledger/backup", post(admin::backup_ledger));
+    table.add_post(Admin, "/admin/ledger/erase", post(admin::erase_end_user));
     table.add_post(Admin, "/admin/reload-config", post(admin::reload_config));
     table.add_methods(Admin, "/admin/changes", get(admin::changes).post(admin::make_change), "GET, HEAD, POST");
     table.add_methods(Admin, "/admin/changes/{id}", delete(admin::take_back_change), "DELETE");

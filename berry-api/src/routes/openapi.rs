@@ -96,6 +96,7 @@ const KEY: &[(&str, &str, bool)] = &[
     ("budget", "object", false),
     ("expires_in_seconds", "integer", false),
 ];
+const ERASE: &[(&str, &str, bool)] = &[("end_user", "string", true)];
 const QUESTION: &[(&str, &str, bool)] =
     &[("model", "string", true), ("user", "string", false), ("backend", "string", false), ("dialect", "string", false)];
 
@@ -126,6 +127,8 @@ const ROUTES: &[About] = &[
     ),
     filtered("/admin/usage", "What requests used and cost: rows, or sums with group_by", USAGE_QUERY),
     filtered("/v1/usage", "The same of the user who asks, of the last month at most", USAGE_QUERY),
+    act("/admin/ledger/backup", "POST", "Copies the ledger into a new file of the data directory", Takes::Nothing),
+    act("/admin/ledger/erase", "POST", "Forgets a user of a client in the ledger", Takes::Object(ERASE)),
     act("/admin/reload-config", "POST", "Reads the configuration file again", Takes::Nothing),
     read("/admin/changes", "Changes made at run time"),
     act("/admin/changes", "POST", "Changes backends at run time", Takes::Object(CHANGE)),

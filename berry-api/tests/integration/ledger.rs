@@ -302,6 +302,24 @@ async fn end_users_are_recorded_as_hashes_where_that_is_asked_for() {
 }
 
 #[tokio::test]
+async fn an_administrator_copies_the_ledger_and_makes_it_forget_a_user_of_a_client() {
+    for hash in [false, true] {
+        let (gateway, _directory) = two_users(hash).await;
+        let made = gateway.post("/admin/ledger/backup", ADMIN, "").await.json();
+        let file = made["file"].as_str().unwrap().to_owned();
+        assert!(std::fs::metadata(&file).unwrap().len() > 0, "{made}");
+        let erased = gateway.post("/admin/ledger/erase", ADMIN, r#"{"end_user":"eve"}"#).await;
+        assert_eq!(erased.json(), json!({"erased_rows": 2}), "hashed: {hash}");
+        let left = asked(&gateway, "/admin/usage?group_by=end_user", ADMIN).await;
+        assert_eq!(left["groups"].as_array().unwrap().len(), 2, "fay, and nobody: {left}");
+        let audit = asked(&gateway, "/admin/audit", ADMIN).await.to_string();
+        assert!(audit.contains("ledger.erase") && !audit.contains("eve"), "{audit}");
+        assert_eq!(gateway.post("/admin/ledger/erase", NARROW, r#"{"end_user":"eve"}"#).await.status, 403);
+        assert_eq!(gateway.post("/admin/ledger/erase", ADMIN, "{}").await.status, 400);
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_asked_is_refused_and_without_a_ledger_so_is_every_question() {
     let (gateway, _directory) = two_users(false).await;
     for wrong in

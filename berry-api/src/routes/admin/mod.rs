@@ -9,6 +9,7 @@ mod changes;
 mod config;
 mod explain;
 mod keys;
+mod ledger;
 mod model_weights;
 mod rate_limit_usage;
 mod system_stats;
@@ -25,6 +26,7 @@ pub(super) use explain::{dry_run, recorded};
 pub(super) use keys::{
     audit_list as audit, create as create_key, list as keys, revoke as revoke_key, rotate as rotate_key,
 };
+pub(super) use ledger::{backup as backup_ledger, erase as erase_end_user};
 pub(super) use model_weights::model_weights;
 pub(super) use rate_limit_usage::rate_limit_usage;
 pub(super) use system_stats::system_stats;
