@@ -34,9 +34,12 @@ pub enum PriceBookError {
         /// What is wrong with it.
         error: MoneyError,
     },
+    /// A vendor that nothing is known of has no address either.
+    #[error("the vendor {0:?} is not in the bundled book and has no hosts, so its prices hold nowhere")]
+    NoHosts(String),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Vendor {
     name: String,
     hosts: Vec<String>,
@@ -60,6 +63,29 @@ impl PriceBook {
     pub fn parse(text: &str) -> Result<Self, PriceBookError> {
         let RawBook { date, vendor } = toml::from_str(text)?;
         let vendors = vendor.into_iter().map(RawVendor::compile).collect::<Result<_, _>>()?;
+        Ok(Self { date, vendors })
+    }
+
+    /// This book with another one, of the same form, over it: its rows come before those that are here, and its vendors beside
+    /// them. A vendor that is here already needs no hosts; where hosts are given they are added. Without a date it is of the
+    /// same day.
+    ///
+    /// # Errors
+    /// As for [`parse`](Self::parse), and for a new vendor without hosts, whose prices would never hold.
+    pub fn with(&self, text: &str) -> Result<Self, PriceBookError> {
+        let over = Self::parse(text)?;
+        let mut vendors = self.vendors.clone();
+        for Vendor { name, hosts, models } in over.vendors {
+            match vendors.iter_mut().find(|vendor| vendor.name == name) {
+                Some(vendor) => {
+                    vendor.hosts.extend(hosts);
+                    vendor.models.extend(models);
+                }
+                None if hosts.is_empty() => return Err(PriceBookError::NoHosts(name)),
+                None => vendors.push(Vendor { name, hosts, models }),
+            }
+        }
+        let date = if over.date.is_empty() { self.date.clone() } else { over.date };
         Ok(Self { date, vendors })
     }
 
@@ -104,7 +130,9 @@ fn without_date(name: &str) -> &str {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawBook {
+    #[serde(default)]
     date: String,
+    #[serde(default)]
     vendor: Vec<RawVendor>,
 }
 
@@ -112,8 +140,9 @@ struct RawBook {
 #[serde(deny_unknown_fields)]
 struct RawVendor {
     name: String,
+    #[serde(default)]
     hosts: Vec<String>,
-    #[serde(rename = "source")]
+    #[serde(rename = "source", default)]
     _source: String,
     models: HashMap<String, RawModel>,
 }
@@ -235,6 +264,20 @@ mod tests {
         let tariff = book.find(&openai("https://api.openai.com/v1"), "gpt-5").unwrap();
         let usage = Usage { input_tokens: Some(2), tier: Some(ServiceTier::Priority), ..Usage::default() };
         assert_eq!(tariff.cost(&usage).total.as_nanos(), 5_000);
+    }
+
+    #[test]
+    fn a_book_over_another_changes_the_rows_that_it_has_and_no_others() {
+        let over = "date = \"2027-01-01\"\n[[vendor]]\nname = \"openai\"\n[vendor.models]\ngpt-4o = { input = 9, output = 9 }\n\
+                    [[vendor]]\nname = \"ours\"\nhosts = [\"llm.example\"]\n[vendor.models]\nm = { input = 1 }\n";
+        let book = PriceBook::bundled().with(over).unwrap();
+        let upstream = openai("https://api.openai.com/v1");
+        assert_eq!(nanos(book.find(&upstream, "gpt-4o").unwrap(), 1, 0), 9_000);
+        assert_eq!(nanos(book.find(&upstream, "gpt-4o-mini").unwrap(), 1, 0), 150);
+        assert_eq!(nanos(book.find(&openai("https://llm.example/v1"), "m").unwrap(), 1, 0), 1_000);
+        assert_eq!(book.date(), "2027-01-01");
+        let nowhere = over.replace("hosts = [\"llm.example\"]\n", "");
+        assert!(matches!(PriceBook::bundled().with(&nowhere), Err(PriceBookError::NoHosts(_))));
     }
 
     #[test]

@@ -625,3 +625,18 @@ fn the_receiver_of_budgets_needs_an_address_and_a_secret_and_hides_both() {
         assert!(error.contains(problem), "{problem}: {error}");
     }
 }
+
+#[test]
+fn a_price_book_of_ones_own_goes_over_the_bundled_one_and_a_wrong_one_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prices.toml");
+    let load = |book: &str| {
+        std::fs::write(&path, book).unwrap();
+        let text = format!("[settings]\nprice_book = {:?}\n{USER}{DEMO}{MODEL}", path.display().to_string());
+        Config::from_text("test.toml", &text, &berry_core::config::ProcessEnvironment)
+    };
+    let book = "date = \"2027-02-03\"\n[[vendor]]\nname = \"openai\"\n[vendor.models]\ngpt-4o = { input = 9 }\n";
+    assert_eq!(load(book).unwrap().snapshot.prices.book().date(), "2027-02-03");
+    let told = load(&book.replace("input", "inputs")).unwrap_err().to_string();
+    assert!(told.contains("settings.price_book") && told.contains("inputs"), "{told}");
+}

@@ -82,7 +82,8 @@ pub(crate) fn compile(
     let (settings, times) = settings::compile(settings, &root.key("settings"), problems);
     let data = provider_data(times.provider_data.as_ref(), &root.key("settings"), env, problems);
     let providers = providers::compile(providers, &times, &data, &root.key("providers"), problems);
-    let prices = Arc::new(limits::pricing(pricing, &root.key("pricing"), problems, PriceBook::bundled()));
+    let book = price_book(times.price_book.as_ref(), &root.key("settings"), env, problems);
+    let prices = Arc::new(limits::pricing(pricing, &root.key("pricing"), problems, book));
     let models = models::compile(models, &providers, &prices, &root.key("models"), problems);
     let users = compile_users(users, more_users, &models, &providers, &root.key("users"), problems);
     if !settings.mask_api_keys {
@@ -156,6 +157,25 @@ fn provider_data(
             ProviderData::bundled()
         }
     }
+}
+
+/// What vendors charge: the bundled book, with the one that the settings name over it.
+fn price_book(
+    file: Option<&At<PathBuf>>,
+    at: &KeyPath<'_>,
+    env: &dyn Environment,
+    problems: &mut Problems,
+) -> Arc<PriceBook> {
+    let bundled = PriceBook::bundled();
+    let Some(file) = file else { return bundled };
+    let name = file.value.display();
+    let read = env.read_file(&file.value).map_err(|error| format!("the file {name} cannot be read: {error}"));
+    let book =
+        read.and_then(|text| bundled.with(&text).map_err(|error| format!("{name}: {}", error.to_string().trim_end())));
+    book.map(Arc::new).unwrap_or_else(|message| {
+        problems.error(&at.key("price_book"), file.span.clone(), message);
+        bundled
+    })
 }
 
 /// The strings of a list.

@@ -100,6 +100,9 @@ table! {
         mask_api_keys: default<bool> = true;
         /// Where days and months of budgets begin: `UTC`, an offset such as `+08:00`, or a name such as `Asia/Shanghai`.
         budget_timezone: optional<Text>;
+        /// TOML file of the form of the bundled price book, `berry-core/data/prices.toml`, whose rows come before those of the bundled
+        /// one; see [prices and costs](prices-and-costs.md).
+        price_book: optional<PathBuf>;
         /// TOML file whose keys and rows come before the built-in data on vendors, models and errors; see [provider data](provider-data.md).
         provider_data: optional<PathBuf>;
         /// The `smart_ai` strategy.

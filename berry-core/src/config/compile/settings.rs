@@ -20,6 +20,8 @@ pub(super) struct Times {
     pub(super) request: Option<Seconds>,
     /// Where `mask_api_keys` is.
     pub(super) mask_api_keys: Option<Span>,
+    /// `price_book`.
+    pub(super) price_book: Option<At<PathBuf>>,
     /// `provider_data`.
     pub(super) provider_data: Option<At<PathBuf>>,
 }
@@ -44,6 +46,7 @@ pub(super) fn compile(raw: Option<At<RawSettings>>, at: &KeyPath<'_>, problems: 
         log_response_body,
         mask_api_keys,
         budget_timezone,
+        price_book,
         provider_data,
         smart_ai,
     } = raw.map_or_else(defaults, |raw| raw.value);
@@ -56,6 +59,7 @@ pub(super) fn compile(raw: Option<At<RawSettings>>, at: &KeyPath<'_>, problems: 
         },
         request: request_timeout_seconds.map(|t| t.value),
         mask_api_keys: mask_api_keys.span,
+        price_book,
         provider_data,
     };
     let settings = Settings {

@@ -52,10 +52,13 @@ pub struct Users {
     limits: Vec<Option<Arc<UserLimits>>>,
 }
 
+/// One line of the processor's cache, so that a user who is looked up is fetched at once.
+#[repr(align(64))]
 struct Row {
-    /// Where the id begins in the text; the name ends where the next row begins.
+    /// Where the id begins in the text; the name follows it.
     text_at: usize,
     id_bytes: u32,
+    name_bytes: u32,
     /// Places in the lists of what is shared.
     tags: u32,
     models: u32,
@@ -118,10 +121,10 @@ impl Users {
 
     fn user(&self, place: usize) -> User {
         let row = &self.rows[place];
-        let end = self.rows.get(place + 1).map_or(self.text.len(), |next| next.text_at);
+        let name_at = row.text_at + row.id_bytes as usize;
         User {
             id: UserId::from(self.id(place)),
-            name: self.text[row.text_at + row.id_bytes as usize..end].into(),
+            name: self.text[name_at..name_at + row.name_bytes as usize].into(),
             enabled: row.enabled,
             admin: row.admin,
             tags: Arc::clone(&self.tags[row.tags as usize]),
@@ -192,6 +195,7 @@ impl UsersBuilder {
         let row = Row {
             text_at: users.text.len(),
             id_bytes: u32::try_from(id.len()).expect("a key is a small part of a file of 256 MiB"),
+            name_bytes: u32::try_from(name.len()).expect("a name is not 4 GiB long"),
             tags: self.tags.place(tags.into(), &mut users.tags),
             models: self.models.place(models, &mut users.models),
             limits: self.limits.place(limits, &mut users.limits),
