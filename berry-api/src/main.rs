@@ -45,6 +45,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    limits::give_large_blocks_back();
     let arguments = Arguments::parse();
     let result = if arguments.check_config {
         check(&arguments)
