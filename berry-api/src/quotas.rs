@@ -164,7 +164,7 @@ impl Metered {
         let mut touched = Vec::new();
         let mut look = |meter: &mut Meter, model: Option<&ModelName>| {
             let Some(shared) = meter.shared() else { return };
-            for part in [Part::Requests, Part::Places] {
+            for part in Part::ALL {
                 let share = shared.part(part);
                 if share.next_ask().is_some() && (share.list() || share.is_urgent(now)) {
                     touched.push(ShareKey { user: user.clone(), model: model.cloned(), part });

@@ -1,25 +1,25 @@
 -- Lends one instance a part of a shared amount, and takes in what it used. Everything in one step, by the server's clock.
 --
 -- KEYS[1]  a hash: `w:NAME:START` = what was used in a bucket of a window; `l:INSTANCE` = "lease until folded used"
--- ARGV     instance, lease_ms, told, used, held, want, renewing, keep_ms, then for each window: name, span_ms, width_ms, limit
+-- ARGV     instance, lease_ms, told, used, held, want, need, folds, keep_ms, then for each window: name, span_ms, width_ms, limit
 --
 -- `told` and `used` are totals of the instance since its start, so that a repeated call counts once. A lease that was not
--- renewed in time is folded: counted as used from its end on, because it may have been. `renewing` is 0 for amounts that are
+-- renewed in time is folded: counted as used from its end on, because it may have been. `folds` is 0 for amounts that are
 -- only lent and never used, such as places; those are let go instead.
 --
--- Returns the lease, the window with least left (from 0), what it has left beside all leases, and in how many ms something may
--- be lent again where nothing could be (-1: not known).
+-- Returns the lease, the window with least left (from 0), what it has left beside all leases, in how many ms as much
+-- as is needed may be lent where it could not be (-1: not known), and what was used in that window.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local me, lease_ms = ARGV[1], tonumber(ARGV[2])
 local told, used, held, want = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local folds, keep_ms = ARGV[7] ~= '0', tonumber(ARGV[8])
+local need, folds, keep_ms = tonumber(ARGV[7]), ARGV[8] ~= '0', tonumber(ARGV[9])
 local FORGET_MS = 600000
 
 local function text(number) return string.format('%.0f', number) end
 
 local windows, by_name = {}, {}
-for i = 9, #ARGV, 4 do
+for i = 10, #ARGV, 4 do
   local window = {
     name = ARGV[i], span = tonumber(ARGV[i + 1]), width = tonumber(ARGV[i + 2]), limit = tonumber(ARGV[i + 3]),
     sum = 0, parts = {},
@@ -94,9 +94,9 @@ room = room or want
 local lease = math.max(held, math.min(want, math.max(0, room)))
 
 local free_after = -1
-if lease <= held and want > held then
+if lease < need then
   for place, window in ipairs(windows) do
-    local over = window.sum + others + held + 1 - window.limit
+    local over = window.sum + others + need - window.limit
     if over > 0 and window.span > 0 then
       local starts = {}
       for from in pairs(window.parts) do starts[#starts + 1] = from end
@@ -119,4 +119,4 @@ end
 redis.call('HSET', KEYS[1], 'l:' .. me, text(lease) .. ' ' .. text(now + lease_ms) .. ' 0 ' .. text(used))
 if #gone > 0 then redis.call('HDEL', KEYS[1], unpack(gone)) end
 redis.call('PEXPIRE', KEYS[1], keep_ms)
-return { lease, least_at, math.max(0, room - lease), free_after }
+return { lease, least_at, math.max(0, room - lease), free_after, least and least.sum or 0 }

@@ -172,16 +172,18 @@ impl Lending {
             .arg(ask.used)
             .arg(ask.held)
             .arg(ask.want)
+            .arg(ask.need)
             .arg(u8::from(key.part != Part::Places))
             .arg(millis(longest + KEEP));
         for window in &windows {
             call.arg(window.name).arg(millis(window.span)).arg(millis(window.width)).arg(window.limit);
         }
-        let answer = self.link.call::<(u64, usize, u64, i64)>(&call).await;
-        let lent = answer.map(|(lease, window, left, free_after)| Lent {
+        let answer = self.link.call::<(u64, usize, u64, i64, u64)>(&call).await;
+        let lent = answer.map(|(lease, window, left, free_after, sum)| Lent {
             lease,
             window,
             left,
+            sum,
             free_after: u64::try_from(free_after).ok().map(Duration::from_millis),
         });
         (key, ask, lent)
@@ -193,6 +195,7 @@ impl ShareKey {
     fn name(&self) -> String {
         let part = match self.part {
             Part::Requests => "requests",
+            Part::Tokens => "tokens",
             Part::Places => "places",
         };
         let (user, model) = (self.user.as_str(), self.model.as_ref().map_or("", ModelName::as_str));

@@ -29,6 +29,20 @@ pub enum LimitKind {
 }
 
 impl LimitKind {
+    const ALL: [Self; 6] = [
+        Self::RequestsPerMinute,
+        Self::RequestsPerHour,
+        Self::RequestsPerDay,
+        Self::TokensPerMinute,
+        Self::TokensPerDay,
+        Self::MaxConcurrent,
+    ];
+
+    /// The limit with this key.
+    pub(super) fn of_key(key: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.key() == key)
+    }
+
     /// The key in the configuration.
     pub const fn key(self) -> &'static str {
         match self {
@@ -98,6 +112,8 @@ pub struct Begun {
     at: Instant,
     /// Tokens, by window.
     reserved: [u64; 2],
+    /// Tokens of those that instances share.
+    shared: u64,
 }
 
 /// What one user did, as far as limits ask for it. Windows come into being with the first request that they limit.
@@ -125,7 +141,7 @@ impl Meter {
     ) -> Result<(), Denied> {
         let limits = &match sharing {
             None => *limits,
-            Some(sharing) => self.shared.get_or_insert_default().check(limits, sharing, now)?,
+            Some(sharing) => self.shared.get_or_insert_default().check(limits, tokens, sharing, now)?,
         };
         let mut denied: Option<Denied> = None;
         let mut hold = |limit: LimitKind, at: Instant| {
@@ -173,17 +189,15 @@ impl Meter {
             }
         }
         self.running = self.running.saturating_add(1);
-        if let Some(shared) = &mut self.shared {
-            shared.begin(limits, now);
-        }
-        Begun { at: now, reserved }
+        let shared = self.shared.as_mut().map_or(0, |shared| shared.begin(tokens, now));
+        Begun { at: now, reserved, shared }
     }
 
     /// Ends a request that began: it used `tokens`, which count from when it began.
     pub fn end(&mut self, begun: &Begun, tokens: u64, now: Instant) {
         self.running = self.running.saturating_sub(1);
         if let Some(shared) = &mut self.shared {
-            shared.end();
+            shared.end(begun.shared, tokens);
         }
         for (window, reserved) in self.tokens.iter_mut().zip(begun.reserved) {
             if let Some(window) = window {
@@ -234,7 +248,7 @@ impl Meter {
 }
 
 /// What a request that may use `tokens` has to fit in with.
-fn fitting(tokens: u64, limit: u64) -> u64 {
+pub(super) fn fitting(tokens: u64, limit: u64) -> u64 {
     if tokens > limit { 1 } else { tokens.max(1) }
 }
 
@@ -246,7 +260,7 @@ pub(super) fn request_limits(limits: &RateLimit) -> [(Option<u64>, LimitKind, Du
     ]
 }
 
-fn token_limits(limits: &RateLimit) -> [(Option<u64>, LimitKind, Duration); 2] {
+pub(super) fn token_limits(limits: &RateLimit) -> [(Option<u64>, LimitKind, Duration); 2] {
     [
         (limits.tokens_per_minute, LimitKind::TokensPerMinute, MINUTE),
         (limits.tokens_per_day, LimitKind::TokensPerDay, DAY),

@@ -53,6 +53,8 @@ pub struct Ask {
     pub held: u64,
     /// The lease that is wanted, `held` included.
     pub want: u64,
+    /// The least lease that helps.
+    pub need: u64,
     at: Instant,
 }
 
@@ -65,7 +67,9 @@ pub struct Lent {
     pub window: usize,
     /// What that window has left beside all leases.
     pub left: u64,
-    /// Where nothing could be lent: when there will be something. `None` = not known.
+    /// What was used in it by all instances.
+    pub sum: u64,
+    /// Where less than what is needed could be lent: when there will be as much. `None` = not known.
     pub free_after: Option<Duration>,
 }
 
@@ -211,12 +215,14 @@ impl Share {
         let idle = self.wanted == 0 && self.last_taken + IDLE <= now;
         let spare = if idle { 0 } else { self.target.max(self.wanted).max(1) };
         let want = self.held.saturating_add(spare);
+        let need = self.held.saturating_add(if idle { 0 } else { self.wanted.max(1) });
+        self.target = self.target.max(spare);
         // What goes back must not be taken meanwhile, even when the answer is lost.
         self.bound = self.bound.min(self.used.saturating_add(want));
         self.wanted = 0;
         self.under_way = true;
         self.taken = false;
-        Some(Ask { told: self.told, used: self.used, held: self.held, want, at: now })
+        Some(Ask { told: self.told, used: self.used, held: self.held, want, need, at: now })
     }
 
     /// Takes the store's answer to `ask`. `most` bounds how much is asked for ahead from now on.
@@ -227,7 +233,7 @@ impl Share {
         self.bound = ask.used.saturating_add(lent.lease);
         self.valid_until = ask.at + LEASE;
         self.left = Some((lent.window, lent.left));
-        let refused = ask.want > ask.held && lent.lease <= ask.held;
+        let refused = lent.lease < ask.need;
         self.refusal = refused.then(|| {
             let until = now + lent.free_after.unwrap_or(IDLE);
             Refusal { window: lent.window, until, believed_until: until.min(now + REFUSAL) }
@@ -287,7 +293,7 @@ mod tests {
         share.want(lease);
         let ask = share.ask(at(0)).unwrap();
         assert_eq!((ask.used, ask.held, ask.want), (0, 0, lease));
-        share.answered(&ask, &Lent { lease, window: 0, left: 100, free_after: None }, 10, at(1));
+        share.answered(&ask, &Lent { lease, window: 0, left: 100, sum: 0, free_after: None }, 10, at(1));
         share
     }
 
@@ -308,7 +314,7 @@ mod tests {
         for (free_after, believed) in [(40 * MS, 40 * MS), (5_000 * MS, REFUSAL)] {
             share.want(1);
             let ask = share.ask(at(0)).unwrap();
-            let none = Lent { lease: 0, window: 1, left: 0, free_after: Some(free_after) };
+            let none = Lent { lease: 0, window: 1, left: 0, sum: 0, free_after: Some(free_after) };
             share.answered(&ask, &none, 10, at(0));
             let no = Word::No { window: 1, until: at(0) + free_after };
             assert_eq!(share.word(1, at(0) + (believed - MS)), no);
@@ -338,7 +344,7 @@ mod tests {
         share.take(2, at(2));
         let ask = share.ask(at(300)).unwrap();
         share.take(1, at(301));
-        share.answered(&ask, &Lent { lease: 5, window: 0, left: 9, free_after: None }, 10, at(302));
+        share.answered(&ask, &Lent { lease: 5, window: 0, left: 9, sum: 0, free_after: None }, 10, at(302));
         assert_eq!(share.available(at(302)), 4);
     }
 
@@ -347,12 +353,12 @@ mod tests {
         let mut share = lent(3);
         share.take(1, at(2));
         let told = share.ask(at(400)).unwrap();
-        share.answered(&told, &Lent { lease: 2, window: 0, left: 9, free_after: None }, 10, at(401));
+        share.answered(&told, &Lent { lease: 2, window: 0, left: 9, sum: 0, free_after: None }, 10, at(401));
         assert_eq!(share.available(at(402)), 2);
         let back = share.ask(at(2) + IDLE).unwrap();
         assert_eq!((back.used, back.want), (1, 0));
         assert_eq!(share.available(at(2) + IDLE), 0, "even when the answer is lost");
-        share.answered(&back, &Lent { lease: 0, window: 0, left: 9, free_after: None }, 10, at(1_100));
+        share.answered(&back, &Lent { lease: 0, window: 0, left: 9, sum: 0, free_after: None }, 10, at(1_100));
         assert_eq!(share.next_ask(), None);
         assert!(share.unlist());
     }
@@ -367,13 +373,13 @@ mod tests {
             now = now + MS;
             let ask = share.ask(now).unwrap();
             wants.push(ask.want);
-            share.answered(&ask, &Lent { lease: ask.want, window: 0, left: 99, free_after: None }, 10, now);
+            share.answered(&ask, &Lent { lease: ask.want, window: 0, left: 99, sum: 0, free_after: None }, 10, now);
         }
-        assert_eq!(wants, [1, 2, 4, 8, 10]);
+        assert_eq!(wants, [2, 4, 8, 10, 10]);
         share.take(1, now);
         now = now + TELL_AFTER + MS;
         let ask = share.ask(now).unwrap();
-        share.answered(&ask, &Lent { lease: 9, window: 0, left: 99, free_after: None }, 10, now);
+        share.answered(&ask, &Lent { lease: 9, window: 0, left: 99, sum: 0, free_after: None }, 10, now);
         share.take(1, now + MS);
         assert_eq!(share.ask(now + TELL_AFTER + MS).unwrap().want, 5);
     }
@@ -388,7 +394,7 @@ mod tests {
             now = now + LEASE / 2;
             let ask = share.ask(now).unwrap();
             assert_eq!((ask.held, ask.used), (2, 0));
-            share.answered(&ask, &Lent { lease: ask.held, window: 0, left: 0, free_after: None }, 10, now);
+            share.answered(&ask, &Lent { lease: ask.held, window: 0, left: 0, sum: 0, free_after: None }, 10, now);
         }
         share.release(2, 5);
         let ask = share.ask(now + TELL_AFTER).unwrap();

@@ -1,8 +1,8 @@
-//! The limits of a meter that several instances share: requests over windows, and places for requests at the same time.
+//! The limits of a meter that several instances share: requests and tokens over windows, and places for requests at the same time.
 
 use std::time::Duration;
 
-use super::meter::{Denied, LimitKind, Reason, Standing, request_limits};
+use super::meter::{Denied, LimitKind, Reason, Standing, fitting, request_limits, token_limits};
 use super::share::{Share, SharedWindow, Word};
 use crate::config::snapshot::{ClusterFallback, RateLimit};
 use crate::time::Instant;
@@ -26,14 +26,22 @@ pub struct Sharing {
 pub enum Part {
     /// Requests over windows.
     Requests,
+    /// Tokens over windows.
+    Tokens,
     /// Requests at the same time.
     Places,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Requests, Self::Tokens, Self::Places];
 }
 
 /// The shares of one meter.
 #[derive(Clone, Debug, Default)]
 pub struct Shared {
     requests: Share,
+    tokens: Share,
     places: Share,
 }
 
@@ -51,56 +59,89 @@ impl Shared {
     ///
     /// # Errors
     /// As [`super::Meter::check`].
-    pub(super) fn check(&mut self, limits: &RateLimit, sharing: &Sharing, now: Instant) -> Result<RateLimit, Denied> {
-        let mut own = *limits;
+    pub(super) fn check(
+        &mut self,
+        limits: &RateLimit,
+        tokens: u64,
+        sharing: &Sharing,
+        now: Instant,
+    ) -> Result<RateLimit, Denied> {
+        self.set_windows(limits);
+        let fitting = self.fitting(tokens);
+        let verdicts = [
+            verdict(&mut self.requests, 1, sharing, now),
+            verdict(&mut self.tokens, fitting, sharing, now),
+            verdict(&mut self.places, 1, sharing, now),
+        ];
+        let refusals = verdicts.iter().filter_map(|verdict| match verdict {
+            Verdict::Refused(denied) => Some(*denied),
+            Verdict::Lent | Verdict::Divided => None,
+        });
+        // Asking comes first: what is not known may be the end of it.
+        if let Some(denied) = refusals.min_by_key(|denied| denied.reason != Reason::Unasked) {
+            return Err(denied);
+        }
         let instances = sharing.instances.max(1);
-        let Self { requests, places } = self;
-        let windows = request_limits(limits).into_iter().filter_map(|(limit, kind, span)| {
+        let divided = verdicts.map(|verdict| matches!(verdict, Verdict::Divided));
+        let divide = |limit: u64| (limit / u64::from(instances)).max(1);
+        let [requests, of_tokens, places] = divided;
+        Ok(RateLimit {
+            requests_per_minute: limits.requests_per_minute.filter(|_| requests).map(divide),
+            requests_per_hour: limits.requests_per_hour.filter(|_| requests).map(divide),
+            requests_per_day: limits.requests_per_day.filter(|_| requests).map(divide),
+            tokens_per_minute: limits.tokens_per_minute.filter(|_| of_tokens).map(divide),
+            tokens_per_day: limits.tokens_per_day.filter(|_| of_tokens).map(divide),
+            max_concurrent: limits.max_concurrent.filter(|_| places).map(|max| (max / instances).max(1)),
+        })
+    }
+
+    fn set_windows(&mut self, limits: &RateLimit) {
+        let requests = request_limits(limits).into_iter().filter_map(|(limit, kind, span)| {
             let width = if limit? <= EXACT_MAX { Duration::from_millis(1) } else { span / 16 };
             Some(SharedWindow { name: kind.key(), span, width, limit: limit? })
         });
-        requests.set_windows(windows);
-        let place = limits.max_concurrent.map(|limit| SharedWindow {
+        self.requests.set_windows(requests);
+        let tokens = token_limits(limits).into_iter().filter_map(|(limit, kind, span)| {
+            Some(SharedWindow { name: kind.key(), span, width: span / 16, limit: limit? })
+        });
+        self.tokens.set_windows(tokens);
+        let places = limits.max_concurrent.into_iter().map(|limit| SharedWindow {
             name: LimitKind::MaxConcurrent.key(),
             span: Duration::ZERO,
             width: Duration::ZERO,
             limit: u64::from(limit),
         });
-        places.set_windows(place.into_iter());
-        let of_requests = verdict(requests, sharing, now, |name| {
-            request_limits(limits).into_iter().map(|(_, kind, _)| kind).find(|kind| kind.key() == name)
-        });
-        let of_places = verdict(places, sharing, now, |_| Some(LimitKind::MaxConcurrent));
-        match (of_requests, of_places) {
-            (Verdict::Refused(denied), Verdict::Refused(other)) => {
-                // Asking comes first: what is not known may be the end of it.
-                return Err(if other.reason == Reason::Unasked { other } else { denied });
-            }
-            (Verdict::Refused(denied), _) | (_, Verdict::Refused(denied)) => return Err(denied),
-            (of_requests, of_places) => {
-                let divide = |limit: u64| (limit / u64::from(instances)).max(1);
-                let divided = matches!(of_requests, Verdict::Divided);
-                for limit in [&mut own.requests_per_minute, &mut own.requests_per_hour, &mut own.requests_per_day] {
-                    *limit = limit.filter(|_| divided).map(divide);
-                }
-                let divided = matches!(of_places, Verdict::Divided);
-                own.max_concurrent = own.max_concurrent.filter(|_| divided).map(|max| (max / instances).max(1));
-            }
-        }
-        Ok(own)
+        self.places.set_windows(places);
     }
 
-    pub(super) fn begin(&mut self, limits: &RateLimit, now: Instant) {
+    /// What a request that may use `tokens` has to fit in with.
+    fn fitting(&self, tokens: u64) -> u64 {
+        let limits = self.tokens.windows().iter().map(|window| window.limit);
+        limits.map(|limit| fitting(tokens, limit)).min().unwrap_or(0)
+    }
+
+    /// Counts a request that passed; how many tokens are held for it.
+    pub(super) fn begin(&mut self, tokens: u64, now: Instant) -> u64 {
         if !self.requests.windows().is_empty() {
             self.requests.take(1, now);
         }
-        if limits.max_concurrent.is_some() {
+        if !self.places.windows().is_empty() {
             self.places.hold(1, now);
         }
+        if self.tokens.windows().is_empty() {
+            return 0;
+        }
+        // One that is larger than a whole limit holds what is left of it.
+        let held = if self.fitting(tokens) < tokens { self.tokens.available(now) } else { tokens };
+        self.tokens.hold(held, now);
+        held
     }
 
-    pub(super) fn end(&mut self) {
+    pub(super) fn end(&mut self, held: u64, tokens: u64) {
         self.places.release(1, 0);
+        if !self.tokens.windows().is_empty() {
+            self.tokens.release(held, tokens);
+        }
     }
 
     /// How much is left for requests of all instances; `None` before the store has told.
@@ -118,25 +159,25 @@ impl Shared {
     pub fn part(&mut self, part: Part) -> &mut Share {
         match part {
             Part::Requests => &mut self.requests,
+            Part::Tokens => &mut self.tokens,
             Part::Places => &mut self.places,
         }
     }
 }
 
-fn verdict(share: &mut Share, sharing: &Sharing, now: Instant, kind: impl Fn(&str) -> Option<LimitKind>) -> Verdict {
-    let Some(first) = share.windows().first().and_then(|window| kind(window.name)) else {
-        return Verdict::Lent;
-    };
+fn verdict(share: &mut Share, amount: u64, sharing: &Sharing, now: Instant) -> Verdict {
+    let kind = |place: usize| share.windows().get(place).and_then(|window| LimitKind::of_key(window.name));
+    let Some(first) = kind(0) else { return Verdict::Lent };
     let denied = |limit, passes_at, reason| Verdict::Refused(Denied { limit, passes_at, reason });
-    match share.word(1, now) {
+    match share.word(amount, now) {
         Word::Yes => Verdict::Lent,
         Word::No { window, until } => {
-            let limit = share.windows().get(window).and_then(|window| kind(window.name)).unwrap_or(first);
+            let limit = kind(window).unwrap_or(first);
             let passes_at = Some(until).filter(|_| limit != LimitKind::MaxConcurrent);
             denied(limit, passes_at, Reason::Spent)
         }
         Word::Unknown if sharing.may_ask => {
-            share.want(1);
+            share.want(amount);
             denied(first, None, Reason::Unasked)
         }
         Word::Unknown => match sharing.on_failure {
@@ -207,11 +248,11 @@ mod tests {
     fn the_lease_answers_first_and_then_what_the_store_said() {
         let (mut meter, asking) = (Meter::default(), sharing(true, ClusterFallback::Local));
         passing(&mut meter, &asking, Instant::START);
-        answer(&mut meter, Lent { lease: 3, window: 0, left: 27, free_after: None }, Instant::START);
+        answer(&mut meter, Lent { lease: 3, window: 0, left: 27, sum: 0, free_after: None }, Instant::START);
         assert_eq!(meter.standing(&LIMITS, Instant::START).unwrap().remaining, 30);
         assert_eq!(passing(&mut meter, &asking, Instant::START).0, 3);
         let free_after = Some(Duration::from_secs(50));
-        answer(&mut meter, Lent { lease: 0, window: 1, left: 0, free_after }, Instant::START);
+        answer(&mut meter, Lent { lease: 0, window: 1, left: 0, sum: 0, free_after }, Instant::START);
         let passes_at = Some(Instant::START + Duration::from_secs(50));
         let denied = Denied { limit: LimitKind::RequestsPerHour, passes_at, reason: Reason::Spent };
         assert_eq!(passing(&mut meter, &asking, Instant::START), (0, Some(denied)));
@@ -221,7 +262,7 @@ mod tests {
     fn what_was_used_under_a_lease_counts_against_the_local_share() {
         let (mut meter, asking) = (Meter::default(), sharing(true, ClusterFallback::Local));
         passing(&mut meter, &asking, Instant::START);
-        answer(&mut meter, Lent { lease: 4, window: 0, left: 26, free_after: None }, Instant::START);
+        answer(&mut meter, Lent { lease: 4, window: 0, left: 26, sum: 0, free_after: None }, Instant::START);
         let alone = sharing(false, ClusterFallback::Local);
         assert_eq!(passing(&mut meter, &alone, Instant::START).0, 10);
     }
@@ -234,11 +275,46 @@ mod tests {
         meter.check(&limits, 0, Some(&asking), now).unwrap_err();
         let share = meter.shared().unwrap().part(Part::Places);
         let ask = share.ask(now).unwrap();
-        share.answered(&ask, &Lent { lease: 1, window: 0, left: 8, free_after: None }, 3, now);
+        share.answered(&ask, &Lent { lease: 1, window: 0, left: 8, sum: 0, free_after: None }, 3, now);
         meter.check(&limits, 0, Some(&asking), now).unwrap();
         let begun = meter.begin(&limits, 0, now);
         assert_eq!(meter.check(&limits, 0, Some(&asking), now).map_err(|denied| denied.reason), Err(Reason::Unasked));
         meter.end(&begun, 0, now);
         meter.check(&limits, 0, Some(&asking), now).unwrap();
+    }
+
+    #[test]
+    fn tokens_are_held_until_a_request_ends_and_one_larger_than_the_limit_takes_what_is_left() {
+        let limits = RateLimit { tokens_per_minute: Some(1_000), ..RateLimit::default() };
+        let (mut meter, asking) = (Meter::default(), sharing(true, ClusterFallback::Local));
+        let now = Instant::START;
+        meter.check(&limits, 600, Some(&asking), now).unwrap_err();
+        let share = meter.shared().unwrap().part(Part::Tokens);
+        let ask = share.ask(now).unwrap();
+        assert_eq!((ask.want, ask.need), (600, 600));
+        share.answered(&ask, &Lent { lease: 700, window: 0, left: 300, sum: 0, free_after: None }, 33, now);
+        meter.check(&limits, 600, Some(&asking), now).unwrap();
+        let begun = meter.begin(&limits, 600, now);
+        assert_eq!(meter.check(&limits, 101, Some(&asking), now).map_err(|denied| denied.reason), Err(Reason::Unasked));
+        meter.check(&limits, 5_000, Some(&asking), now).unwrap();
+        let large = meter.begin(&limits, 5_000, now);
+        assert_eq!(meter.shared().unwrap().part(Part::Tokens).available(now), 0);
+        meter.end(&begun, 50, now);
+        meter.end(&large, 0, now);
+        assert_eq!(meter.shared().unwrap().part(Part::Tokens).available(now), 650);
+    }
+
+    #[test]
+    fn a_lease_that_does_not_reach_is_a_refusal() {
+        let limits = RateLimit { tokens_per_minute: Some(1_000), ..RateLimit::default() };
+        let (mut meter, asking) = (Meter::default(), sharing(true, ClusterFallback::Local));
+        meter.check(&limits, 600, Some(&asking), Instant::START).unwrap_err();
+        let share = meter.shared().unwrap().part(Part::Tokens);
+        let ask = share.ask(Instant::START).unwrap();
+        let free_after = Some(Duration::from_secs(20));
+        share.answered(&ask, &Lent { lease: 400, window: 0, left: 0, sum: 0, free_after }, 33, Instant::START);
+        let denied = meter.check(&limits, 600, Some(&asking), Instant::START).unwrap_err();
+        assert_eq!(denied.passes_at, Some(Instant::START + Duration::from_secs(20)));
+        meter.check(&limits, 400, Some(&asking), Instant::START).unwrap();
     }
 }
