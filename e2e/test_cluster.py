@@ -177,6 +177,15 @@ def test_places_are_shared(store, start):
     assert chat(gateways[1]) == 200, "all places are free again"
 
 
+def test_tokens_are_shared(store, instances):
+    gateways = instances(2, store.url, "tokens_per_minute = 400", 'key_prefix = "tokens"')
+    answers = [gateways[number % 2].chat("demo-model", token=SHARED, max_tokens=20) for number in range(60)]
+    statuses = [answer.status for answer in answers]
+    used = sum(answer.json()["usage"]["total_tokens"] for answer in answers if answer.status == 200)
+    assert set(statuses) == {200, 429}
+    assert 200 < used <= 400, "all instances together, but for what is held of the last leases"
+
+
 def key_works(gateway: Gateway, token: str) -> bool:
     return gateway.request("GET", "/v1/models", None, token).status == 200
 
