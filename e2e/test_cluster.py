@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import statistics
 import threading
 import time
 
@@ -268,7 +269,13 @@ def test_a_store_that_is_slow_flapping_or_gone_delays_nobody(own_store, start, r
     limited, unlimited = Client(gateway), Client(gateway, TOKEN)
 
     def added_p99(seconds: float) -> float:
-        """By how much limited requests are slower than those of a user without limits that alternate with them."""
+        """By how much limited requests are slower than those of a user without limits that alternate with them.
+
+        The middle of three, since a pause of the machine falls on either of the two.
+        """
+        return statistics.median(added_p99_once(seconds / 3) for _ in range(3))
+
+    def added_p99_once(seconds: float) -> float:
         limited.seconds, unlimited.seconds = [], []
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -276,9 +283,9 @@ def test_a_store_that_is_slow_flapping_or_gone_delays_nobody(own_store, start, r
         return percentile(limited.seconds, 0.99) - percentile(unlimited.seconds, 0.99)
 
     added_p99(0.5)
-    found = {"healthy": added_p99(4)}
+    found = {"healthy": added_p99(9)}
     wire.delay = 2.0
-    found["slow by 2 s"] = added_p99(6)
+    found["slow by 2 s"] = added_p99(9)
     wire.delay = 0.0
     await_cluster(gateway, status="connected")
     ended = threading.Event()
@@ -289,13 +296,13 @@ def test_a_store_that_is_slow_flapping_or_gone_delays_nobody(own_store, start, r
 
     flapper = threading.Thread(target=flap)
     flapper.start()
-    found["flapping"] = added_p99(6)
+    found["flapping"] = added_p99(9)
     ended.set()
     flapper.join()
     wire.mend()
     await_cluster(gateway, status="connected")
     own_store.stop()
-    found["gone"] = added_p99(6)
+    found["gone"] = added_p99(9)
     for name, p99 in found.items():
         record_property(f"added p99 ms, store {name}", round(p99, 2))
     assert max(found.values()) < 5, found
