@@ -56,7 +56,7 @@ def receiver():
 def config(budget: str, more: str = "") -> str:
     """Every request of the model costs exactly a cent."""
     user = f'[users.budgeted]\nname = "Budgeted"\ntoken = "{BUDGETED}"\ntags = ["team"]\n[users.budgeted.budget]\n{budget}\n'
-    price = "request_price = 0.01\ninput_price = 0.0\noutput_price = 0.0\n"
+    price = "request_price = 0.01\n"
     return USERS + user + DEMO_PROVIDER + model("demo-model", "demo", "demo-model") + price + more
 
 
