@@ -42,7 +42,7 @@ const REASON_CHARS_MAX: usize = 200;
 pub enum Condition {
     /// It answers.
     Reached,
-    /// It answers, but not within [`PROMPT`]: no request waits for it.
+    /// It answers, but not within `PROMPT`: no request waits for it.
     Slow,
     /// It does not answer, and why.
     Away(String),

@@ -94,7 +94,8 @@ pub fn report(cluster: Option<&Cluster>) -> Report {
 }
 
 /// Decides about a request of `user` once the store has said what it needs to know, or after a short while without it: `decide`
-/// is told whether there is still time. Costs a request at most [`SHORT`], or [`LONG`] where it would be refused otherwise.
+/// is told whether there is still time. Costs a request at most `lending::SHORT`, or `lending::LONG` where it would be
+/// refused otherwise.
 ///
 /// # Errors
 /// What `decide` says last.
