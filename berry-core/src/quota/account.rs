@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::ops::DerefMut;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::budget::{Balance, Exhausted, Purse, Reached, Ticket};
@@ -81,6 +82,8 @@ impl fmt::Display for Holder {
 #[derive(Debug)]
 pub struct Account<M = Mutex<Purse>> {
     holder: Holder,
+    /// The place in the order of all accounts, in which their locks are taken.
+    serial: u64,
     purse: M,
 }
 
@@ -96,7 +99,10 @@ pub struct Alert {
 impl<M: Guarded<Purse>> Account<M> {
     /// A holder that spent nothing.
     pub fn new(holder: Holder) -> Self {
-        Self { holder, purse: M::new(Purse::default()) }
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        // Relaxed: only that no two are the same matters.
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        Self { holder, serial, purse: M::new(Purse::default()) }
     }
 
     /// Whose it is.
@@ -176,8 +182,8 @@ impl<M: Guarded<Purse>> Reservation<M> {
         now: Instant,
     ) -> Result<Self, Refusal> {
         let mut ordered: Vec<&(Arc<Account<M>>, Budget)> = accounts.iter().collect();
-        ordered.sort_by_key(|(account, _)| Arc::as_ptr(account).addr());
-        ordered.dedup_by_key(|(account, _)| Arc::as_ptr(account).addr());
+        ordered.sort_by_key(|(account, _)| account.serial);
+        ordered.dedup_by_key(|(account, _)| account.serial);
         let mut purses: Vec<_> = ordered.iter().map(|(account, _)| account.purse.lock()).collect();
         let mut refused: Option<Refusal> = None;
         for ((account, budget), purse) in ordered.iter().zip(&mut purses) {
