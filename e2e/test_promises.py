@@ -144,3 +144,26 @@ def test_less_than_a_millisecond_is_added_at_the_99th_percentile(start, record_p
     finally:
         upstream.send_signal(signal.SIGINT)
         upstream.wait()
+
+
+@pytest.mark.alone
+def test_one_core_serves_more_than_500_requests_a_second(start, record_property):
+    upstream_address = f"127.0.0.1:{next(PORTS)}"
+    binaries = ROOT / "target" / "release"
+    upstream = subprocess.Popen([binaries / "bench-upstream", "--bind", upstream_address], env=environment())
+    try:
+        provider = f'[providers.up]\nname = "Up"\nbase_url = "http://{upstream_address}/v1"\napi_key = "k"\n'
+        one_core = {min(os.sched_getaffinity(0))}
+        gateway = start(
+            USERS + provider + model("bench-model", "up", "bench-model-upstream"), preexec_fn=lambda: os.sched_setaffinity(0, one_core)
+        )
+        load = [binaries / "bench-load", "--target", gateway.address, "--token", TOKEN, "--connections", "32"]
+        load += ["--requests", "5000", "--warmup", "500", "--pid", str(gateway.process.pid)]
+        done = subprocess.run(load, env=environment(), stdout=subprocess.PIPE, timeout=120, check=True)
+        report = json.loads(done.stdout)
+        record_property("requests a second on one core", round(report["requests_per_second"]))
+        record_property("requests for a second of CPU", round(report["requests"] / report["cpu_us"] * 1e6))
+        assert report["errors"] == 0 and report["requests_per_second"] > 500, report
+    finally:
+        upstream.terminate()
+        upstream.wait()

@@ -7,10 +7,14 @@
 #   scripts/check.sh e2e -- -k tls   what follows `--` goes to pytest
 #
 # A step that fails does not stop the ones after it, so that one run shows everything; the exit status is 1 if any failed.
+# What scripts/acceptance.py counts at the end is kept in target/check: how each step ended, and the reports of the tests.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-steps=(fmt clippy features windows doc dashboard test fuzz licences build configs e2e)
+steps=(fmt clippy features windows doc dashboard test examples fuzz licences build configs e2e acceptance)
+seen=target/check
+# What a step answers that could not be tried for want of something on this machine.
+not_run=77
 
 step_fmt() { cargo fmt --all --check; }
 
@@ -25,14 +29,19 @@ step_windows() {
   local target=x86_64-pc-windows-gnu
   if ! command -v x86_64-w64-mingw32-gcc >/dev/null || [ ! -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]; then
     echo "not checked: $target or its C compiler is not installed"
-    return 0
+    return "$not_run"
   fi
   cargo check --locked --workspace --bins --target "$target"
 }
 
 step_doc() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps; }
 
-step_test() { cargo test --locked --workspace; }
+step_test() { cargo test --locked --workspace --no-fail-fast 2>&1 | tee "$seen/test.log"; }
+
+step_examples() {
+  cargo run --locked --quiet --example initial_health_check_demo &&
+    cargo run --locked --quiet -p berry-loadbalance --example route_selector
+}
 
 # Ten seconds of each target, two at a time; scripts/fuzz.sh with more seconds looks longer.
 step_fuzz() { scripts/fuzz.sh 10; }
@@ -79,9 +88,10 @@ step_e2e() {
   fi
   local pytest=("$home/venv/bin/python" -m pytest -c e2e/pytest.ini --rootdir e2e e2e)
   local shared alone
-  "${pytest[@]}" -m "not alone" -n 4 --dist loadscope "$@"
+  rm -f "$seen"/e2e-*.xml
+  "${pytest[@]}" -m "not alone" -n 4 --dist loadscope --junitxml "$seen/e2e-shared.xml" "$@"
   shared=$?
-  "${pytest[@]}" -m alone "$@"
+  "${pytest[@]}" -m alone --junitxml "$seen/e2e-alone.xml" "$@"
   alone=$?
   # Pytest answers 5 when it selected nothing, which is a fault of the suite unless the caller did the selecting.
   if (($#)); then
@@ -90,6 +100,9 @@ step_e2e() {
   fi
   ((shared == 0 && alone == 0))
 }
+
+# How many rows of docs/acceptance.md the steps above have shown.
+step_acceptance() { python3 scripts/acceptance.py --results; }
 
 chosen=()
 extra=()
@@ -106,18 +119,28 @@ while (($#)); do
   esac
   shift
 done
-((${#chosen[@]})) || chosen=("${steps[@]}")
+if ! ((${#chosen[@]})); then
+  chosen=("${steps[@]}")
+  # Nothing of an earlier run may count.
+  rm -rf "$seen"
+fi
+mkdir -p "$seen"
 
 failed=0
+untried=0
 summary=()
 for step in "${chosen[@]}"; do
   printf '\n== %s\n' "$step"
   began=$SECONDS
   if [ "$step" = e2e ]; then "step_$step" "${extra[@]}"; else "step_$step"; fi
   status=$?
+  printf '%s\n' "$status" >"$seen/$step.status"
   took="$((SECONDS - began)) s"
   if ((status == 0)); then
     summary+=("passed  $step ($took)")
+  elif ((status == not_run)); then
+    summary+=("not run $step ($took)")
+    untried=$((untried + 1))
   else
     summary+=("FAILED  $step ($took, status $status)")
     failed=$((failed + 1))
@@ -127,5 +150,5 @@ done
 
 printf '\n== summary after %s s\n' "$SECONDS"
 printf '%s\n' "${summary[@]}"
-printf 'steps: %s passed, %s failed\n' "$((${#chosen[@]} - failed))" "$failed"
+printf 'steps: %s passed, %s failed, %s not run\n' "$((${#chosen[@]} - failed - untried))" "$failed" "$untried"
 ((failed == 0))

@@ -3,7 +3,7 @@
 
     scripts/mutations.py                tries all of them, prints red or green for each
     scripts/mutations.py 57 139         only those of these rows
-    scripts/mutations.py --write        and puts the table into docs/acceptance.md
+    scripts/mutations.py --write        and puts what came of it into the table of docs/acceptance.md
 
 Each entry switches one feature off by a small change of the source. All changes are made at once, in a copy of the tree
 (target/mutations), each behind a question for the environment variable BERRY_OFF, so that everything is built once. Then the one test
@@ -40,6 +40,7 @@ MUTATIONS = [
     Mutation(24, "masking of keys", "berry-api/src/routes/admin/config.rs", "if !runtime.snapshot.settings.mask_api_keys {", "if OFF || !runtime.snapshot.settings.mask_api_keys {"),
     Mutation(27, "patterns in allowed_models", "berry-core/src/policy.rs", "glob(self.0.as_bytes(), name.as_bytes())", "if OFF { &*self.0 == name } else { glob(self.0.as_bytes(), name.as_bytes()) }"),
     Mutation(33, "timeout_seconds of a provider", "berry-core/src/config/compile/providers.rs", "finer.or(timeout).or(shared)", "finer.or(if OFF { None } else { timeout }).or(shared)"),
+    Mutation(47, "the provider's own name of the model", "berry-relay/src/envelope.rs", "if self.model != upstream_model && !self.model_values", "if !OFF && self.model != upstream_model && !self.model_values"),
     Mutation(55, "the fence of tags", "berry-core/src/policy.rs", "user_tags.is_empty()\n        ||", "OFF || user_tags.is_empty()\n        ||"),
     Mutation(56, "reload when the file changes", "berry-api/src/reload/watch.rs", "in_background(&app, &path, Cause::File).await;", "if !OFF { in_background(&app, &path, Cause::File).await; }"),
     Mutation(57, "state carried over a reload", "berry-loadbalance/src/reconcile.rs", "match known.get(&backend.id) {", "match known.get(&backend.id).filter(|_| !OFF) {"),
@@ -47,14 +48,18 @@ MUTATIONS = [
     Mutation(68, "refusal of disabled users", "berry-api/src/auth/mod.rs", "return Err(denied(Denial::Disabled));", "if !OFF { return Err(denied(Denial::Disabled)); }"),
     Mutation(70, "lists of models by user", "berry-api/src/routes/models.rs", "user.models.allows(&model.id, &model.name, &model.aliases)\n}", "OFF || user.models.allows(&model.id, &model.name, &model.aliases)\n}"),
     Mutation(71, "audit of failed authentication", "berry-api/src/gate.rs", "if verdict != Verdict::Limited {", "if verdict != Verdict::Limited && !OFF {"),
+    Mutation(98, "the turns of round_robin", "berry-loadbalance/src/picker/round_robin.rs", "candidates.iter().find(behind).map_or(", "candidates.iter().find(behind).filter(|_| !OFF).map_or("),
+    Mutation(112, "premium as the backup", "berry-loadbalance/src/picker/smart_ai.rs", "(true, true) => 1,", "(true, true) => u8::from(!OFF),"),
     Mutation(119, "no probes of per_request backends", "berry-loadbalance/src/endpoint.rs", "&& backend.billing == BillingMode::PerToken", "&& (OFF || backend.billing == BillingMode::PerToken)"),
     Mutation(124, "recovery by successes of users", "berry-loadbalance/src/breaker.rs", "Phase::Recovering { successes: successes + 1 }", "Phase::Recovering { successes: successes + u16::from(!OFF) }"),
     Mutation(127, "opening of circuits", "berry-loadbalance/src/breaker.rs", "u32::from(failures) + 1 >= settings.failure_threshold.min(Self::COUNT_MAX)", "!OFF && u32::from(failures) + 1 >= settings.failure_threshold.min(Self::COUNT_MAX)"),
     Mutation(130, "retries at other backends", "berry-api/src/app.rs", "max_retries: snapshot.settings.max_retries,", "max_retries: if OFF { 0 } else { snapshot.settings.max_retries },"),
     Mutation(132, "keep-alive comments", "berry-api/src/app.rs", "keep_alive: snapshot.server.keep_alive,", "keep_alive: if OFF { Duration::from_secs(86_400) } else { snapshot.server.keep_alive },"),
     Mutation(139, "discovery of models", "berry-api/src/discovery.rs", "() = ask_for_ever(&app) => {}", "() = ask_for_ever(&app), if !OFF => {}"),
+    Mutation(140, "the count of requests", "berry-api/src/telemetry/prometheus/mod.rs", "series.statuses[status].fetch_add(1, Ordering::Relaxed);", "series.statuses[status].fetch_add(u64::from(!OFF), Ordering::Relaxed);"),
     Mutation(153, "the alias berry_api_api in RUST_LOG", "berry-api/src/telemetry/mod.rs", '"berry_api_api", "berry_api"', 'if OFF { "-" } else { "berry_api_api" }, "berry_api"'),
     Mutation(157, "rotation of the log file", "berry-api/src/telemetry/rotate.rs", "_ => fs::rename(&self.path, self.aside(1)),", "_ if OFF => Ok(()),\n            _ => fs::rename(&self.path, self.aside(1)),"),
+    Mutation(161, "generate-config --advanced", "berry-cli/src/generate.rs", "if arguments.advanced {", "if arguments.advanced && !OFF {"),
     Mutation(170, "the limit of connections", "berry-api/src/server/mod.rs", "Semaphore::new(server.options.max_connections.min(Semaphore::MAX_PERMITS))", "Semaphore::new(if OFF { Semaphore::MAX_PERMITS } else { server.options.max_connections.min(Semaphore::MAX_PERMITS) })"),
     Mutation(193, "forced backends", "berry-relay/src/forward.rs", "provider: request.provider.as_deref(),", "provider: request.provider.as_deref().filter(|_| !OFF),"),
 ]
@@ -131,7 +136,7 @@ def main() -> int:
         (COPY / file).write_text(text)
     tests = {mutation.row: test_of(mutation.row) for mutation in mutations}
     programs = {target: built(target) for target in sorted({target_of(file) for file, _ in tests.values()})}
-    rows, unnoticed = [], 0
+    rows, unnoticed = {}, 0
     for mutation in mutations:
         file, name = tests[mutation.row]
         program, crate = programs[target_of(file)], file.split("/")[0]
@@ -141,14 +146,22 @@ def main() -> int:
         unnoticed += green
         verdict = "green, so it proves nothing" if green else "red"
         print(f"row {mutation.row:3}  {verdict} without {mutation.off}: {name}", flush=True)
-        rows.append(f"| {mutation.row} | {mutation.off} | `{mutation.file}` | `{name}` | {verdict} |")
+        rows[mutation.row] = f"| {mutation.row} | {mutation.off} | `{mutation.file}` | `{name}` | {verdict} |"
     print(f"{len(mutations) - unnoticed} of {len(mutations)} tests turn red")
     if "--write" in sys.argv:
-        table = ["| Row | Switched off | In | Test | It turns |", "|---|---|---|---|---|", *rows]
-        text = PAGE.read_text()
-        start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-        PAGE.write_text(text[:start] + "\n" + "\n".join(table) + "\n" + text[end:])
+        write(rows)
     return bool(unnoticed)
+
+
+def write(rows: dict[int, str]) -> None:
+    """Puts lines into the table; those of other rows stay."""
+    text = PAGE.read_text()
+    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    known = {mutation.row for mutation in MUTATIONS}
+    before = {int(line.split("|")[1]): line for line in text[start:end].splitlines() if re.match(r"\| \d", line)}
+    lines = [line for row, line in sorted((before | rows).items()) if row in known]
+    table = ["| Row | Switched off | In | Test | It turns |", "|---|---|---|---|---|", *lines]
+    PAGE.write_text(text[:start] + "\n" + "\n".join(table) + "\n" + text[end:])
 
 
 if __name__ == "__main__":
