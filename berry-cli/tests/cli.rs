@@ -147,7 +147,11 @@ fn generated_configurations_are_valid_and_never_replace_a_file_unasked() {
         assert_eq!(generate(&[]).code, Some(0));
         assert_eq!(place.run(&["validate-config", "-c", "new.toml"]).code, Some(0));
         let written = std::fs::read_to_string(place.path("new.toml")).unwrap();
-        assert_eq!(written.contains("[settings.smart_ai]"), advanced.is_some(), "only the advanced one has every table");
+        assert_eq!(
+            written.contains("[settings.smart_ai]"),
+            advanced.is_some(),
+            "only the advanced one has every table"
+        );
         let again = generate(&[]);
         assert_eq!(again.code, Some(2));
         assert!(again.err.contains("--force"), "{}", again.err);
