@@ -1,7 +1,8 @@
 //! The journal: where a record is safe from the death of the process, before the database has it.
 //!
-//! A folder of segments, each a file of frames that only grows. A record is one `write`, so what was appended is with the operating
-//! system when `append` returns and survives a `kill -9`; [`Journal::sync`] also brings it to the disk.
+//! A folder of segments, each a file of frames that only grows. A record is copied into memory that is shared with the operating
+//! system ([`Map`]), or where there is none it is one `write`; so what was appended is with the operating system when `append` returns
+//! and survives a `kill -9`. [`Journal::sync`] also brings it to the disk.
 //!
 //! ```text
 //! segment = "BERRYJ1\n" frame*
@@ -9,13 +10,11 @@
 //! ```
 //!
 //! A process never appends to a segment of an earlier one, so a torn frame is always the last of its segment: it is counted and
-//! left behind. A segment that is damaged elsewhere is put aside as `*.damaged` when its turn to be deleted comes.
+//! left behind. A segment that is damaged elsewhere is put aside as `*.damaged` when its turn to be deleted comes. A segment that is
+//! mapped is as long as the map while it grows, and is cut to its frames when it is full, when the process ends, or by the next process.
 //!
 //! Bounds: all segments together, and the memory that takes records while the disk takes none. Beyond both a record is dropped and
 //! counted; the request that it belongs to is served.
-//!
-//! A shared memory map instead of `write` was left out: it saves most of a microsecond for each record and costs unsafe code and a
-//! process that dies when the disk is full.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -25,6 +24,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::map::Map;
 use crate::record::Record;
 
 const MAGIC: &[u8; 8] = b"BERRYJ1\n";
@@ -92,6 +92,8 @@ pub(crate) struct Journal {
 
 struct Active {
     file: Arc<File>,
+    /// Its bytes as memory, where there is such a thing.
+    map: Option<Map>,
     number: u64,
     len: u64,
     /// Earlier segments that are still there, oldest first, with their lengths.
@@ -129,10 +131,11 @@ impl Journal {
         let mut earlier = segments(directory)?;
         earlier.make_contiguous().sort_unstable();
         let number = earlier.back().map_or(1, |(number, _)| number + 1);
-        let file = Arc::new(create(directory, number)?);
+        let (file, map) = create(directory, number, capacity(bounds.segment))?;
         let earlier_bytes = earlier.iter().map(|(_, len)| len).sum();
         let active = Active {
-            file,
+            file: Arc::new(file),
+            map,
             number,
             len: MAGIC.len() as u64,
             earlier,
@@ -169,7 +172,7 @@ impl Journal {
         self.first_segment
     }
 
-    /// Writes a record. Blocks for no longer than one `write` of some hundred bytes takes.
+    /// Takes a record. Blocks for no longer than one `write` of some hundred bytes takes.
     pub(crate) fn append(&self, record: &Record<'_>) -> Appended {
         let mut active = self.active.lock();
         let active = &mut *active;
@@ -223,7 +226,13 @@ impl Journal {
 
     /// Appends whole frames, or nothing.
     fn write(&self, active: &mut Active, frames: &[u8]) -> io::Result<()> {
-        let result = self.rotate_if_due(active).and_then(|()| (&*active.file).write_all(frames));
+        let result = self.rotate_if_due(active, frames.len()).and_then(|()| match &mut active.map {
+            Some(map) => {
+                map.put(capacity(active.len), frames);
+                Ok(())
+            }
+            None => (&*active.file).write_all(frames),
+        });
         match &result {
             Ok(()) => {
                 active.len += frames.len() as u64;
@@ -232,19 +241,25 @@ impl Journal {
             Err(error) => {
                 active.error = Some(error.to_string());
                 // Part of a frame may be in the file. The cursor is at the end always: the file is open for appending.
-                active.torn = active.torn || active.file.set_len(active.len).is_err();
+                active.torn = active.torn || (active.map.is_none() && active.file.set_len(active.len).is_err());
             }
         }
         result
     }
 
-    fn rotate_if_due(&self, active: &mut Active) -> io::Result<()> {
-        if active.len < self.bounds.segment && !active.torn { Ok(()) } else { self.rotate(active) }
+    /// Makes sure that frames of this size have room.
+    fn rotate_if_due(&self, active: &mut Active, size: usize) -> io::Result<()> {
+        let full = active.map.as_ref().is_some_and(|map| map.size() - capacity(active.len) < size);
+        if active.len < self.bounds.segment && !active.torn && !full { Ok(()) } else { self.rotate(active, size) }
     }
 
-    fn rotate(&self, active: &mut Active) -> io::Result<()> {
-        let file = Arc::new(create(&self.directory, active.number + 1)?);
-        let full = std::mem::replace(&mut active.file, file);
+    /// Begins a segment with room for frames of this size.
+    fn rotate(&self, active: &mut Active, size: usize) -> io::Result<()> {
+        let room = capacity(self.bounds.segment).max(MAGIC.len() + size);
+        let (file, map) = create(&self.directory, active.number + 1, room)?;
+        active.finish();
+        let full = std::mem::replace(&mut active.file, Arc::new(file));
+        active.map = map;
         active.unsynced.push(full);
         active.earlier.push_back((active.number, active.len));
         active.earlier_bytes += active.len;
@@ -254,10 +269,15 @@ impl Journal {
         Ok(())
     }
 
+    /// Cuts the last segment to its frames. What is appended later is written.
+    pub(crate) fn finish(&self) {
+        self.active.lock().finish();
+    }
+
     /// Begins a new segment, so that everything that was written so far can be deleted.
     pub(crate) fn begin_segment(&self) -> io::Result<()> {
         let mut active = self.active.lock();
-        if active.len > MAGIC.len() as u64 { self.rotate(&mut active) } else { Ok(()) }
+        if active.len > MAGIC.len() as u64 { self.rotate(&mut active, 0) } else { Ok(()) }
     }
 
     /// Brings everything up to `position` to the disk. Whoever waits while another syncs is done with that one's.
@@ -380,6 +400,27 @@ impl Journal {
     }
 }
 
+impl Active {
+    /// Gives back what was allotted and is not used.
+    fn finish(&mut self) {
+        if self.map.take().is_some() {
+            // A segment that stays too long is cut by the next process; nothing is written behind its zeros.
+            self.torn = self.file.set_len(self.len).is_err();
+        }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// A length as memory counts it.
+fn capacity(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
 /// Takes a journal for this process: the lock lasts as long as the file is open. The folder is made when it is not there.
 pub(crate) fn lock(directory: &Path) -> io::Result<File> {
     std::fs::create_dir_all(directory)?;
@@ -411,6 +452,7 @@ fn path(directory: &Path, number: u64) -> PathBuf {
     directory.join(format!("{number:016x}.journal"))
 }
 
+/// The segments of a folder with their lengths, in no order. Those that a process left longer than their frames are cut.
 fn segments(directory: &Path) -> io::Result<VecDeque<(u64, u64)>> {
     let mut found = VecDeque::new();
     for entry in std::fs::read_dir(directory)? {
@@ -418,17 +460,47 @@ fn segments(directory: &Path) -> io::Result<VecDeque<(u64, u64)>> {
         let name = entry.file_name();
         let number = name.to_str().and_then(|name| name.strip_suffix(".journal"));
         if let Some(number) = number.and_then(|number| u64::from_str_radix(number, 16).ok()) {
-            found.push_back((number, entry.metadata()?.len()));
+            found.push_back((number, cut(&entry.path())?));
         }
     }
     Ok(found)
 }
 
-fn create(directory: &Path, number: u64) -> io::Result<File> {
+/// Cuts what a segment has of zeros behind its last frame, whole or torn; how long it is then.
+fn cut(path: &Path) -> io::Result<u64> {
+    // More zeros than the end of most frames has; looking closer harms nothing.
+    const ZEROS: usize = 8;
+    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    let length = file.metadata()?.len();
+    let mut end = [1; ZEROS];
+    if length > (MAGIC.len() + ZEROS) as u64 {
+        file.seek(SeekFrom::End(-(ZEROS as i64)))?;
+        file.read_exact(&mut end)?;
+    }
+    if end != [0; ZEROS] {
+        return Ok(length);
+    }
+    file.seek(SeekFrom::Start(0))?;
+    let mut bytes = Vec::with_capacity(capacity(length));
+    file.read_to_end(&mut bytes)?;
+    let frames = bytes.get(MAGIC.len()..).unwrap_or_default();
+    let torn = frames.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let kept = (MAGIC.len() + whole_frames(frames).end.max(torn)) as u64;
+    file.set_len(kept)?;
+    Ok(kept)
+}
+
+/// Makes a segment, mapped where it can be, with room for so many bytes.
+fn create(directory: &Path, number: u64, room: usize) -> io::Result<(File, Option<Map>)> {
     let path = path(directory, number);
-    let mut file = OpenOptions::new().append(true).create_new(true).open(&path)?;
-    match file.write_all(MAGIC) {
-        Ok(()) => Ok(file),
+    let mut file = OpenOptions::new().read(true).append(true).create_new(true).open(&path)?;
+    let made = file.write_all(MAGIC).and_then(|()| {
+        let map = Map::of(&file, room);
+        // What was allotted in vain is given back; what is written goes behind the magic.
+        if map.is_none() { file.set_len(MAGIC.len() as u64).map(|()| None) } else { Ok(map) }
+    });
+    match made {
+        Ok(map) => Ok((file, map)),
         Err(error) => {
             // A segment without its magic is nothing; it must not be in the way of the next try.
             let _ = std::fs::remove_file(path);

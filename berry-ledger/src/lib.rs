@@ -11,6 +11,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use berry_core::id::RequestId;
@@ -20,6 +21,7 @@ use parking_lot::{Condvar, Mutex};
 
 mod histogram;
 mod journal;
+mod map;
 mod ops;
 mod query;
 mod record;
@@ -175,6 +177,7 @@ impl Ledger {
             .map_err(|source| OpenError::Journal { path: options.journal.clone(), source })?;
         let shared = Arc::new(Shared {
             journal,
+            pending: AtomicBool::new(false),
             state: Mutex::new(State::default()),
             wake: Condvar::new(),
             done: Condvar::new(),
@@ -188,9 +191,9 @@ impl Ledger {
     /// Records a request. Returns at once; what was [`Appended::Written`] survives the death of this process.
     pub fn append(&self, record: &Record<'_>) -> Appended {
         let appended = self.shared.journal.append(record);
-        let mut state = self.shared.state.lock();
-        if !state.pending {
-            state.pending = true;
+        if !self.shared.pending.swap(true, Ordering::AcqRel) {
+            // Under the lock, so that the thread is either waiting or has not looked yet.
+            let _state = self.shared.state.lock();
             self.shared.wake.notify_one();
         }
         appended
@@ -223,6 +226,7 @@ impl Ledger {
         if let Some(thread) = self.thread.lock().take() {
             // A panic of the thread is told by the panic hook.
             let _ = thread.join();
+            self.shared.journal.finish();
         }
         // Not here: this may be a thread of asynchronous tasks, where a connection to PostgreSQL must not end.
         if let Some(reader) = self.reader.lock().take().filter(|_| self.options.store.sqlite().is_none()) {

@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -52,6 +53,8 @@ pub(crate) enum Kind {
 /// What the thread and those who talk to it share.
 pub(crate) struct Shared {
     pub(crate) journal: Journal,
+    /// Something was appended.
+    pub(crate) pending: AtomicBool,
     pub(crate) state: Mutex<State>,
     /// The thread waits here for something to do.
     pub(crate) wake: Condvar,
@@ -61,8 +64,6 @@ pub(crate) struct Shared {
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    /// Something was appended.
-    pub(crate) pending: bool,
     /// How often a flush was asked for, and how many of them are done.
     pub(crate) flush_asked: u64,
     pub(crate) flush_done: u64,
@@ -160,6 +161,7 @@ impl Writer {
     fn wait(&mut self) -> (Option<u64>, bool) {
         let mut state = self.shared.state.lock();
         let urgent = |state: &State| state.stop || state.flush_asked > state.flush_done;
+        let pending = || self.shared.pending.load(Ordering::Acquire);
         if state.trouble.is_some() {
             if !urgent(&state) {
                 self.shared.wake.wait_for(&mut state, self.retry);
@@ -167,7 +169,7 @@ impl Writer {
             }
         } else {
             let idle = self.sql.is_some() && self.rollup.is_empty();
-            while !state.pending && !urgent(&state) {
+            while !pending() && !urgent(&state) {
                 if self.sql.is_none() {
                     break;
                 }
@@ -176,11 +178,12 @@ impl Writer {
                     break;
                 }
             }
-            if state.pending && !urgent(&state) {
+            if pending() && !urgent(&state) {
                 self.shared.wake.wait_for(&mut state, BATCH_WAIT);
             }
         }
-        state.pending = false;
+        // Before the journal is read: what is appended from now on is either read or noticed.
+        self.shared.pending.swap(false, Ordering::AcqRel);
         let asked = (state.flush_asked > state.flush_done).then_some(state.flush_asked);
         (asked, state.stop)
     }
@@ -483,7 +486,7 @@ impl Writer {
         last = end.unwrap_or(last);
         self.sql().execute("DELETE FROM request WHERE id < ?1", &[last.into()])?;
         if more {
-            self.shared.state.lock().pending = true;
+            self.shared.pending.store(true, Ordering::Release);
         } else {
             for (table, unit) in
                 [("spend_hour", HOUR_US), ("traffic_hour", HOUR_US), ("latency_hour", HOUR_US), ("span", MINUTE_US)]

@@ -16,11 +16,17 @@ const BUSY: Duration = Duration::from_secs(2);
 /// Pages of the log before SQLite moves them into the file: fewer, larger moves write pages that many rows share once.
 const CHECKPOINT_PAGES: i64 = 4000;
 
+/// Rows that go in with one statement, which costs less for each of them than statements of one row.
+const ROWS_AT_ONCE: usize = 32;
+
 const DIALECT: Dialect = Dialect { blob: "BLOB", clustered: " WITHOUT ROWID", id: "id INTEGER PRIMARY KEY" };
 
 pub(crate) struct Sqlite {
     connection: Connection,
+    /// Inserts one row, or leaves what is there.
     insert: String,
+    /// Inserts [`ROWS_AT_ONCE`] rows, or none where one of them is there.
+    insert_many: String,
 }
 
 impl Sqlite {
@@ -58,10 +64,39 @@ impl Sqlite {
         connection.busy_timeout(BUSY).map_err(convert)?;
         connection.set_prepared_statement_cache_capacity(64);
         connection.pragma_update(None, "synchronous", "normal").map_err(convert)?;
-        let places: Vec<String> = (1..=REQUEST_COLUMNS.len()).map(|place| format!("?{place}")).collect();
-        let insert =
-            format!("INSERT OR IGNORE INTO request ({}) VALUES ({})", REQUEST_COLUMNS.join(", "), places.join(", "));
-        Ok(Self { connection, insert })
+        let into = format!("INTO request ({}) VALUES", REQUEST_COLUMNS.join(", "));
+        let row = format!("({})", ["?"; REQUEST_COLUMNS.len()].join(", "));
+        let insert = format!("INSERT OR IGNORE {into} {row}");
+        let insert_many = format!("INSERT {into} {}", [row.as_str(); ROWS_AT_ONCE].join(", "));
+        Ok(Self { connection, insert, insert_many })
+    }
+
+    /// Inserts rows, or none of them where the key of one is taken: `false`.
+    fn insert_together(&mut self, rows: &[Request<'_>]) -> Result<bool, StoreError> {
+        let mut statement = self.connection.prepare_cached(&self.insert_many).map_err(convert)?;
+        statement.clear_bindings();
+        for (place, value) in (1..).zip(rows.as_flattened()) {
+            // What is not bound is NULL.
+            if !matches!(value, Value::Null) {
+                statement.raw_bind_parameter(place, value).map_err(convert)?;
+            }
+        }
+        match statement.raw_execute() {
+            Ok(_) => Ok(true),
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => Ok(false),
+            Err(error) => Err(convert(error)),
+        }
+    }
+
+    fn insert_each(&mut self, rows: &[Request<'_>], fresh: &mut Vec<bool>) -> Result<(), StoreError> {
+        let mut statement = self.connection.prepare_cached(&self.insert).map_err(convert)?;
+        for row in rows {
+            for (place, value) in (1..).zip(row) {
+                statement.raw_bind_parameter(place, value).map_err(convert)?;
+            }
+            fresh.push(statement.raw_execute().map_err(convert)? > 0);
+        }
+        Ok(())
     }
 
     fn version(&self) -> Result<i64, StoreError> {
@@ -167,13 +202,13 @@ impl Sql for Sqlite {
     }
 
     fn insert_requests(&mut self, rows: &[Request<'_>], fresh: &mut Vec<bool>) -> Result<(), StoreError> {
-        let mut statement = self.connection.prepare_cached(&self.insert).map_err(convert)?;
         fresh.clear();
-        for row in rows {
-            for (place, value) in (1..).zip(row) {
-                statement.raw_bind_parameter(place, value).map_err(convert)?;
+        for rows in rows.chunks(ROWS_AT_ONCE) {
+            if rows.len() == ROWS_AT_ONCE && self.insert_together(rows)? {
+                fresh.resize(fresh.len() + ROWS_AT_ONCE, true);
+            } else {
+                self.insert_each(rows, fresh)?;
             }
-            fresh.push(statement.raw_execute().map_err(convert)? > 0);
         }
         Ok(())
     }

@@ -60,6 +60,53 @@ fn a_journal_cut_at_any_byte_loses_only_the_record_that_was_cut() {
     }
 }
 
+/// A segment as a process leaves it that is killed: as long as its map.
+#[test]
+fn a_segment_that_was_still_mapped_is_read_to_its_last_frame_wherever_it_is_cut_off() {
+    let place = Place::new();
+    let mut options = place.options();
+    options.store = berry_ledger::Store::Sqlite(place.folder.path().join("missing").join("ledger.db"));
+    options.segment_bytes = 4096;
+    let ledger = Ledger::open(options).unwrap();
+    let mut ends = Vec::new();
+    for counter in 0..3 {
+        let Appended::Written(position) = ledger.append(&record(counter)) else { panic!("it is in the file") };
+        ends.push(position.offset as usize);
+    }
+    let [segment] = &segments(&place.journal())[..] else { panic!("one segment") };
+    let mut left = std::fs::read(segment).unwrap();
+    // Where segments are not mapped, this is what the map would leave.
+    left.resize(4096, 0);
+    let written = left.clone();
+    for cut in (ends[1] - 5..=ends[2]).rev() {
+        left[cut..].fill(0);
+        let place = Place::new();
+        std::fs::create_dir_all(place.journal()).unwrap();
+        std::fs::write(place.journal().join(segment.file_name().unwrap()), &left).unwrap();
+        let ledger = place.open();
+        let whole = ends.iter().filter(|end| left[..**end] == written[..**end]).count() as i64;
+        assert_eq!(count(&ledger), whole, "cut at {cut}");
+        assert!(ledger.status().lost_bytes < 200, "cut at {cut}: zeros are no loss");
+        ledger.append(&record(100));
+        assert_eq!(count(&ledger), whole + 1, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_journal_that_was_closed_is_no_longer_than_its_frames() {
+    let place = Place::new();
+    let ledger = place.open();
+    let Appended::Written(position) = ledger.append(&record(0)) else { panic!("it is in the file") };
+    ledger.close();
+    let length = || segments(&place.journal()).iter().map(|path| path.metadata().unwrap().len()).sum::<u64>();
+    assert_eq!(length(), position.offset);
+    // What comes later waits for the next process.
+    let Appended::Written(position) = ledger.append(&record(1)) else { panic!("it is in the file") };
+    assert_eq!(length(), position.offset);
+    drop(ledger);
+    assert_eq!(count(&place.open()), 2);
+}
+
 #[test]
 fn a_flipped_bit_ends_a_segment_and_is_counted() {
     let place = Place::new();

@@ -316,20 +316,20 @@ fn a_replay_adds_nothing_and_another_instance_finds_everything() {
     let place = Place::of_environment();
     {
         let ledger = place.open();
-        add(&ledger, (0..20).map(record));
-        add(&ledger, (0..20).map(record));
+        add(&ledger, (0..100).map(record));
+        add(&ledger, (0..100).map(record));
         ledger.flush().unwrap();
     }
     // The same rows from a journal that the database knows nothing of.
     let mut options = place.options();
     (options.journal, options.process) = (place.folder.path().join("other"), 8);
     let other = Ledger::open(options).unwrap();
-    add(&other, (10..30).map(record));
-    assert_eq!(keys(&other, &Filter::default(), &Group::User), [(Some("team_a".to_owned()), 30)]);
-    assert_eq!(keys(&other, &Filter::default(), &Group::EndUser), [(None, 30)]);
-    assert_eq!(other.latencies(&Filter::default(), None).unwrap()[0].duration.count(), 30);
+    add(&other, (50..150).map(record));
+    assert_eq!(keys(&other, &Filter::default(), &Group::User), [(Some("team_a".to_owned()), 150)]);
+    assert_eq!(keys(&other, &Filter::default(), &Group::EndUser), [(None, 150)]);
+    assert_eq!(other.latencies(&Filter::default(), None).unwrap()[0].duration.count(), 150);
     drop(other);
-    assert_eq!(keys(&place.open(), &Filter::default(), &Group::Provider), [(Some("openai".to_owned()), 30)]);
+    assert_eq!(keys(&place.open(), &Filter::default(), &Group::Provider), [(Some("openai".to_owned()), 150)]);
 }
 
 #[test]
