@@ -111,3 +111,34 @@ def test_a_receiver_that_is_away_delays_no_request(start):
     began = time.monotonic()
     assert [chat(gateway) for _ in range(10)] == [200] * 10
     assert time.monotonic() - began < 5
+
+
+def test_what_was_spent_counts_again_after_a_kill_and_no_threshold_is_told_twice(tmp_path, receiver):
+    hook = f'[budget_webhook]\nurl = "{receiver.url}"\nsecret = "{SECRET}"\n[tags.team.budget]\nusd_total = 100\n'
+    text = config("usd_per_day = 0.05\nusd_per_month = 1", hook)
+    gateway = Gateway(text, tmp_path)
+    assert [chat(gateway) for _ in range(6)] == [200] * 5 + [429]
+    gateway.wait_for(lambda: len(receiver.got) == 4, 20, "all thresholds, one of them twice")
+    gateway.process.kill()
+    gateway.process.wait()
+    gateway = Gateway(text, tmp_path)
+    assert chat(gateway) == 429, "the first request after the start"
+    rows = gateway.request("GET", "/admin/budgets?user=budgeted", token=TOKEN).json()["budgets"]
+    assert {row["period"]: row["spent_usd"] for row in rows} == {"day": "0.05", "month": "0.05"}
+    assert amount(gateway, "tag=team")["spent_usd"] == "0.05"
+    gateway.stop()
+    assert "what was spent before the start counts" in gateway.log_path.read_text()
+    gateway = Gateway(text.replace("usd_per_day = 0.05", "usd_per_day = 0.06"), tmp_path)
+    assert [chat(gateway) for _ in range(2)] == [200, 429], "a larger amount has room for what it is larger by"
+    gateway.wait_for(lambda: len(receiver.got) == 5, 20, "that all of the new amount is used up is new, and nothing else")
+    gateway.stop()
+    assert json.loads(receiver.got[-1][1])["data"]["limit_usd"] == "0.06"
+
+
+def test_without_a_ledger_a_start_begins_with_nothing_spent(tmp_path):
+    text = config("usd_per_day = 0.01", '[ledger]\nbackend = "off"\n')
+    for _ in range(2):
+        gateway = Gateway(text, tmp_path)
+        assert [chat(gateway) for _ in range(2)] == [200, 429]
+        gateway.stop()
+        assert "there is no ledger" in gateway.log_path.read_text()

@@ -31,6 +31,7 @@ pub mod routes;
 pub mod run;
 pub mod server;
 pub mod shutdown;
+pub mod spent;
 pub mod status;
 pub mod telemetry;
 pub mod webhook;

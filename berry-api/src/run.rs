@@ -18,7 +18,7 @@ use crate::gateway::Gateway;
 use crate::server::guarded_io::Deadlines;
 use crate::server::{self, ServerOptions, tls};
 use crate::shutdown::{EndSignals, Shutdown};
-use crate::{changes, cluster, discovery, ledger, prober, reload, webhook};
+use crate::{changes, cluster, discovery, ledger, prober, reload, spent, webhook};
 
 /// After the grace period: time for the error events of streams that are cut.
 const CUT_WAIT: Duration = Duration::from_secs(2);
@@ -74,6 +74,8 @@ pub async fn until_signal(
     exporter.spawn(cluster::run(Arc::clone(gateway.app()), last.clone()));
     exporter.spawn(webhook::run(Arc::clone(gateway.app()), last.clone()));
     exporter.close();
+    let start = spent::Start::now(gateway.app());
+    spent::wait(tasks.spawn(spent::restore(Arc::clone(gateway.app()), start))).await;
     let server = Arc::new(server::Server::new(gateway.clone(), options));
     let accepting = tasks.spawn(server::accept_all(listener, server, tasks.clone()));
     tasks.spawn(prober::run(Arc::clone(gateway.app())));
