@@ -34,7 +34,7 @@ CANNOT = {
     r"docker |GRAFANA_PASSWORD=\S+ docker |kubectl |helm ": "there is no container engine; test_packaging.py checks the files",
     r"promtool ": "test_prometheus.py runs it",
     r"systemctl |journalctl |sudo |install |useradd ": "changes the machine; test_packaging.py checks the unit",
-    r"bench/run\.py": "measures for minutes; its parts are used by the tests of performance",
+    r"bench/\w+\.py": "measures for minutes; its parts are used by the tests of performance",
     r"cargo (build|test|install|clippy|fmt)\b|scripts/check\.sh": "the checks themselves, of which this is a part",
     r"npm ": "scripts/check.sh dashboard does it",
     r"BERRY_UPDATE_DOCS": "would change the documents that are being tested",
@@ -92,6 +92,11 @@ class Block:
         headings = re.findall(r"^#+ (.*)$", content[: match.start()], re.M)
         self.heading = headings[-1] if headings else ""
 
+    @classmethod
+    def of_text(cls, name: str, text: str) -> "Block":
+        """Commands that stand in no page of this repository."""
+        return cls(Path(name), BLOCK.match(f"```bash\n{text}```"))
+
     def __str__(self) -> str:
         return f"{self.page.name}:{self.line}"
 
@@ -124,14 +129,14 @@ def test_every_block_is_of_a_kind_that_is_tried():
 class Place:
     """A folder as the documents have it in mind: the repository's files, a `config.toml`, and a server that runs with it."""
 
-    def __init__(self, directory: Path, start):
+    def __init__(self, directory: Path, start, config: str = CONFIG, **variables: str):
         self.directory = directory
         tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
         for name in {file.split("/")[0] for file in tracked.split("\0") if file} - {"config_example.toml"}:
             (directory / name).symlink_to(ROOT / name)
         self.mock = f"127.0.0.1:{next(PORTS)}"
-        self.config = CONFIG.replace("127.0.0.1:4010", self.mock)
-        self.server = start(self.config)
+        self.config = config.replace("127.0.0.1:4010", self.mock)
+        self.server = start(self.config, **variables)
         path = f"{BINARY.parent}:{os.environ['PATH']}"
         self.variables = environment(PATH=path, BERRY_TOKEN=TOKEN, BERRY_DATA_DIR=str(directory / "data"))
         self.variables["CARGO_TARGET_DIR"] = str(ROOT / "target")
@@ -166,6 +171,10 @@ class Place:
         if "key_0123456789abcdef" in line:
             made = self.server.request("POST", "/admin/keys", {"name": "of the documents"}, TOKEN)
             line = line.replace("key_0123456789abcdef", made.json()["key"]["id"])
+        if "ledger-1767312000000000.db" in line:
+            # The copy that the line before has made.
+            copies = (self.server.log_path.parent / "data" / "backups").glob("ledger-*.db")
+            line = re.sub(r"\S*ledger-1767312000000000\.db", str(max(copies)), line)
         line = re.sub(r"^cargo run --release -- ", "berry-api ", line)
         return re.sub(r"^cargo run --release$", "berry-api --config config_simple.toml", line)
 
@@ -192,7 +201,8 @@ class Place:
             else:
                 self.to_the_end(block, line)
 
-    def to_the_end(self, block: Block, line: str) -> None:
+    def to_the_end(self, block: Block, line: str, expected: tuple[int, ...] | None = None, refused: bool = False) -> str:
+        """Runs a line that ends, and gives what it said. `refused`: the server is right to answer with an error."""
         variables = self.variables | self.exported
         if " --health" in line:
             variables["BIND_ADDRESS"] = self.server.address
@@ -200,10 +210,11 @@ class Place:
             ["bash", "-c", f"set -euo pipefail\n{line}"], cwd=self.here, env=variables, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300,
         )
-        right = next((codes for part, codes in EXPECTED.items() if part in line), (0,))
+        right = expected or next((codes for part, codes in EXPECTED.items() if part in line), (0,))
         assert done.returncode in right, f"{block}: status {done.returncode}: {line}\n{done.stdout}"
         if "curl" in line:
-            assert '"error":' not in done.stdout, f"{block}: {line}\n{done.stdout}"
+            assert ('"error":' in done.stdout) == refused, f"{block}: {line}\n{done.stdout}"
+        return done.stdout
 
     def serving(self, block: Block, line: str, address: str, path: str | None):
         return Serving(self, block, line, address, path)
