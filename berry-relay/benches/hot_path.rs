@@ -1,16 +1,25 @@
-//! What Berry itself does to the bytes of a request: the JSON scan, the splices, the framing of a stream and its tap.
+//! What Berry itself does to the bytes of a request: the JSON scan, the splices, the framing of a stream and its tap, translations.
 //!
 //! `cargo bench -p berry-relay` gives times. Instructions do not depend on the machine's noise: run the built bench under
 //! callgrind with `--sample-count 1 --sample-size N` for two values of N and divide the difference.
 #![expect(clippy::unwrap_used, reason = "a benchmark fails where it must")]
 
+use berry_core::config::provider_data::ProviderData;
+use berry_core::operation::Dialect;
 use berry_core::operation::StreamFormat;
 use berry_relay::body::Chunks;
+use berry_relay::dialect::anthropic_messages::AnthropicMessages;
+use berry_relay::dialect::gemini_generate::GeminiGenerate;
+use berry_relay::dialect::loss::Losses;
+use berry_relay::dialect::openai_chat::OpenAiChat;
+use berry_relay::dialect::openai_responses::OpenAiResponses;
+use berry_relay::dialect::reader::StreamReader;
+use berry_relay::dialect::{Codec, Reply, Target};
 use berry_relay::envelope::Envelope;
 use berry_relay::json::{Members, Scanner};
 use berry_relay::meter::{self, StreamTap};
 use berry_relay::sse::{self, Splitter};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 
@@ -119,5 +128,91 @@ fn frame_and_tap_event(bencher: Bencher<'_, '_>, format: &StreamFormat) {
         sse::events(&cut.events).for_each(|event| {
             black_box(tap.see(&event));
         });
+    });
+}
+
+fn codec(format: StreamFormat) -> &'static dyn Codec {
+    match format {
+        StreamFormat::Chat => &OpenAiChat,
+        StreamFormat::Responses => &OpenAiResponses,
+        StreamFormat::Messages => &AnthropicMessages,
+        StreamFormat::Gemini => &GeminiGenerate,
+        other => panic!("no codec of {other:?}"),
+    }
+}
+
+fn reply() -> Reply {
+    Reply {
+        request_id: "req_01JD6V0Q8M3W".to_owned(),
+        model: None,
+        asked_model: "harbour".to_owned(),
+        created: 1_732_176_000,
+        stream_usage: true,
+        estimated_input: 19,
+    }
+}
+
+const PAIRS: &[(StreamFormat, StreamFormat)] = &[
+    (StreamFormat::Chat, StreamFormat::Messages),
+    (StreamFormat::Chat, StreamFormat::Gemini),
+    (StreamFormat::Messages, StreamFormat::Chat),
+    (StreamFormat::Messages, StreamFormat::Responses),
+    (StreamFormat::Gemini, StreamFormat::Chat),
+    (StreamFormat::Gemini, StreamFormat::Messages),
+];
+
+/// One event of an upstream's stream, framed, looked at and said in the client's dialect.
+#[divan::bench(args = PAIRS)]
+fn translate_event(bencher: Bencher<'_, '_>, (upstream, client): &(StreamFormat, StreamFormat)) {
+    let (mut splitter, mut tap) = (Splitter::new(1 << 20), StreamTap::new(*upstream));
+    let (mut reader, mut encoder) = (StreamReader::new(codec(*upstream)), codec(*client).stream_encoder(&reply()));
+    let (mut events, mut out) = (Vec::new(), BytesMut::new());
+    let start: &[u8] =
+        b"data: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n";
+    if *upstream == StreamFormat::Messages {
+        let start = Bytes::from_static(start);
+        sse::events(&start).for_each(|event| reader.push(&event, &start, &mut events).unwrap());
+    }
+    let event = event(*upstream);
+    bencher.bench_local(|| {
+        let cut = splitter.push(black_box(&event).clone());
+        for event in sse::events(&cut.events) {
+            black_box(tap.see(&event));
+            reader.push(&event, &cut.events, &mut events).unwrap();
+        }
+        events.drain(..).for_each(|event| encoder.push(event, &mut out));
+        black_box(&out);
+        out.clear();
+    });
+}
+
+/// A plain answer of a chat backend for a Messages client.
+#[divan::bench]
+fn translate_answer(bencher: Bencher<'_, '_>) {
+    let body = Bytes::from_static(br#"{"id":"chatcmpl-AbCdEf","object":"chat.completion","created":1732176000,"model":"gpt-4o","choices":[{"index":0,"message":{"role":"assistant","content":"The ferry leaves at nine, and there is no other one today.","refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":19,"completion_tokens":14,"total_tokens":33}}"#);
+    let reply = reply();
+    bencher.bench_local(|| {
+        let response = OpenAiChat.decode_response(black_box(&body)).unwrap();
+        AnthropicMessages.encode_response(&response, &reply)
+    });
+}
+
+/// A Messages client's request for a chat backend, with a prompt of about so many bytes.
+#[divan::bench(args = [1_000, 100_000])]
+fn translate_request(bencher: Bencher<'_, '_>, bytes: usize) {
+    let prompt = "The ferry leaves the harbour at nine, and \\\"nobody\\\" waits for those who come later.\\n"
+        .repeat(bytes / 80);
+    let body = Bytes::from(format!(
+        "{{\"model\":\"harbour\",\"max_tokens\":100,\"stream\":false,\"system\":\"Be brief.\",\
+         \"messages\":[{{\"role\":\"user\",\"content\":\"{prompt}\"}}],\
+         \"tools\":[{{\"name\":\"weather\",\"description\":\"Tells it\",\"input_schema\":{{\"type\":\"object\",\
+         \"properties\":{{\"city\":{{\"type\":\"string\"}}}},\"required\":[\"city\"]}}}}]}}"
+    ));
+    let capabilities = ProviderData::bundled().capabilities(Dialect::OpenAi, "gpt-4o");
+    let target = Target { model: "gpt-4o", capabilities: &capabilities, own_state: true, ask_usage: true };
+    bencher.bench_local(|| {
+        let mut losses = Losses::default();
+        let request = AnthropicMessages.decode_request(black_box(&body), &mut losses).unwrap();
+        OpenAiChat.encode_request(&request, &target, &mut losses).unwrap()
     });
 }

@@ -292,14 +292,15 @@ impl EventStream {
 
     /// Says whole events in the client's dialect.
     fn translate(&mut self, bytes: &Bytes) -> Result<(), ForwardError> {
-        let mut out = BytesMut::new();
+        // Most answers are about as long in one dialect as in another.
+        let mut out = BytesMut::with_capacity(bytes.len());
         let mut wrong = None;
         for event in sse::events(bytes) {
             let class = self.tap.see(&event);
             self.meant |= class != EventClass::Empty;
             self.contents = self.contents.saturating_add(u32::from(class == EventClass::Content));
             let Some(translator) = &mut self.treatment.translator else { break };
-            match translator.push(&event, &mut out) {
+            match translator.push(&event, bytes, &mut out) {
                 Ok(()) => self.error_told |= class == EventClass::Error,
                 Err(error) => {
                     wrong = Some(error);

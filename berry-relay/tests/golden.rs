@@ -9,6 +9,7 @@ use berry_relay::dialect::gemini_generate::GeminiGenerate;
 use berry_relay::dialect::loss::Losses;
 use berry_relay::dialect::openai_chat::OpenAiChat;
 use berry_relay::dialect::openai_responses::OpenAiResponses;
+use berry_relay::dialect::reader::StreamReader;
 use berry_relay::dialect::{Capabilities, Codec, Reply, Target};
 use berry_relay::sse::{self, Splitter};
 use bytes::{Bytes, BytesMut};
@@ -68,16 +69,16 @@ fn reply() -> Reply {
 
 /// A stream in another dialect, fed in the given pieces.
 fn restreamed<'a>(from: Named, to: Named, pieces: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let (mut decoder, mut encoder) = (from.1.stream_decoder(), to.1.stream_encoder(&reply()));
+    let (mut reader, mut encoder) = (StreamReader::new(from.1), to.1.stream_encoder(&reply()));
     let (mut splitter, mut events, mut out) = (Splitter::new(4 << 20), Vec::new(), BytesMut::new());
     let mut feed = |bytes: &Bytes, events: &mut Vec<_>| {
-        sse::events(bytes).for_each(|event| decoder.push(&event, events).unwrap());
+        sse::events(bytes).for_each(|event| reader.push(&event, bytes, events).unwrap());
     };
     for piece in pieces {
         feed(&splitter.push(Bytes::copy_from_slice(piece)).events, &mut events);
     }
     feed(&splitter.finish(), &mut events);
-    decoder.finish(&mut events);
+    reader.finish(&mut events);
     events.into_iter().for_each(|event| encoder.push(event, &mut out));
     encoder.finish(&mut out);
     String::from_utf8(out.to_vec()).unwrap()

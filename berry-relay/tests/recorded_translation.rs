@@ -12,6 +12,7 @@ use berry_relay::dialect::ir::{Event, Part, Stop};
 use berry_relay::dialect::loss::Losses;
 use berry_relay::dialect::openai_chat::OpenAiChat;
 use berry_relay::dialect::openai_responses::OpenAiResponses;
+use berry_relay::dialect::reader::StreamReader;
 use berry_relay::dialect::{Codec, Reply};
 use berry_relay::sse::{self, Splitter};
 use bytes::{Bytes, BytesMut};
@@ -133,15 +134,15 @@ fn of_plain(codec: &dyn Codec, body: &[u8], id: &str) -> Meaning {
 
 fn events(codec: &dyn Codec, body: &[u8], size: usize) -> Vec<Event> {
     let mut splitter = Splitter::new(1 << 20);
-    let mut decoder = codec.stream_decoder();
+    let mut reader = StreamReader::new(codec);
     let mut out = Vec::new();
     for chunk in body.chunks(size) {
         let cut = splitter.push(Bytes::copy_from_slice(chunk));
-        sse::events(&cut.events).for_each(|event| decoder.push(&event, &mut out).unwrap());
+        sse::events(&cut.events).for_each(|event| reader.push(&event, &cut.events, &mut out).unwrap());
     }
     let tail = splitter.finish();
-    sse::events(&tail).for_each(|event| decoder.push(&event, &mut out).unwrap());
-    decoder.finish(&mut out);
+    sse::events(&tail).for_each(|event| reader.push(&event, &tail, &mut out).unwrap());
+    reader.finish(&mut out);
     out
 }
 

@@ -10,6 +10,7 @@ use berry_relay::dialect::ir::{Event, Request};
 use berry_relay::dialect::loss::Losses;
 use berry_relay::dialect::openai_chat::OpenAiChat;
 use berry_relay::dialect::openai_responses::OpenAiResponses;
+use berry_relay::dialect::reader::StreamReader;
 use berry_relay::dialect::{Capabilities, Codec, Reply, Target};
 use berry_relay::envelope::Envelope;
 use berry_relay::json::{Cursor, JsonError, Members, Scanner};
@@ -128,6 +129,7 @@ fn stream(codec: &dyn Codec, data: &[u8]) {
     let whole = events(codec, [data]);
     let cut = events(codec, data.chunks(usize::from(*piece).max(1)));
     assert_eq!(format!("{whole:?}"), format!("{cut:?}"), "cut");
+    assert_eq!(format!("{whole:?}"), format!("{:?}", decoded(codec, data)), "every event decoded");
     for (name, to, _) in dialects() {
         let mut encoder = to.stream_encoder(&reply());
         let mut out = BytesMut::new();
@@ -139,10 +141,11 @@ fn stream(codec: &dyn Codec, data: &[u8]) {
                 assert_json(&data);
             }
         }
-        let mut again = to.stream_decoder();
+        let out = out.freeze();
+        let mut again = StreamReader::new(to);
         let mut read = Vec::new();
         for event in sse::events(&out) {
-            let result = again.push(&event, &mut read);
+            let result = again.push(&event, &out, &mut read);
             assert!(result.is_ok(), "{name}: {result:?}: {}", String::from_utf8_lossy(event.raw));
         }
         again.finish(&mut read);
@@ -151,9 +154,9 @@ fn stream(codec: &dyn Codec, data: &[u8]) {
 
 /// The meaning of a stream up to its first event that cannot be read.
 fn events<'a>(codec: &dyn Codec, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Event> {
-    let (mut decoder, mut splitter, mut read) = (codec.stream_decoder(), Splitter::new(1 << 20), Vec::new());
+    let (mut reader, mut splitter, mut read) = (StreamReader::new(codec), Splitter::new(1 << 20), Vec::new());
     let mut feed = |bytes: &Bytes, read: &mut Vec<Event>| {
-        sse::events(bytes).try_for_each(|event| decoder.push(&event, read)).is_ok()
+        sse::events(bytes).try_for_each(|event| reader.push(&event, bytes, read)).is_ok()
     };
     for piece in pieces {
         if !feed(&splitter.push(Bytes::copy_from_slice(piece)).events, &mut read) {
@@ -161,8 +164,21 @@ fn events<'a>(codec: &dyn Codec, pieces: impl IntoIterator<Item = &'a [u8]>) -> 
         }
     }
     if feed(&splitter.finish(), &mut read) {
-        decoder.finish(&mut read);
+        reader.finish(&mut read);
     }
+    read
+}
+
+/// The meaning of a stream of which every event is decoded, however like the one before it is.
+fn decoded(codec: &dyn Codec, data: &[u8]) -> Vec<Event> {
+    let (mut decoder, mut read) = (codec.stream_decoder(), Vec::new());
+    for event in sse::events(data) {
+        let data = Bytes::copy_from_slice(event.data.as_deref().unwrap_or_default().trim_ascii());
+        if !data.is_empty() && decoder.push(event.name, &data, &mut read).is_err() {
+            return read;
+        }
+    }
+    decoder.finish(&mut read);
     read
 }
 

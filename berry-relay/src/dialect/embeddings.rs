@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::Malformed;
 use super::loss::{Losses, Reason};
-use super::text::{Json, Text, Writer};
+use super::text::{Fields, Json, Text, Writer};
 use crate::body::Chunks;
 use crate::json::Kind;
 
@@ -42,7 +42,7 @@ impl Request {
     /// # Errors
     /// [`Malformed`]: not one, or one whose input is tokens, which mean something to one vendor only.
     pub fn read(body: &Bytes) -> Result<Self, Malformed> {
-        let mut fields = Json::read(body)?.fields();
+        let mut fields = Fields::read(body)?;
         fields.take("model");
         let input = fields.take("input").ok_or_else(|| Malformed::new("input", "is needed"))?;
         let inputs = match input.text() {
@@ -94,7 +94,7 @@ impl Request {
     /// # Errors
     /// [`Malformed`]: it is none.
     pub fn answer(&self, body: &Bytes, model: &str) -> Result<Bytes, Malformed> {
-        let vectors = Json::read(body)?.fields().take("embeddings");
+        let vectors = Fields::read(body)?.take("embeddings");
         let vectors = vectors.ok_or_else(|| Malformed::new("embeddings", "is not there"))?.elements();
         if vectors.len() != self.inputs.len() {
             return Err(Malformed::new("embeddings", "is not one for each input"));

@@ -20,6 +20,7 @@ pub mod issuer;
 pub mod loss;
 pub mod openai_chat;
 pub mod openai_responses;
+pub mod reader;
 pub mod rerank;
 pub mod schema;
 pub mod serial;
@@ -32,7 +33,6 @@ use bytes::{Bytes, BytesMut};
 use self::ir::{Event, Request, Response, UpstreamError};
 use self::loss::Losses;
 use crate::body::Chunks;
-use crate::sse;
 
 /// The formats that an answer of a model can be asked for in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,11 +129,13 @@ pub trait Codec: Send + Sync {
 
 /// Reads one upstream stream. A state machine of one answer: what it holds is bounded.
 pub trait StreamDecoder: Send + Sync {
-    /// Takes the next event of the stream, in the order in which they came, and adds what it means to `out`.
+    /// Takes the name and the data of the next event that has any, without white space around it, and adds what it means to
+    /// `out`. An event that means a piece of text and nothing else ([`ir::Delta::Text`]) leaves the decoder as one with any other
+    /// text would: [`reader`] does not show it the next one that is like it.
     ///
     /// # Errors
     /// [`Malformed`]: not what the dialect says.
-    fn push(&mut self, event: &sse::Event<'_>, out: &mut Vec<Event>) -> Result<(), Malformed>;
+    fn push(&mut self, name: Option<&[u8]>, data: &Bytes, out: &mut Vec<Event>) -> Result<(), Malformed>;
 
     /// The stream is over: adds what was held back. Blocks that are open are closed, and an answer without an end gets one only if
     /// the dialect allows that.

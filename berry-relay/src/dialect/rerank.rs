@@ -33,7 +33,7 @@ impl Request {
     /// # Errors
     /// [`Malformed`]: not one, or one whose documents are no texts.
     pub fn read(body: &Bytes) -> Result<Self, Malformed> {
-        let mut fields = Json::read(body)?.fields();
+        let mut fields = Fields::read(body)?;
         fields.take("model");
         let query = fields.text("query").ok_or_else(|| Malformed::new("query", "is needed, as a text"))?;
         let documents = fields.take("documents").ok_or_else(|| Malformed::new("documents", "is needed"))?;
@@ -87,7 +87,7 @@ impl Request {
     /// # Errors
     /// [`Malformed`]: it is none.
     pub fn answer(&self, body: &Bytes, model: &str) -> Result<Bytes, Malformed> {
-        let mut fields = Json::read(body)?.fields();
+        let mut fields = Fields::read(body)?;
         let results = fields.take_any("results").or_else(|| fields.take_any("data"));
         let results = results.ok_or_else(|| Malformed::new("results", "are not there"))?.elements();
         let mut bad = None;

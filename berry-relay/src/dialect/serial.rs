@@ -56,9 +56,11 @@ impl Serial {
         }
     }
 
-    fn hold(&mut self, index: u32, event: Event) {
-        self.held += match &event {
+    fn hold(&mut self, index: u32, mut event: Event) {
+        self.held += match &mut event {
             Event::Delta { delta: Delta::Text(text) | Delta::Arguments(text) | Delta::Signature(text), .. } => {
+                // What it was read from may be much longer.
+                *text = text.detached();
                 text.raw().len()
             }
             _ => 64,

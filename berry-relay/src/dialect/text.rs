@@ -28,11 +28,7 @@ impl Json {
     /// # Errors
     /// [`Malformed`] when it is not one JSON value in UTF-8.
     pub fn read(body: &Bytes) -> Result<Self, Malformed> {
-        std::str::from_utf8(body).map_err(|_| Malformed::new("", "the body is not UTF-8"))?;
-        let mut cursor = Cursor::new(body);
-        let value = cursor.value().ok_or_else(|| Malformed::new("", "the body is not valid JSON"))?;
-        cursor.end().ok_or_else(|| Malformed::new("", "the body is not valid JSON"))?;
-        Ok(Self(body.slice_ref(value.0)))
+        checked(body, |cursor| cursor.value().map(|value| Self(body.slice_ref(value.0))))
     }
 
     /// A value that is written here.
@@ -111,24 +107,18 @@ impl Json {
 
     /// The members of an object, or nothing of anything else.
     pub fn fields(&self) -> Fields {
-        let mut members = SmallVec::new();
-        if self.kind() == Kind::Object {
-            let place = |piece: &[u8]| {
-                let start = piece.as_ptr() as usize - self.0.as_ptr() as usize;
-                start..start + piece.len()
-            };
-            let read = Cursor::new(&self.0).members(|key, cursor| {
-                members.push(Member {
-                    escaped: key.contains(&b'\\'),
-                    key: place(key),
-                    value: place(cursor.value()?.0),
-                });
-                Some(())
-            });
-            debug_assert!(read.is_some(), "a value is valid as a whole");
-        }
-        Fields { object: self.0.clone(), members }
+        let fields = Fields::of_next(&self.0, &mut Cursor::new(&self.0));
+        debug_assert!(fields.is_some(), "a value is valid as a whole");
+        fields.unwrap_or_default()
     }
+}
+
+/// Reads the one value of a body.
+fn checked<T>(body: &Bytes, read: impl FnOnce(&mut Cursor<'_>) -> Option<T>) -> Result<T, Malformed> {
+    std::str::from_utf8(body).map_err(|_| Malformed::new("", "the body is not UTF-8"))?;
+    let mut cursor = Cursor::new(body);
+    let value = read(&mut cursor).filter(|_| cursor.end().is_some());
+    value.ok_or_else(|| Malformed::new("", "the body is not valid JSON"))
 }
 
 impl fmt::Debug for Json {
@@ -265,9 +255,33 @@ struct Member {
     /// Whether the name has to be read before it is compared.
     escaped: bool,
     value: Range<usize>,
+    taken: bool,
 }
 
 impl Fields {
+    /// Checks a body and gives its members, or nothing where it is no object.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it is not one JSON value in UTF-8.
+    pub fn read(body: &Bytes) -> Result<Self, Malformed> {
+        checked(body, |cursor| Self::of_next(body, cursor))
+    }
+
+    /// The members of the next value of a cursor in `text`.
+    fn of_next(text: &Bytes, cursor: &mut Cursor<'_>) -> Option<Self> {
+        let place = |piece: &[u8]| {
+            let start = piece.as_ptr().addr() - text.as_ptr().addr();
+            start..start + piece.len()
+        };
+        let mut members = SmallVec::new();
+        cursor.members(|key, cursor| {
+            let (escaped, key, value) = (key.contains(&b'\\'), place(key), place(cursor.value()?.0));
+            members.push(Member { key, escaped, value, taken: false });
+            Some(())
+        })?;
+        Some(Self { object: text.clone(), members })
+    }
+
     /// Takes a member; `null` is as good as absent.
     pub fn take(&mut self, name: &str) -> Option<Json> {
         self.take_any(name).filter(|value| value.kind() != Kind::Null)
@@ -277,16 +291,15 @@ impl Fields {
     pub fn take_any(&mut self, name: &str) -> Option<Json> {
         let mut found = None;
         let object = &self.object;
-        self.members.retain(|member| {
-            let is_it = match member.escaped {
+        for member in self.members.iter_mut().filter(|member| !member.taken) {
+            member.taken = match member.escaped {
                 false => object[member.key.clone()] == *name.as_bytes(),
                 true => Text(object.slice(member.key.clone())).read() == name,
             };
-            if is_it {
+            if member.taken {
                 found = Some(member.value.clone());
             }
-            !is_it
-        });
+        }
         found.map(|value| Json(object.slice(value)))
     }
 
@@ -313,7 +326,7 @@ impl Fields {
     /// What was not taken, in order; `null` left out.
     pub fn rest(self) -> impl Iterator<Item = (String, Json)> {
         let object = self.object;
-        self.members.into_iter().filter_map(move |member| {
+        self.members.into_iter().filter(|member| !member.taken).filter_map(move |member| {
             let value = Json(object.slice(member.value));
             let name = || Text(object.slice(member.key)).read().into_owned();
             (value.kind() != Kind::Null).then(|| (name(), value))
@@ -322,23 +335,33 @@ impl Fields {
 
     /// Whether nothing is left.
     pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
+        self.members.iter().all(|member| member.taken)
     }
 }
 
-/// Writes JSON, compact and in the order of the calls, so that the same calls give the same bytes. Long pieces are not copied.
+/// Writes JSON, compact and in the order of the calls, so that the same calls give the same bytes. Long pieces are not copied, but
+/// for [`Writer::append`].
 #[derive(Debug, Default)]
 pub struct Writer {
     done: Chunks,
     open: BytesMut,
     /// Whether a value stands before, so that a comma comes first.
     comma: bool,
+    /// Whether long pieces are copied too.
+    copies: bool,
 }
 
 impl Writer {
     /// An empty one.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Writes a value behind what is in `out`, all in one piece.
+    pub fn append(out: &mut BytesMut, value: impl FnOnce(&mut Self)) {
+        let mut writer = Self { open: std::mem::take(out), copies: true, ..Self::default() };
+        value(&mut writer);
+        *out = writer.open;
     }
 
     /// Writes an object; `members` writes what is in it.
@@ -349,6 +372,15 @@ impl Writer {
     /// Writes a list; `elements` writes what is in it.
     pub fn list(&mut self, elements: impl FnOnce(&mut Self)) {
         self.wrapped(b'[', b']', elements);
+    }
+
+    /// Writes an object that begins with the members of another one, given without its last brace.
+    pub fn object_from(&mut self, begun: &[u8], members: impl FnOnce(&mut Self)) {
+        self.separate();
+        self.open.extend_from_slice(begun);
+        self.comma = true;
+        members(self);
+        self.open.extend_from_slice(b"}");
     }
 
     fn wrapped(&mut self, open: u8, close: u8, inside: impl FnOnce(&mut Self)) {
@@ -372,8 +404,7 @@ impl Writer {
 
     /// Writes a key with the escapes it needs; its value comes next.
     pub fn quoted_key(&mut self, key: &str) -> &mut Self {
-        self.separate();
-        self.open.extend_from_slice(&json::quote(key));
+        self.string(key);
         self.open.extend_from_slice(b":");
         self.comma = false;
         self
@@ -398,7 +429,13 @@ impl Writer {
     /// Writes a string with the escapes it needs.
     pub fn string(&mut self, text: &str) {
         self.separate();
-        self.open.extend_from_slice(&json::quote(text));
+        if json::is_plain(text) {
+            self.open.extend_from_slice(b"\"");
+            self.open.extend_from_slice(text.as_bytes());
+            self.open.extend_from_slice(b"\"");
+        } else {
+            self.open.extend_from_slice(&json::quote(text));
+        }
         self.comma = true;
     }
 
@@ -446,7 +483,7 @@ impl Writer {
     }
 
     fn bytes(&mut self, bytes: &Bytes) {
-        if bytes.len() < PIECE_BYTES_MIN {
+        if self.copies || bytes.len() < PIECE_BYTES_MIN {
             self.open.extend_from_slice(bytes);
             return;
         }

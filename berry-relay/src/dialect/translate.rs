@@ -16,9 +16,10 @@ use super::ir::{Block, Delta, Event, Part, Request, ToolCall};
 use super::loss::{Losses, Reason};
 use super::openai_chat::OpenAiChat;
 use super::openai_responses::OpenAiResponses;
+use super::reader::StreamReader;
 use super::rerank;
 use super::text::Text;
-use super::{Capabilities, Codec, Malformed, Reply, StreamDecoder, StreamEncoder, Target, Wire, error, ids, issuer};
+use super::{Capabilities, Codec, Malformed, Reply, StreamEncoder, Target, Wire, error, ids, issuer};
 use crate::body::Chunks;
 use crate::sse;
 
@@ -319,7 +320,7 @@ impl Translation {
     /// A translator for a streamed answer.
     pub fn stream(&self) -> StreamTranslator {
         StreamTranslator {
-            decoder: self.upstream.stream_decoder(),
+            reader: StreamReader::new(self.upstream),
             encoder: self.client.stream_encoder(&self.reply),
             translation: self.clone(),
             events: Vec::new(),
@@ -395,7 +396,7 @@ fn names(request: &Request) -> Vec<(String, String)> {
 
 /// Translates one streamed answer.
 pub struct StreamTranslator {
-    decoder: Box<dyn StreamDecoder>,
+    reader: StreamReader,
     encoder: Box<dyn StreamEncoder>,
     translation: Translation,
     events: Vec<Event>,
@@ -403,12 +404,12 @@ pub struct StreamTranslator {
 }
 
 impl StreamTranslator {
-    /// The client's frames for an event of the upstream; often none.
+    /// The client's frames for an event of the upstream, which lies in `bytes`; often none.
     ///
     /// # Errors
     /// [`Malformed`]: not an event of its dialect.
-    pub fn push(&mut self, event: &sse::Event<'_>, out: &mut BytesMut) -> Result<(), Malformed> {
-        self.decoder.push(event, &mut self.events)?;
+    pub fn push(&mut self, event: &sse::Event<'_>, bytes: &Bytes, out: &mut BytesMut) -> Result<(), Malformed> {
+        self.reader.push(event, bytes, &mut self.events)?;
         self.write(out);
         Ok(())
     }
@@ -418,7 +419,7 @@ impl StreamTranslator {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        self.decoder.finish(&mut self.events);
+        self.reader.finish(&mut self.events);
         self.write(out);
         self.encoder.finish(out);
     }

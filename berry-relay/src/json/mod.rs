@@ -81,10 +81,15 @@ pub fn unquote(raw: &[u8]) -> Result<String, serde_json::Error> {
 
 /// A JSON string for a text, with its quotes.
 pub fn quote(text: &str) -> Vec<u8> {
-    if lex::plain_length::<false>(text.as_bytes()) == text.len() {
+    if is_plain(text) {
         return [b"\"", text.as_bytes(), b"\""].concat();
     }
     serde_json::to_vec(text).expect("a string can always be written as JSON")
+}
+
+/// Whether a text needs no escapes inside quotes.
+pub(crate) fn is_plain(text: &str) -> bool {
+    lex::plain_length::<false>(text.as_bytes()) == text.len()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 #[cfg(test)]
 mod corpus;
-mod template;
+pub(crate) mod template;
 mod usage;
 
 use berry_core::operation::StreamFormat;

@@ -21,12 +21,12 @@ const EMPTY_TEXT: usize = 2;
 
 /// The free values that were met in an event, in their order.
 #[derive(Debug, Default)]
-pub(super) struct Free<'a>(SmallVec<[Raw<'a>; FREE_MAX]>);
+pub(crate) struct Free<'a>(SmallVec<[Raw<'a>; FREE_MAX]>);
 
 impl<'a> Free<'a> {
     /// Notes a value that may differ. Only strings with something in them and numbers can be free.
     #[inline]
-    pub(super) fn note(&mut self, value: Raw<'a>) {
+    pub(crate) fn note(&mut self, value: Raw<'a>) {
         let can_be = match value.kind() {
             Kind::String => !value.is_nothing(),
             Kind::Number => true,
@@ -36,18 +36,23 @@ impl<'a> Free<'a> {
             self.0.push(value);
         }
     }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// The event that others are compared with.
 #[derive(Debug, Default)]
-pub(super) struct Template {
+pub(crate) struct Template {
     event: Vec<u8>,
     free: SmallVec<[Range<usize>; FREE_MAX]>,
 }
 
 impl Template {
     /// Takes an event for comparison. `free` are values inside `event`.
-    pub(super) fn learn(&mut self, event: &[u8], free: &Free<'_>) {
+    pub(crate) fn learn(&mut self, event: &[u8], free: &Free<'_>) {
         self.event.clear();
         self.free.clear();
         if event.len() > EVENT_BYTES_MAX {
@@ -62,26 +67,35 @@ impl Template {
 
     /// Whether an event means the same as the learnt one.
     pub(super) fn matches(&self, event: &[u8]) -> bool {
-        // Nothing learnt.
-        if self.event.is_empty() {
-            return false;
-        }
-        self.fixed_and_free(event).is_some()
+        self.fixed_and_free(event, 0).is_some()
     }
 
-    fn fixed_and_free(&self, event: &[u8]) -> Option<()> {
-        let (mut rest, mut at) = (event, 0);
-        for free in &self.free {
+    /// The free value at `place` of an event that means the same as the learnt one, as it is written; `None` where the event means
+    /// something else, or there is no such value.
+    pub(crate) fn value<'e>(&self, event: &'e [u8], place: usize) -> Option<&'e [u8]> {
+        self.fixed_and_free(event, place).filter(|value| !value.is_empty())
+    }
+
+    fn fixed_and_free<'e>(&self, event: &'e [u8], wanted: usize) -> Option<&'e [u8]> {
+        // Nothing learnt.
+        if self.event.is_empty() {
+            return None;
+        }
+        let (mut rest, mut at, mut found) = (event, 0, &event[..0]);
+        for (place, free) in self.free.iter().enumerate() {
             rest = rest.strip_prefix(&self.event[at..free.start])?;
             let length = scalar_length(rest)?;
             let is_text = rest[0] == b'"';
             if is_text != (self.event[free.start] == b'"') || is_text && length == EMPTY_TEXT {
                 return None;
             }
+            if place == wanted {
+                found = &rest[..length];
+            }
             rest = &rest[length..];
             at = free.end;
         }
-        (rest == &self.event[at..]).then_some(())
+        (rest == &self.event[at..]).then_some(found)
     }
 }
 

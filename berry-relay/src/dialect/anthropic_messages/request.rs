@@ -12,7 +12,7 @@ use crate::dialect::text::{Fields, Json, Text};
 use crate::json::Kind;
 
 pub(super) fn decode(body: &Bytes, losses: &mut Losses) -> Result<Request, Malformed> {
-    let mut fields = Json::read(body)?.fields();
+    let mut fields = Fields::read(body)?;
     let mut request = Request::default();
     for name in ["model", "backend"] {
         fields.take(name);

@@ -5,13 +5,13 @@ use bytes::Bytes;
 use super::{request, wire};
 use crate::dialect::ir::{Candidate, Citation, Part, Response, Stop, TextPart, ToolCall};
 use crate::dialect::loss::Losses;
-use crate::dialect::text::{Fields, Json, Text, Writer};
+use crate::dialect::text::{Fields, Text, Writer};
 use crate::dialect::{Malformed, Reply, ids};
 use crate::json::Kind;
 use crate::meter;
 
 pub(super) fn decode(body: &Bytes) -> Result<Response, Malformed> {
-    let mut fields = Json::read(body)?.fields();
+    let mut fields = Fields::read(body)?;
     let content = fields.take("content").filter(|content| content.kind() == Kind::Array);
     let content = content.ok_or_else(|| Malformed::new("content", "the answer has none"))?;
     // What an upstream adds to its own answer is no loss of the request's.

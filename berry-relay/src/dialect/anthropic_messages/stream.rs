@@ -6,10 +6,9 @@ use bytes::{Bytes, BytesMut};
 use super::{response, wire};
 use crate::dialect::ir::{Block, Delta, Event, Stop};
 use crate::dialect::serial::Serial;
-use crate::dialect::text::{Fields, Json, Text, Writer};
+use crate::dialect::text::{Fields, Text, Writer};
 use crate::dialect::{Malformed, Reply, StreamDecoder, StreamEncoder, error};
 use crate::meter;
-use crate::sse;
 
 /// Most blocks of one answer; what comes after them is left out.
 const BLOCKS_MAX: u64 = 4096;
@@ -26,17 +25,13 @@ pub(super) struct Decoder {
 }
 
 impl StreamDecoder for Decoder {
-    fn push(&mut self, event: &sse::Event<'_>, out: &mut Vec<Event>) -> Result<(), Malformed> {
-        let Some(data) = event.data.as_deref().filter(|data| !data.trim_ascii().is_empty()) else {
-            return Ok(());
-        };
+    fn push(&mut self, name: Option<&[u8]>, data: &Bytes, out: &mut Vec<Event>) -> Result<(), Malformed> {
         if self.ended {
             return Ok(());
         }
-        let data = Bytes::copy_from_slice(data);
-        let mut fields = match Json::read(&data) {
-            Ok(event) => event.fields(),
-            Err(_) if event.name == Some(b"error") => Fields::default(),
+        let mut fields = match Fields::read(data) {
+            Ok(event) => event,
+            Err(_) if name == Some(b"error") => Fields::default(),
             Err(error) => return Err(error),
         };
         let kind = fields.string("type");
@@ -52,9 +47,9 @@ impl StreamDecoder for Decoder {
             Some("message_delta") => self.message_delta(fields, out),
             Some("message_stop") => self.end(out),
             Some("ping") => out.push(Event::Ping),
-            _ if event.name == Some(b"error") || kind.as_deref() == Some("error") || fields.take("error").is_some() => {
+            _ if name == Some(b"error") || kind.as_deref() == Some("error") || fields.take("error").is_some() => {
                 self.ended = true;
-                out.push(Event::Error(error::of_event(&data)));
+                out.push(Event::Error(error::of_event(data)));
             }
             _ => {}
         }
@@ -156,6 +151,8 @@ impl Decoder {
 pub(super) struct Encoder {
     reply: Reply,
     serial: Serial,
+    /// What `serial` lets through, for as long as it takes to write it.
+    steps: Vec<Event>,
     usage: Usage,
     next_block: u64,
     calls: usize,
@@ -183,6 +180,7 @@ impl Encoder {
         Self {
             reply: reply.clone(),
             serial: Serial::default(),
+            steps: Vec::new(),
             usage: Usage::default(),
             next_block: 0,
             calls: 0,
@@ -308,11 +306,10 @@ impl Encoder {
 
 impl StreamEncoder for Encoder {
     fn push(&mut self, event: Event, out: &mut BytesMut) {
-        let mut steps = Vec::new();
+        let mut steps = std::mem::take(&mut self.steps);
         self.serial.push(event, &mut steps);
-        for step in steps {
-            self.write(step, out);
-        }
+        steps.drain(..).for_each(|step| self.write(step, out));
+        self.steps = steps;
     }
 
     fn finish(&mut self, out: &mut BytesMut) {
@@ -336,16 +333,14 @@ impl StreamEncoder for Encoder {
 
 /// Writes an event of this type; `rest` writes what stands behind `type`.
 fn event(out: &mut BytesMut, kind: &str, rest: impl FnOnce(&mut Writer)) {
-    let mut writer = Writer::new();
-    writer.object(|w| {
-        w.key("type").string(kind);
-        rest(w);
-    });
     out.extend_from_slice(b"event: ");
     out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(b"\ndata: ");
-    for piece in writer.finish().iter() {
-        out.extend_from_slice(piece);
-    }
+    Writer::append(out, |w| {
+        w.object(|w| {
+            w.key("type").string(kind);
+            rest(w);
+        });
+    });
     out.extend_from_slice(b"\n\n");
 }

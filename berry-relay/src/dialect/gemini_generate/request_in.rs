@@ -13,7 +13,7 @@ use super::schema;
 
 /// Reads a request. Its model and whether it streams are said by its address.
 pub(super) fn decode(body: &Bytes, losses: &mut Losses) -> Result<Request, Malformed> {
-    let mut fields = Json::read(body)?.fields();
+    let mut fields = Fields::read(body)?;
     let mut request = Request { wants_stream_usage: true, ..Request::default() };
     // It repeats what the address says.
     fields.take("model");

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use berry_core::usage::Usage;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::super::ir::{Block, Delta, ErrorClass, Event, Part, Stop, UpstreamError};
-use super::super::text::{Json, Text, Writer};
+use super::super::text::{Fields, Json, Text, Writer};
 use super::super::{Malformed, Reply, StreamDecoder, StreamEncoder};
 use super::response::{answer_part, call_arguments, is_blocked, write_call, write_tail, write_thought};
 use super::{read_error, read_stop, status_of, stop_word, write_error};
-use crate::{meter, sse};
+use crate::meter;
 
 /// Candidates that are told apart.
 const CANDIDATES_MAX: u64 = 128;
@@ -96,11 +96,8 @@ impl Answering {
 }
 
 impl StreamDecoder for Decoder {
-    fn push(&mut self, event: &sse::Event<'_>, out: &mut Vec<Event>) -> Result<(), Malformed> {
-        let Some(data) = event.data.as_deref().filter(|data| !data.is_empty()) else {
-            return Ok(());
-        };
-        let mut fields = Json::read(&bytes::Bytes::copy_from_slice(data))?.fields();
+    fn push(&mut self, _: Option<&[u8]>, data: &Bytes, out: &mut Vec<Event>) -> Result<(), Malformed> {
+        let mut fields = Fields::read(data)?;
         if let Some(error) = fields.take("error") {
             self.failed = true;
             out.push(Event::Error(read_error(&error)));
@@ -178,10 +175,8 @@ impl Encoder {
     }
 
     fn frame(&self, out: &mut BytesMut, write: impl FnOnce(&mut Writer)) {
-        let mut writer = Writer::new();
-        writer.object(write);
         out.extend_from_slice(b"data: ");
-        writer.finish().iter().for_each(|piece| out.extend_from_slice(piece));
+        Writer::append(out, |w| w.object(write));
         out.extend_from_slice(b"\n\n");
     }
 
@@ -250,7 +245,7 @@ impl Encoder {
     fn close(&mut self, candidate: u32, index: u32, out: &mut BytesMut) {
         if let Some(Writing::Call { id, name, signature, arguments }) = self.blocks.remove(&(candidate, index)) {
             let arguments = arguments.freeze();
-            let quoted = Json::read(&bytes::Bytes::from([b"\"", &arguments[..], b"\""].concat()));
+            let quoted = Json::read(&Bytes::from([b"\"", &arguments[..], b"\""].concat()));
             let text = quoted.ok().and_then(|json| json.text()).unwrap_or_default();
             let arguments = call_arguments(&text);
             self.chunk(candidate, out, |w| write_call(w, id.as_deref(), &name, &arguments, signature.as_ref()));

@@ -5,7 +5,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::super::ir::{Event, Part, Stop};
 use super::super::loss::Losses;
-use super::super::{Capabilities, Codec, Reply, StreamDecoder, Target, ThinkingAsk};
+use super::super::reader::StreamReader;
+use super::super::{Capabilities, Codec, Reply, Target, ThinkingAsk};
 use super::GeminiGenerate;
 use crate::sse;
 
@@ -113,18 +114,18 @@ const STREAM: &str = concat!(
 /// The events of a stream that comes in these pieces.
 fn events(pieces: &[&[u8]]) -> Vec<Event> {
     let mut splitter = sse::Splitter::new(1 << 20);
-    let mut decoder = GeminiGenerate.stream_decoder();
+    let mut reader = StreamReader::new(&GeminiGenerate);
     let mut out = Vec::new();
-    let take = |decoder: &mut Box<dyn StreamDecoder>, bytes: &[u8], out: &mut Vec<Event>| {
-        sse::events(bytes).for_each(|event| decoder.push(&event, out).unwrap());
+    let take = |reader: &mut StreamReader, bytes: &Bytes, out: &mut Vec<Event>| {
+        sse::events(bytes).for_each(|event| reader.push(&event, bytes, out).unwrap());
     };
     for piece in pieces {
         let cut = splitter.push(Bytes::copy_from_slice(piece));
-        take(&mut decoder, &cut.events, &mut out);
+        take(&mut reader, &cut.events, &mut out);
     }
     let tail = splitter.finish();
-    take(&mut decoder, &tail, &mut out);
-    decoder.finish(&mut out);
+    take(&mut reader, &tail, &mut out);
+    reader.finish(&mut out);
     out
 }
 

@@ -19,7 +19,7 @@ const STOPS_MAX: usize = 4;
 const ERROR_PREFIX: &str = "Error: ";
 
 pub(super) fn decode(body: &Bytes, losses: &mut Losses) -> Result<Request, Malformed> {
-    let mut fields = Json::read(body)?.fields();
+    let mut fields = Fields::read(body)?;
     let mut request = Request::default();
     for name in ["model", "backend"] {
         fields.take(name);

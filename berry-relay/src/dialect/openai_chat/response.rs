@@ -5,13 +5,13 @@ use bytes::Bytes;
 use super::{request, wire};
 use crate::dialect::ir::{Candidate, Citation, Part, Response, Stop, ToolCall};
 use crate::dialect::loss::Losses;
-use crate::dialect::text::{Fields, Json, Text, Writer};
+use crate::dialect::text::{Fields, Text, Writer};
 use crate::dialect::{Malformed, Reply, ids};
 use crate::json::Kind;
 use crate::meter;
 
 pub(super) fn decode(body: &Bytes) -> Result<Response, Malformed> {
-    let mut fields = Json::read(body)?.fields();
+    let mut fields = Fields::read(body)?;
     let choices = fields.take("choices").filter(|choices| choices.kind() == Kind::Array);
     let choices = choices.ok_or_else(|| Malformed::new("choices", "the answer has none"))?;
     Ok(Response {

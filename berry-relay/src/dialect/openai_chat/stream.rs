@@ -11,7 +11,6 @@ use crate::dialect::text::{Fields, Json, Text, Writer};
 use crate::dialect::{Malformed, Reply, StreamDecoder, StreamEncoder, error};
 use crate::json::Kind;
 use crate::meter;
-use crate::sse;
 use berry_core::usage::Usage;
 
 /// Answers and calls that are told apart; OpenAI documents at most 128.
@@ -81,22 +80,18 @@ impl Balance {
 }
 
 impl StreamDecoder for Decoder {
-    fn push(&mut self, event: &sse::Event<'_>, out: &mut Vec<Event>) -> Result<(), Malformed> {
-        let Some(data) = event.data.as_deref().map(<[u8]>::trim_ascii).filter(|data| !data.is_empty()) else {
-            return Ok(());
-        };
-        if data == b"[DONE]" || self.failed {
+    fn push(&mut self, name: Option<&[u8]>, data: &Bytes, out: &mut Vec<Event>) -> Result<(), Malformed> {
+        if self.failed || &data[..] == b"[DONE]" {
             return Ok(());
         }
-        let data = Bytes::copy_from_slice(data);
-        let mut chunk = match Json::read(&data) {
-            Ok(chunk) => chunk.fields(),
-            Err(_) if event.name == Some(b"error") => Fields::default(),
+        let mut chunk = match Fields::read(data) {
+            Ok(chunk) => chunk,
+            Err(_) if name == Some(b"error") => Fields::default(),
             Err(error) => return Err(error),
         };
-        if chunk.take("error").is_some_and(|error| !error.is_nothing()) || event.name == Some(b"error") {
+        if chunk.take("error").is_some_and(|error| !error.is_nothing()) || name == Some(b"error") {
             self.failed = true;
-            out.push(Event::Error(error::of_event(&data)));
+            out.push(Event::Error(error::of_event(data)));
             return Ok(());
         }
         if !std::mem::replace(&mut self.started, true) {
@@ -350,13 +345,8 @@ impl Encoder {
 
     /// Writes a chunk with what `rest` writes behind the head.
     fn chunk(&self, out: &mut BytesMut, rest: impl FnOnce(&mut Writer)) {
-        let mut writer = Writer::new();
-        writer.object(rest);
-        let rest = writer.finish().into_bytes();
         out.extend_from_slice(b"data: ");
-        out.extend_from_slice(&self.head);
-        out.extend_from_slice(b",");
-        out.extend_from_slice(&rest[1..]);
+        Writer::append(out, |w| w.object_from(&self.head, rest));
         out.extend_from_slice(b"\n\n");
     }
 

@@ -13,7 +13,7 @@ use crate::json::Kind;
 
 /// Reads a request.
 pub(super) fn decode(body: &Bytes, losses: &mut Losses) -> Result<Request, Malformed> {
-    let mut fields = Json::read(body)?.fields();
+    let mut fields = Fields::read(body)?;
     fields.take("model");
     for name in ["previous_response_id", "conversation"] {
         if fields.take(name).is_some() {

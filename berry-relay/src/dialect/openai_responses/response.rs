@@ -12,7 +12,7 @@ use crate::meter;
 
 /// Reads an answer.
 pub(super) fn decode(body: &Bytes) -> Result<Response, Malformed> {
-    let mut fields = Json::read(body)?.fields();
+    let mut fields = Fields::read(body)?;
     let output = fields.take("output").ok_or_else(|| Malformed::new("output", "is not there"))?;
     let mut parts = Vec::new();
     for item in output.elements() {

@@ -9,7 +9,7 @@ use super::super::text::{Fields, Json, Text};
 use super::super::{Malformed, StreamDecoder};
 use super::read_error;
 use super::response::read_stop;
-use crate::{meter, sse};
+use crate::meter;
 
 /// Places that are told apart: what an upstream numbers beyond them counts as the last one.
 const PLACES_MAX: u64 = 1024;
@@ -180,11 +180,11 @@ impl Decoder {
 }
 
 impl StreamDecoder for Decoder {
-    fn push(&mut self, event: &sse::Event<'_>, out: &mut Vec<Event>) -> Result<(), Malformed> {
-        let Some(data) = event.data.as_deref().filter(|data| !data.is_empty() && data.trim_ascii() != b"[DONE]") else {
+    fn push(&mut self, _: Option<&[u8]>, data: &Bytes, out: &mut Vec<Event>) -> Result<(), Malformed> {
+        if &data[..] == b"[DONE]" {
             return Ok(());
-        };
-        let whole = Json::read(&Bytes::copy_from_slice(data))?;
+        }
+        let whole = Json::read(data)?;
         let mut fields = whole.fields();
         let kind = fields.string("type").unwrap_or_default();
         let response = fields.take("response");

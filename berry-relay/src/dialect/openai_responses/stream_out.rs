@@ -116,17 +116,17 @@ impl Encoder {
     }
 
     fn event(&mut self, kind: &str, out: &mut BytesMut, members: impl FnOnce(&mut Writer)) {
-        let mut writer = Writer::new();
-        writer.object(|w| {
-            w.key("type").string(kind);
-            members(w);
-            w.key("sequence_number").integer(self.number);
-        });
-        self.number += 1;
         out.extend_from_slice(b"event: ");
         out.extend_from_slice(kind.as_bytes());
         out.extend_from_slice(b"\ndata: ");
-        writer.finish().iter().for_each(|piece| out.extend_from_slice(piece));
+        Writer::append(out, |w| {
+            w.object(|w| {
+                w.key("type").string(kind);
+                members(w);
+                w.key("sequence_number").integer(self.number);
+            });
+        });
+        self.number += 1;
         out.extend_from_slice(b"\n\n");
     }
 

@@ -3,6 +3,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::super::ir::{Event, Part, Role, Stop};
 use super::super::loss::Losses;
+use super::super::reader::StreamReader;
 use super::super::{Capabilities, Codec, Malformed, Reply, Target, ThinkingAsk};
 use super::OpenAiResponses;
 use crate::sse;
@@ -89,15 +90,15 @@ const STREAM: &str = concat!(
 
 fn events(pieces: &[&[u8]]) -> Vec<Event> {
     let mut splitter = sse::Splitter::new(1 << 20);
-    let mut decoder = OpenAiResponses.stream_decoder();
+    let mut reader = StreamReader::new(&OpenAiResponses);
     let mut out = Vec::new();
     for piece in pieces {
         let cut = splitter.push(Bytes::copy_from_slice(piece));
-        sse::events(&cut.events).for_each(|event| decoder.push(&event, &mut out).unwrap());
+        sse::events(&cut.events).for_each(|event| reader.push(&event, &cut.events, &mut out).unwrap());
     }
     let tail = splitter.finish();
-    sse::events(&tail).for_each(|event| decoder.push(&event, &mut out).unwrap());
-    decoder.finish(&mut out);
+    sse::events(&tail).for_each(|event| reader.push(&event, &tail, &mut out).unwrap());
+    reader.finish(&mut out);
     out
 }
 
