@@ -15,6 +15,7 @@ use berry_core::usage::Usage;
 use berry_loadbalance::eligibility::Demand;
 use berry_loadbalance::explain::{Decision, Explanation};
 use berry_loadbalance::lease::Lease;
+use berry_loadbalance::queue::Queue;
 use berry_loadbalance::selector::{NoRoute, PoolSelector, PoolStats, RouteSelector};
 use berry_relay::dialect::loss::Loss;
 use berry_relay::exchange::Facts;
@@ -254,6 +255,10 @@ impl RouteSelector for Recorder {
 
     fn retry_not_made(&self, model: &ModelId, now: Instant) {
         self.selector.retry_not_made(model, now);
+    }
+
+    fn queue(&self, model: &ModelId) -> Option<Arc<Queue>> {
+        self.selector.queue(model)
     }
 
     fn route_stats(&self) -> Vec<PoolStats> {

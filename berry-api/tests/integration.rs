@@ -67,6 +67,8 @@ mod prices;
 mod prober;
 #[path = "integration/provider_data.rs"]
 mod provider_data;
+#[path = "integration/queue.rs"]
+mod queue;
 #[path = "integration/relay.rs"]
 mod relay;
 #[path = "integration/reload.rs"]

@@ -149,7 +149,7 @@ pub struct Hints {
     pub input_tokens: Option<u64>,
     /// Output tokens that the client asks for at most.
     pub output_tokens: Option<u64>,
-    /// An attempt was made before, so this choice is a retry and earns the budget nothing.
+    /// An attempt was made before, or the request waited, so this choice earns the retry budget nothing.
     pub retried: bool,
     /// Only a context window larger than this will do: after a context-length error, the window of the backend that gave it.
     pub window_above: Option<u64>,

@@ -24,6 +24,7 @@ use crate::figures::Figures;
 use crate::outcome::{Consequence, FailureClass, Outcome};
 use crate::outlier::Ejections;
 use crate::probe::Schedule;
+use crate::queue::Queue;
 use crate::rate::Rate;
 use crate::rules::Rules;
 use crate::signal::{PeakEwma, Tally, Window, penalised};
@@ -37,6 +38,8 @@ pub struct Endpoint {
     backend: Arc<Backend>,
     rules: Arc<Rules>,
     prices: Box<Prices>,
+    /// Who waits for a place here, where requests may wait.
+    queue: Option<Arc<Queue>>,
 }
 
 /// What every choice asks of the configuration, side by side: a choice among a thousand would otherwise spend most of its time
@@ -228,7 +231,13 @@ impl Endpoint {
     }
 
     fn with_state(backend: Arc<Backend>, rules: Arc<Rules>, prices: Prices, state: Arc<State>) -> Self {
-        Self { facts: Facts::of(&backend, &prices), state, backend, rules, prices: Box::new(prices) }
+        Self { facts: Facts::of(&backend, &prices), state, backend, rules, prices: Box::new(prices), queue: None }
+    }
+
+    /// The same, with those who are to be called when a place comes back.
+    pub(crate) fn with_queue(mut self, queue: Option<Arc<Queue>>) -> Self {
+        self.queue = queue;
+        self
     }
 
     /// The configured side.
@@ -387,7 +396,7 @@ impl Endpoint {
             Some(self.state.breaker.pass())
         };
         let Some(pass) = pass else {
-            self.state.slots.give_back();
+            self.give_back();
             return Err(if trial { Exclusion::CircuitOpen } else { Exclusion::Parked });
         };
         self.state.counters.selections.fetch_add(1, Ordering::Relaxed);
@@ -424,9 +433,16 @@ impl Endpoint {
 
     /// Nothing was found out: the claim is given back.
     pub(crate) fn abandon(&self, claim: &Claim) {
-        self.state.slots.give_back();
         self.state.breaker.return_trial(claim.pass);
         self.state.counters.cancellations.fetch_add(1, Ordering::Relaxed);
+        self.give_back();
+    }
+
+    fn give_back(&self) {
+        self.state.slots.give_back();
+        if let Some(queue) = &self.queue {
+            queue.freed();
+        }
     }
 
     /// Settles a claim. `sampled` = its time to first token was taken in already.
@@ -453,8 +469,8 @@ impl Endpoint {
                 self.bad(claim, class, retry_after, consequence, now);
             }
         }
-        self.state.slots.give_back();
         counters.last_report.store(now.as_nanos().saturating_add(1), Ordering::Relaxed);
+        self.give_back();
     }
 
     fn good(&self, claim: &Claim, sample: Option<Duration>, latency: Duration, now: Instant) {

@@ -6,7 +6,7 @@
 //!
 //! Three different things keep traffic away from an endpoint: an open circuit ([`breaker`]: it fails), an ejection ([`outlier`]:
 //! it fails too often), a pause ([`cooldown`]: it asked for one). [`probe`] says when to look after it.
-//! [`course`] says what may follow when an attempt failed.
+//! [`course`] says what may follow when an attempt failed, [`queue`] who is next at a pool that is full.
 
 pub mod affinity;
 pub mod breaker;
@@ -27,6 +27,7 @@ pub mod outlier;
 pub mod picker;
 pub mod pool;
 pub mod probe;
+pub mod queue;
 mod rate;
 mod reconcile;
 pub mod report;

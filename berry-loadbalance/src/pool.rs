@@ -18,6 +18,7 @@ use crate::explain::Decision;
 use crate::lease::Lease;
 use crate::picker::{self, Candidate, Needs, PickContext, Picker};
 use crate::probe::{self, Probe};
+use crate::queue::Queue;
 use crate::retry_budget::RetryBudget;
 use crate::rules::Rules;
 use crate::selector::{NoRoute, Shortage};
@@ -39,6 +40,7 @@ pub(crate) struct PoolState {
     selections: AtomicU64,
     panics: AtomicU64,
     retries: RetryBudget,
+    pub(crate) queue: Arc<Queue>,
 }
 
 /// Candidates and the rest of a pool, for one choice.
@@ -156,6 +158,11 @@ impl Pool {
     /// The retries of this model.
     pub fn retries(&self) -> &RetryBudget {
         &self.state.retries
+    }
+
+    /// Requests that wait until one of its backends has a place.
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.state.queue
     }
 
     /// Chooses an endpoint for one attempt.

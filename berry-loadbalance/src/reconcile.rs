@@ -24,14 +24,16 @@ pub(crate) fn pool(
     let rules = Arc::new(Rules::from(&snapshot.settings));
     let known: HashMap<&BackendId, &Arc<Endpoint>> =
         old.into_iter().flat_map(Pool::endpoints).map(|endpoint| (&endpoint.backend().id, endpoint)).collect();
+    let state = old.map(|pool| Arc::clone(pool.state())).unwrap_or_default();
     let endpoint = |backend: &Arc<Backend>| {
         let (new, prices) = (adjust(backend), *backend.tariff.base());
-        Arc::new(match known.get(&backend.id) {
+        let endpoint = match known.get(&backend.id) {
             Some(endpoint) => endpoint.reconfigured(new, Arc::clone(&rules), prices),
             None => Endpoint::new(new, Arc::clone(&rules), prices),
-        })
+        };
+        let queue = (!model.queue_timeout.is_zero()).then(|| Arc::clone(&state.queue));
+        Arc::new(endpoint.with_queue(queue))
     };
-    let state = old.map(|pool| Arc::clone(pool.state())).unwrap_or_default();
     let endpoints = model.backends.iter().map(endpoint).collect();
     Pool::assemble(Arc::clone(model), rules, endpoints, state)
 }

@@ -18,6 +18,7 @@ use crate::lease::Lease;
 use crate::outcome::Outcome;
 use crate::pool::Pool;
 use crate::probe::Probe;
+use crate::queue::Queue;
 use crate::reconcile;
 
 /// Why there is no route.
@@ -61,6 +62,11 @@ impl NoRoute {
             Self::NothingEligible { retry_after, .. } => *retry_after,
             Self::UnknownModel(_) | Self::UnknownProvider { .. } | Self::Tags { .. } => None,
         }
+    }
+
+    /// Whether only places are missing, so that the request may wait for one.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::NothingEligible { shortage: Shortage::Busy, .. })
     }
 }
 
@@ -158,6 +164,9 @@ pub trait RouteSelector: Send + Sync {
     /// Puts a retry back that [`RouteSelector::may_retry`] gave, because no backend was left to make it at.
     fn retry_not_made(&self, model: &ModelId, now: Instant);
 
+    /// Who waits for a place in the pool of `model`; `None` when it has none.
+    fn queue(&self, model: &ModelId) -> Option<Arc<Queue>>;
+
     /// Counters of every pool, in file order.
     fn route_stats(&self) -> Vec<PoolStats>;
 }
@@ -240,6 +249,10 @@ impl RouteSelector for PoolSelector {
         if let Some(pool) = self.pools.get(model) {
             pool.retries().put_back(now);
         }
+    }
+
+    fn queue(&self, model: &ModelId) -> Option<Arc<Queue>> {
+        self.pools.get(model).map(|pool| Arc::clone(pool.queue()))
     }
 
     fn route_stats(&self) -> Vec<PoolStats> {

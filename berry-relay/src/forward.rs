@@ -14,6 +14,7 @@ use berry_core::time::Instant;
 use berry_loadbalance::course::{Allowance, Course};
 use berry_loadbalance::eligibility::{Demand, Hints};
 use berry_loadbalance::lease::Lease;
+use berry_loadbalance::queue::Ended;
 use berry_loadbalance::selector::{NoRoute, RouteSelector};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -44,6 +45,11 @@ pub trait SayError: Send + Sync {
     /// A body that takes the place of a plain answer.
     fn body(&self, error: &ForwardError, facts: &Facts) -> Bytes;
 }
+
+/// Whoever waits for a place looks again after this time, although nobody said that there is one.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// And no sooner than this.
+const LOOK_SOONEST: Duration = Duration::from_millis(1);
 
 /// Random sources for choices, each with a seed of its own, all from one.
 #[derive(Debug)]
@@ -258,8 +264,21 @@ impl Relay {
         let sticky = request.model.strategy == Strategy::Sticky;
         let conversation = sticky.then(|| conversation::key(&request.headers, request.body.json())).flatten();
         let (mut course, mut errors) = (Course::new(self.limits.attempts), Errors::default());
+        let mut patience = request.model.queue_timeout;
         loop {
-            let lease = match self.choose(request, conversation, &course, exchange, now, &mut rng) {
+            let choose = |now, waited, rng: &mut SmallRng| {
+                self.choose(request, conversation, &course, exchange, now, waited, rng)
+            };
+            let decided = match patience.is_zero() {
+                true => choose(now, false, &mut rng),
+                false => {
+                    let decided = self.choose_in_line(request, patience, choose, deadline, &mut rng).await;
+                    let began = std::mem::replace(&mut now, exchange.now());
+                    patience = patience.saturating_sub(now.since(began));
+                    decided
+                }
+            };
+            let lease = match decided {
                 Ok(lease) => lease,
                 Err(no_route) => match course.pause_before_repeat(now, deadline.left(), &mut rng) {
                     Some(pause) => {
@@ -300,6 +319,58 @@ impl Relay {
         }
     }
 
+    /// [`Relay::choose`], and where only places are missing, again when it is this request's turn, for as long as it may wait.
+    async fn choose_in_line(
+        &self,
+        request: &RelayRequest,
+        patience: Duration,
+        choose: impl Fn(Instant, bool, &mut SmallRng) -> Result<Lease, NoRoute>,
+        deadline: Deadline,
+        rng: &mut SmallRng,
+    ) -> Result<Lease, NoRoute> {
+        let (clock, began) = (self.shared.clock, self.shared.clock.now());
+        let Some(queue) = self.selector.queue(&request.model.id) else { return choose(began, false, rng) };
+        // What comes back is theirs who waited for it.
+        if !queue.is_calling() {
+            match choose(began, false, rng) {
+                Err(no_route) if no_route.is_busy() => {}
+                decided => return decided,
+            }
+        }
+        let until = deadline.at.min(clock.at(began + patience));
+        let Some(mut turn) = queue.join(&request.user.id, request.model.queue_max) else {
+            return choose(clock.now(), true, rng);
+        };
+        let mut is_called = !queue.is_calling();
+        loop {
+            let mut look_again = LOOK_AGAIN;
+            if is_called {
+                match choose(clock.now(), true, rng) {
+                    Err(no_route) if no_route.is_busy() => {
+                        look_again = no_route.retry_after().unwrap_or(LOOK_AGAIN).clamp(LOOK_SOONEST, LOOK_AGAIN);
+                        turn.pass_on();
+                    }
+                    decided => {
+                        let ended = if decided.is_ok() { Ended::Served } else { Ended::Refused };
+                        turn.end(ended, clock.now().since(began));
+                        return decided;
+                    }
+                }
+            }
+            let next = until.min(clock.at(clock.now() + look_again));
+            is_called = tokio::time::timeout_at(next, turn.called()).await.is_ok();
+            if !is_called && next == until {
+                turn.end(Ended::TimedOut, clock.now().since(began));
+                return choose(clock.now(), true, rng);
+            }
+            if !is_called {
+                // A minute of a rate limit is over, or a circuit closed, which calls nobody: whoever is first may look.
+                queue.call();
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a choice depends on, each thing once")]
     fn choose(
         &self,
         request: &RelayRequest,
@@ -307,6 +378,7 @@ impl Relay {
         course: &Course,
         exchange: &Exchange,
         now: Instant,
+        waited: bool,
         rng: &mut SmallRng,
     ) -> Result<Lease, NoRoute> {
         let demand = Demand {
@@ -318,7 +390,7 @@ impl Relay {
             tried: course.barred(),
             hints: Hints {
                 conversation,
-                retried: exchange.attempts > 0,
+                retried: exchange.attempts > 0 || waited,
                 window_above: course.window_above(),
                 ..Hints::default()
             },

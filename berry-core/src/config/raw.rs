@@ -301,8 +301,10 @@ table! {
         interchangeable: default<bool> = false;
         /// Learn from refused parameters and send the request again without them.
         repair: default<bool> = false;
-        /// How long a request may wait for a place when every backend is full.
+        /// How long a request may wait for a place when every backend is full; 0 = it is refused at once.
         queue_timeout_ms: default<Millis> = Millis(0);
+        /// How many requests may wait so; further ones are refused at once.
+        queue_max: default<usize> = 1000, Bounds::at_least(1.0);
     }
 
     /// How long a stream is held back after its first content.

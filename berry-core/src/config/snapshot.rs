@@ -395,6 +395,8 @@ pub struct Model {
     pub repair: bool,
     /// How long a request may wait when every backend is full.
     pub queue_timeout: Duration,
+    /// How many may wait so.
+    pub queue_max: usize,
     /// Its pool, in file order, disabled ones included.
     pub backends: Vec<Arc<Backend>>,
 }

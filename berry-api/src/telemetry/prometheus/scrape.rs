@@ -11,6 +11,7 @@ use berry_loadbalance::endpoint::{Endpoint, EndpointStats};
 use berry_loadbalance::figures::{Distribution, REQUEST_BOUNDS_MS, TOKEN_BOUNDS_MS, TOKEN_KINDS};
 use berry_loadbalance::outcome::FailureClass;
 use berry_loadbalance::pool::Pool;
+use berry_loadbalance::queue::Queue;
 
 use super::page::{Format, Kind, Page};
 use super::{METHODS, Metrics, Route};
@@ -177,6 +178,33 @@ fn write_choices(runtime: &Runtime, page: &mut Page) {
     page.family(Kind::Counter, "berry_panic_selections_total", "Choices made although too few backends were healthy.");
     for pool in &pools {
         page.sample(&[("model", pool.model().name.as_str())], pool.panics());
+    }
+    write_queues(&pools, page);
+}
+
+/// Of models whose requests may wait for a place.
+fn write_queues(pools: &[&Pool], page: &mut Page) {
+    let queues: Vec<(&str, &Queue)> = pools
+        .iter()
+        .filter(|pool| !pool.model().queue_timeout.is_zero())
+        .map(|pool| (pool.model().name.as_str(), &**pool.queue()))
+        .collect();
+    if queues.is_empty() {
+        return;
+    }
+    page.family(Kind::Gauge, "berry_queue_requests", "Requests that wait for a place at a backend.");
+    for (model, queue) in &queues {
+        page.sample(&[("model", model)], queue.waiting());
+    }
+    page.family(Kind::Histogram, "berry_queue_wait_seconds", "How long requests waited whose client stayed.");
+    for (model, queue) in &queues {
+        page.histogram(&[("model", model)], &queue.waits());
+    }
+    page.family(Kind::Counter, "berry_queue_ends_total", "Requests that no longer wait, by how that ended.");
+    for (model, queue) in &queues {
+        for (ended, count) in queue.ends() {
+            page.sample(&[("model", model), ("result", ended.as_str())], count);
+        }
     }
 }
 

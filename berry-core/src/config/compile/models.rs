@@ -144,6 +144,7 @@ fn model(
         interchangeable,
         repair,
         queue_timeout_ms,
+        queue_max,
     } = entry.value;
     let enabled = enabled.value;
     let name_span = name.as_ref().and_then(|name| name.span.clone());
@@ -184,6 +185,7 @@ fn model(
         interchangeable: interchangeable.value,
         repair: repair.value,
         queue_timeout: queue_timeout_ms.value.duration(),
+        queue_max: queue_max.value,
         backends,
         id,
     }

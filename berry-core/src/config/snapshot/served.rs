@@ -242,6 +242,7 @@ fn published(provider: &Arc<Provider>, upstream: &UpstreamModel, name: String, p
         interchangeable: false,
         repair: false,
         queue_timeout: std::time::Duration::ZERO,
+        queue_max: 0,
         backends: vec![Arc::new(backend)],
     }
 }
