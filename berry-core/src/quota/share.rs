@@ -207,7 +207,7 @@ impl Share {
     }
 
     /// What to tell the store, where it is time and no exchange is under way. Everything that is begun so has to end with
-    /// [`Self::lent`]'s answer, [`Self::answered`], or [`Self::lost`].
+    /// `lent`'s answer, [`Self::answered`], or [`Self::lost`].
     pub fn ask(&mut self, now: Instant) -> Option<Ask> {
         if self.under_way || self.next_ask().is_none_or(|at| at > now) {
             return None;
