@@ -35,7 +35,7 @@ CANNOT = {
     r"promtool ": "test_prometheus.py runs it",
     r"systemctl |journalctl |sudo |install |useradd ": "changes the machine; test_packaging.py checks the unit",
     r"bench/\w+\.py": "measures for minutes; its parts are used by the tests of performance",
-    r"cargo (build|test|install|clippy|fmt)\b|scripts/check\.sh": "the checks themselves, of which this is a part",
+    r"cargo (build|bench|test|install|clippy|fmt)\b|scripts/check\.sh": "the checks themselves, of which this is a part",
     r"npm ": "scripts/check.sh dashboard does it",
     r"BERRY_UPDATE_DOCS": "would change the documents that are being tested",
 }

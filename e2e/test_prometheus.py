@@ -122,7 +122,8 @@ def scraped(start, tmp_path):
 
 
 def test_promtool_accepts_the_shipped_files():
-    assert "11 rules found" in promtool("check", "rules", MONITORING / "alerts.yml")
+    rules = (MONITORING / "alerts.yml").read_text().count("- alert: ")
+    assert rules and f"{rules} rules found" in promtool("check", "rules", MONITORING / "alerts.yml")
     promtool("check", "config", MONITORING / "prometheus.yml")
 
 

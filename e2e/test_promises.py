@@ -113,7 +113,7 @@ def test_a_data_directory_that_cannot_be_written_is_told_and_harms_nothing_else(
     gateway = start(f'[server]\ndata_dir = "{tmp_path}/file/below"\n' + DEMO)
     told = gateway.request("GET", "/health").json()["data_dir"]
     assert told["status"] == "unavailable" and told["reason"]
-    assert "the data directory cannot be written" in gateway.log()
+    gateway.wait_for(lambda: "the data directory cannot be written" in gateway.log(), 10, "a line in the log")
     assert gateway.chat("demo-model").status == 200
     refused = gateway.request("POST", "/admin/keys", {"name": "of nobody"}, TOKEN)
     assert refused.status >= 500 and "data directory" in refused.json()["error"]["message"]

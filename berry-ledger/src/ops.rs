@@ -38,13 +38,12 @@ pub enum RestoreError {
     #[error("the ledger is in use: stop the server first")]
     InUse,
     /// A file could not be read or written.
-    #[error("{path}")]
+    #[error("{path}: {reason}")]
     File {
         /// Which.
         path: PathBuf,
         /// Why.
-        #[source]
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
@@ -129,7 +128,7 @@ pub fn restore(store: &Store, journal: &Path, backup: &Path, now_us: i64) -> Res
     let Some(path) = store.sqlite() else { return Err(unsound("a PostgreSQL ledger is restored with psql".into())) };
     let file = |path: &Path| {
         let path = path.to_owned();
-        move |source| RestoreError::File { path, source }
+        move |reason| RestoreError::File { path, reason }
     };
     let _lock = crate::journal::lock(journal).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => RestoreError::InUse,
