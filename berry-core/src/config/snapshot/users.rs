@@ -231,8 +231,29 @@ impl UsersBuilder {
         let mut users = self.users;
         users.rows.shrink_to_fit();
         users.text.shrink_to_fit();
+        on_large_pages(&users.rows);
+        on_large_pages(users.text.as_bytes());
         users
     }
+}
+
+/// Moves memory to large pages where the system has any, so that finding one of very many users does not wait for the page
+/// tables too. What does not fill such pages stays as it is.
+fn on_large_pages<T>(memory: &[T]) {
+    #[cfg(target_os = "linux")]
+    {
+        const SMALL_PAGE: usize = 4096;
+        let bytes = memory.as_ptr_range();
+        let (from, to) = (bytes.start.addr().next_multiple_of(SMALL_PAGE), bytes.end.addr());
+        #[expect(unsafe_code, reason = "the kernel is told of a range of memory; what is in it stays the same")]
+        // SAFETY: the range is within the slice, and this advice moves pages without changing what is in them. Kernels before
+        // 6.1 do not know it and say so, which changes nothing.
+        let _ = unsafe {
+            libc::madvise(std::ptr::with_exposed_provenance_mut(from), to.saturating_sub(from), libc::MADV_COLLAPSE)
+        };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
 }
 
 /// Finds the place of a value in a list that has each value once.
