@@ -34,6 +34,8 @@ NAMES = {
     "berry_cost_usd_total",
     "berry_cost_reported_usd_total",
     "berry_cost_compared_usd_total",
+    "berry_unpriced_requests_total",
+    "berry_estimated_requests_total",
     "berry_retries_total",
     "berry_cancellations_total",
     "berry_config_last_reload_success",

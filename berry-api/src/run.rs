@@ -124,19 +124,26 @@ async fn drain(shutdown: &Shutdown, tasks: &TaskTracker, delay: Duration, grace:
 /// How many backends of a line are named before the rest is only counted.
 const UNPRICED_NAMED: usize = 5;
 
-/// Which backends take traffic though nobody states what they charge: their requests count as costing nothing, so budgets do not
-/// hold for them.
-pub fn unpriced_line(snapshot: &Snapshot) -> Option<String> {
+/// The backends that are switched on though nobody states what they charge.
+pub fn unpriced(snapshot: &Snapshot) -> Vec<String> {
     let backends = snapshot.models.all.iter().filter(|model| model.enabled).flat_map(|model| &model.backends);
-    let unpriced: Vec<String> =
-        backends.filter(|backend| backend.is_unpriced()).map(|backend| backend.id.to_string()).collect();
+    backends.filter(|backend| backend.is_unpriced()).map(|backend| backend.id.to_string()).collect()
+}
+
+/// What to say of them: their requests count as costing nothing, so budgets do not hold for them, or they are refused.
+pub fn unpriced_line(snapshot: &Snapshot) -> Option<String> {
+    let unpriced = unpriced(snapshot);
     let (first, rest) = unpriced.split_at(unpriced.len().min(UNPRICED_NAMED));
     if first.is_empty() {
         return None;
     }
     let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    let so = match snapshot.settings.refuse_unpriced {
+        true => "requests for them are refused",
+        false => "what they are used for counts as costing nothing",
+    };
     Some(format!(
-        "no price is known of {}{more}: what they are used for counts as costing nothing. State input_price and output_price on \
+        "no price is known of {}{more}: {so}. State input_price and output_price on \
          the backend or in [pricing] (0 for free); the price book is of {}",
         first.join(", "),
         snapshot.prices.book().date()

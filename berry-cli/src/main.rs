@@ -5,6 +5,7 @@
 
 mod bench;
 mod check;
+mod cost;
 mod explain;
 mod generate;
 mod key;
@@ -74,6 +75,8 @@ enum Command {
     Key(Box<key::Arguments>),
     /// Show what requests used and cost.
     Usage(Box<usage::Arguments>),
+    /// Compare what requests cost with what prices give.
+    Cost(cost::Arguments),
     /// Copy the ledger of a running server into a file beside it.
     Backup(ledger::Backup),
     /// Put a backup in the place of the ledger of a server that is stopped.
@@ -113,6 +116,7 @@ fn main() -> ExitCode {
         Command::Diff(arguments) => reload::diff(&arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Usage(arguments) => usage::run(&arguments),
+        Command::Cost(arguments) => cost::run(&arguments),
         Command::Backup(arguments) => ledger::backup(&arguments),
         Command::Restore(arguments) => ledger::restore(&arguments),
         Command::Erase(arguments) => ledger::erase(&arguments),

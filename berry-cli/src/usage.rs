@@ -135,7 +135,7 @@ fn requests(rows: &[Value]) -> String {
 }
 
 /// Lines of equal numbers of cells, each column as wide as its widest cell.
-fn columns(lines: &[Vec<String>]) -> String {
+pub(crate) fn columns(lines: &[Vec<String>]) -> String {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
     let mut table = String::new();

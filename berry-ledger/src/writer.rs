@@ -50,6 +50,11 @@ pub(crate) enum Kind {
     Process = 6,
 }
 
+impl Kind {
+    /// One more than the largest.
+    const COUNT: usize = 7;
+}
+
 /// What the thread and those who talk to it share.
 pub(crate) struct Shared {
     pub(crate) journal: Journal,
@@ -90,6 +95,8 @@ pub(crate) struct Writer {
     options: Options,
     sql: Option<Box<dyn Sql>>,
     names: FxHashMap<(Kind, Box<str>), i64>,
+    /// Of each kind the name that was looked up last: often that of the next record.
+    last: [(Box<str>, i64); Kind::COUNT],
     /// The process of the last record: nearly always that of the next.
     process: Option<(u64, i64)>,
     rollup: Rollup,
@@ -111,6 +118,7 @@ impl Writer {
             options,
             sql: None,
             names: FxHashMap::default(),
+            last: Default::default(),
             process: None,
             rollup: Rollup::default(),
             rows: Position::default(),
@@ -209,6 +217,7 @@ impl Writer {
             return Ok(());
         }
         self.names.clear();
+        self.last = Default::default();
         self.process = None;
         self.rollup = Rollup::default();
         let mut sql = open(&self.options.store)?;
@@ -369,8 +378,13 @@ impl Writer {
     /// The number of a name, which it gets when it has none.
     fn name(&mut self, kind: Kind, text: Option<&str>) -> Result<i64, StoreError> {
         let Some(text) = text else { return Ok(0) };
+        let last = &mut self.last[kind as usize];
+        if last.1 != 0 && *last.0 == *text {
+            return Ok(last.1);
+        }
         // One lookup without making a key: the usual case.
         if let Some(id) = self.names.get(&(kind, text) as &dyn NameKey) {
+            *last = (text.into(), *id);
             return Ok(*id);
         }
         let sql = self.sql();

@@ -61,6 +61,7 @@ fn demand(provider: Option<&str>) -> Demand<'_> {
         dialect: Dialect::OpenAi,
         translatable: &[],
         provider,
+        requested: "",
         tried: &[],
         hints: Hints { conversation: Some(42), ..Hints::default() },
     }

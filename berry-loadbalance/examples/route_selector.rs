@@ -53,6 +53,7 @@ fn main() -> Result<(), LoadError> {
                 dialect: Dialect::OpenAi,
                 translatable: &[],
                 provider: None,
+                requested: "chat",
                 tried: &tried,
                 hints: Hints::default(),
             };

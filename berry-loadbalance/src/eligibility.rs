@@ -1,7 +1,7 @@
 //! Who may be considered for an attempt now, and the reason each other one may not: the same stage for every strategy.
 //!
 //! Checked in this order, and the first reason is the one that is told: switched off → another provider was forced → another
-//! dialect → tags → already tried → circuit → pauses and capacity → context window. What is left may still be held back softly:
+//! dialect → tags → no price (where that is refused) → already tried → circuit → pauses and capacity → context window. What is left may still be held back softly:
 //! a recovering endpoint is a candidate with probability 30, 50, then 100 %; an ejected one, and one whose circuit only probes
 //! have opened, waits as long as anybody else is there; a circuit whose trial is due leaves the first ten seconds to the probe,
 //! where one is sent.
@@ -34,6 +34,8 @@ pub enum Exclusion {
     Dialect,
     /// The user shares no tag with it.
     Tags,
+    /// Nobody states what it charges, and such backends are refused.
+    Unpriced,
     /// It was already tried for this request.
     Tried,
     /// The request does not fit into its context window.
@@ -68,6 +70,7 @@ impl Exclusion {
             Self::OtherProvider => "another provider was forced",
             Self::Dialect => "speaks another protocol",
             Self::Tags => "no common tag",
+            Self::Unpriced => "no price is known",
             Self::Tried => "already tried",
             Self::ContextWindow => "context window too small",
             Self::KeyRefused => "key refused",
@@ -87,7 +90,13 @@ impl Exclusion {
     pub const fn is_lasting(self) -> bool {
         matches!(
             self,
-            Self::Disabled | Self::OtherProvider | Self::Dialect | Self::Tags | Self::Tried | Self::ContextWindow
+            Self::Disabled
+                | Self::OtherProvider
+                | Self::Dialect
+                | Self::Tags
+                | Self::Unpriced
+                | Self::Tried
+                | Self::ContextWindow
         )
     }
 }
@@ -134,6 +143,8 @@ pub struct Demand<'a> {
     pub translatable: &'a [Dialect],
     /// The only provider that will do.
     pub provider: Option<&'a str>,
+    /// The model's name as the client wrote it, for prices that go by it.
+    pub requested: &'a str,
     /// Positions that were tried before.
     pub tried: &'a [usize],
     /// What is known about the request itself.
@@ -223,6 +234,9 @@ fn lasting(endpoint: &Endpoint, position: usize, demand: &Demand<'_>) -> Result<
     if !facts.untagged && !tags_allow(demand.tags, &endpoint.backend().tags) {
         return Err(Exclusion::Tags);
     }
+    if endpoint.rules().refuse_unpriced && !endpoint.backend().tariff_of(demand.requested).is_known() {
+        return Err(Exclusion::Unpriced);
+    }
     if demand.tried.contains(&position) {
         return Err(Exclusion::Tried);
     }
@@ -296,6 +310,7 @@ mod tests {
             E::OtherProvider,
             E::Dialect,
             E::Tags,
+            E::Unpriced,
             E::Tried,
             E::ContextWindow,
             E::KeyRefused,

@@ -93,6 +93,8 @@ pub struct Figures {
     cost_nanos: AtomicU64,
     compared_nanos: AtomicU64,
     reported_nanos: AtomicU64,
+    unpriced: AtomicU64,
+    estimated: AtomicU64,
 }
 
 impl Default for Figures {
@@ -105,6 +107,8 @@ impl Default for Figures {
             cost_nanos: AtomicU64::new(0),
             compared_nanos: AtomicU64::new(0),
             reported_nanos: AtomicU64::new(0),
+            unpriced: AtomicU64::new(0),
+            estimated: AtomicU64::new(0),
         }
     }
 }
@@ -135,6 +139,20 @@ impl Figures {
     pub fn compare_cost(&self, ours: NanoUsd, reported: NanoUsd) {
         add(&self.compared_nanos, ours);
         add(&self.reported_nanos, reported);
+    }
+
+    /// Counts an answer that used something without a price, and one of which some tokens were counted by us.
+    pub fn count_doubts(&self, unpriced: bool, estimated: bool) {
+        for (count, is_so) in [(&self.unpriced, unpriced), (&self.estimated, estimated)] {
+            if is_so {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Answers so far that used something without a price, and those of which some tokens were counted by us.
+    pub fn doubts(&self) -> (u64, u64) {
+        (self.unpriced.load(Ordering::Relaxed), self.estimated.load(Ordering::Relaxed))
     }
 
     /// Cost so far.

@@ -11,10 +11,13 @@ pub struct Rules {
     pub probing: Probing,
     /// Confidence and the `smart_ai` strategy.
     pub smart_ai: SmartAi,
+    /// Whether backends without a price take no requests.
+    pub refuse_unpriced: bool,
 }
 
 impl From<&Settings> for Rules {
     fn from(settings: &Settings) -> Self {
-        Self { circuit: settings.circuit, probing: settings.probing, smart_ai: settings.smart_ai }
+        let Settings { circuit, probing, smart_ai, refuse_unpriced, .. } = *settings;
+        Self { circuit, probing, smart_ai, refuse_unpriced }
     }
 }

@@ -101,6 +101,7 @@ impl Rig {
             dialect: Dialect::OpenAi,
             translatable: &[],
             provider: None,
+            requested: "",
             tried: &[],
             hints: Hints::default(),
         }

@@ -374,7 +374,7 @@ impl Events {
             Some(Some(class)) => Outcome::Failure { class, retry_after: None },
             Some(None) => Outcome::Cancelled,
         };
-        open.exchange.usage = self.stream.settled_usage(error.is_none() && !told);
+        open.exchange.note_used(self.stream.settled_usage(error.is_none() && !told));
         open.exchange.end = match error {
             None if told => End::Failed(ErrorKind::UpstreamError),
             None => End::Complete,
@@ -389,7 +389,7 @@ impl Events {
 impl Drop for Events {
     fn drop(&mut self) {
         if let Some(open) = &mut self.open {
-            open.exchange.usage = self.stream.settled_usage(false);
+            open.exchange.note_used(self.stream.settled_usage(false));
         }
     }
 }

@@ -12,7 +12,6 @@ use std::time::Duration;
 use berry_core::config::snapshot::{Backend, Commit};
 use berry_core::operation::{Dialect, Operation};
 use berry_core::time::Instant;
-use berry_core::usage::Usage;
 use berry_loadbalance::course::{self, Retry};
 use berry_loadbalance::lease::{Lease, Remaining};
 use berry_loadbalance::outcome::{FailureClass, Outcome};
@@ -396,6 +395,7 @@ impl Attempt<'_> {
         exchange.note_status(head.status.as_u16());
         if head.status.is_success() {
             exchange.tariff = Some(Arc::clone(self.backend.tariff_of(request.body.model())));
+            exchange.prompt_tokens = request.body.json().filter(|_| self.streams).map(meter::likely_tokens);
         }
     }
 
@@ -635,7 +635,7 @@ impl Attempt<'_> {
         let (decoder, backend) = (self.decoder(head)?, Arc::clone(&self.backend));
         let events = EventStream::new(incoming, decoder, backend, self.operation, treatment, self.sent_at);
         let commit = exchange.model.as_ref().map(|model| model.commit).unwrap_or_default();
-        let mut opening = Opening { events: Some(Box::new(events)), usage: &mut exchange.usage };
+        let mut opening = Opening { events: Some(Box::new(events)), facts: exchange };
         let events = opening.events.as_mut().expect("taken at the end only");
         let until_content = async {
             while !self.within(timeouts.stream_idle, "the next part of the stream", events.advance()).await?? {}
@@ -726,13 +726,13 @@ impl Attempt<'_> {
 /// A stream before its commit point. When it comes to nothing, or the client leaves, what it used so far is kept: that is billed.
 struct Opening<'a> {
     events: Option<Box<EventStream>>,
-    usage: &'a mut Usage,
+    facts: &'a mut Facts,
 }
 
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
         if let Some(events) = &self.events {
-            *self.usage = events.settled_usage(false);
+            self.facts.note_used(events.settled_usage(false));
         }
     }
 }

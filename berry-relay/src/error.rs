@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use berry_core::error::ErrorKind;
 use berry_core::id::BackendId;
+use berry_loadbalance::eligibility::Exclusion;
 use berry_loadbalance::outcome::FailureClass;
 use berry_loadbalance::selector::{NoRoute, Shortage};
 use http::StatusCode;
@@ -170,6 +171,11 @@ impl ForwardError {
                     .to_owned()
             }
             Self::NoRoute(NoRoute::UnknownModel(model)) => format!("The model `{model}` does not exist."),
+            Self::NoRoute(NoRoute::NothingEligible { skipped, shortage: Shortage::Lasting, .. })
+                if skipped.iter().any(|(_, reason)| *reason == Exclusion::Unpriced) =>
+            {
+                "Nobody states what this model costs, and this gateway refuses such requests. Ask its operator.".to_owned()
+            }
             Self::NoRoute(NoRoute::NothingEligible { .. }) => {
                 "No backend of this model can take the request now. Try again later.".to_owned()
             }

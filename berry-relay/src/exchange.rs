@@ -187,6 +187,8 @@ pub struct Facts {
     pub loss: Option<Box<Losses>>,
     /// What was used.
     pub usage: Usage,
+    /// Of a stream, what its prompt comes to by our own estimate; `None` where no upstream has accepted it.
+    pub prompt_tokens: Option<u64>,
     /// What the upstream that accepted the request charges; `None` while none has.
     pub tariff: Option<Arc<Tariff>>,
     /// What it cost, once the request settles, with what failed attempts were billed; `None` when no upstream accepted it.
@@ -254,6 +256,14 @@ impl Facts {
         }
     }
 
+    /// Notes what a stream used. Where what came had to be counted by us and the upstream told nothing of the prompt, it is estimated.
+    pub(crate) fn note_used(&mut self, mut usage: Usage) {
+        if usage.estimated && usage.input_tokens.is_none() {
+            usage.input_tokens = self.prompt_tokens;
+        }
+        self.usage = usage;
+    }
+
     /// Notes that the running attempt brought its first content, unless that is known already.
     pub(crate) fn note_first_content(&mut self, now: Instant) {
         if let Some(last) = self.tries.last_mut() {
@@ -319,6 +329,7 @@ impl Exchange {
             edited: Vec::new(),
             loss: None,
             usage: Usage::default(),
+            prompt_tokens: None,
             tariff: None,
             cost: None,
             end: End::Cancelled,

@@ -387,6 +387,7 @@ impl Relay {
             dialect: exchange.operation.dialect(),
             translatable: translate::reachable(exchange.operation),
             provider: request.provider.as_deref(),
+            requested: request.body.model(),
             tried: course.barred(),
             hints: Hints {
                 conversation,

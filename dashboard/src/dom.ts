@@ -49,3 +49,14 @@ export function bar(share: number): HTMLElement {
   fill.style.inlineSize = `${percent}%`;
   return h("span", { class: "bar", title: `${percent} %` }, fill, h("small", {}, `${percent} %`));
 }
+
+/** A chart of columns: for each its label, its value and what is told of it. */
+export function columns(caption: string, slots: [label: string, value: number, told: string][]): HTMLElement {
+  const highest = Math.max(...slots.map(([, value]) => value), 0);
+  const drawn = slots.map(([label, value, told]) => {
+    const fill = h("i", {});
+    fill.style.blockSize = highest > 0 ? `${(value / highest) * 100}%` : "0";
+    return h("li", { title: told, "aria-label": told }, fill, h("small", {}, label));
+  });
+  return h("ol", { class: "columns", "aria-label": caption }, ...drawn);
+}

@@ -1,7 +1,7 @@
 // The pages. Each asks the admin API for what it shows and gives an element.
 
 import { chat, get, post, remove } from "./api";
-import { badge, bar, h, table, type Child } from "./dom";
+import { badge, bar, columns, h, table, type Child } from "./dom";
 
 export interface Page {
   name: string;
@@ -65,12 +65,19 @@ async function overview(): Promise<HTMLElement> {
       figure("models healthy", `${summary.model_health.healthy} / ${summary.model_health.total}`),
       figure("selections", number(health.load_balancer.total_selections)),
     ),
+    ...unpriced(stats.system.unpriced_backends),
     ...["ledger", "cluster"].filter((part) => health[part]?.reason).map((part) => notice(`${part}: ${health[part].reason}`)),
     h("h2", {}, "Providers"),
     table("Providers", ["provider", "health", "requests", "failed", "average latency", "models", "last news"], providers),
     h("h2", {}, "Selections by strategy"),
     table("Selections by strategy", ["strategy", "selections"], strategies.map(([name, count]) => [name, number(count)])),
   );
+}
+
+/** What to say of backends of which nobody states a price. */
+function unpriced(backends: string[]): HTMLElement[] {
+  const named = backends.slice(0, 5).join(", ") + (backends.length > 5 ? ` and ${backends.length - 5} more` : "");
+  return backends.length ? [notice(`No price is known of ${named}: the cost of requests and budgets leave them out.`)] : [];
 }
 
 function notice(text: string): HTMLElement {
@@ -138,6 +145,134 @@ async function requests(): Promise<HTMLElement> {
   ]);
   const headings = ["time", "request", "user", "model", "provider", "status", "attempts", "TTFT", "took", "tokens", "cost"];
   return h("section", {}, table("The last requests", headings, rows));
+}
+
+/** An amount of dollars as the server writes it, in billionths: sums of them are exact. */
+function nanos(usd: string): bigint {
+  const [whole = "0", fraction = ""] = usd.split(".");
+  return BigInt(whole) * 1_000_000_000n + BigInt(fraction.padEnd(9, "0"));
+}
+
+function dollars(amount: bigint): string {
+  const fraction = (amount % 1_000_000_000n).toString().padStart(9, "0").replace(/0{1,7}$/, "");
+  return `$${(amount / 1_000_000_000n).toLocaleString("en")}.${fraction}`;
+}
+
+/** Periods that can be chosen, each with the step of its chart. */
+const PERIODS: [label: string, from: string, step: string][] = [
+  ["last 24 hours", "24h", "hour"],
+  ["last 7 days", "7d", "day"],
+  ["last 31 days", "31d", "day"],
+  ["last 365 days", "365d", "day"],
+];
+const OWN = "from … to …";
+const GROUPS = ["user", "model", "provider", "upstream_model", "day", "status", "error_class", "user,model", "user,day", "model,day"];
+
+/** What is asked for; kept while the tab shows other pages. */
+const asked = { period: PERIODS[1]![0], from: "", to: "", group: "user", user: "", model: "" };
+
+interface Sum {
+  group: Record<string, string | null>;
+  requests: number;
+  errors: number;
+  input_tokens: number;
+  output_tokens: number;
+  cost_usd: string;
+}
+
+async function usage(): Promise<HTMLElement> {
+  const shown = h("div", {});
+  const fill = async (): Promise<void> => {
+    try {
+      shown.replaceChildren(...(await spending()));
+    } catch (error) {
+      shown.replaceChildren(h("p", { class: "notice", role: "alert" }, error instanceof Error ? error.message : String(error)));
+    }
+  };
+  await fill();
+  return h("section", {}, usageForm(() => void fill()), shown);
+}
+
+function usageForm(again: () => void): HTMLElement {
+  const choice = (label: string, key: "period" | "group", options: string[]): HTMLElement => {
+    const select = h("select", {}, ...options.map((option) => h("option", { selected: option === asked[key] }, option))) as HTMLSelectElement;
+    select.addEventListener("change", () => ((asked[key] = select.value), again()));
+    return h("label", {}, label, select);
+  };
+  const field = (label: string, key: "from" | "to" | "user" | "model", type: string): HTMLElement => {
+    const input = h("input", { type, value: asked[key] }) as HTMLInputElement;
+    input.addEventListener("change", () => {
+      asked[key] = input.value.trim();
+      if (type === "date") {
+        asked.period = OWN;
+        period.querySelector("select")!.value = OWN;
+      }
+      again();
+    });
+    return h("label", {}, label, input);
+  };
+  const period = choice("Period", "period", [...PERIODS.map(([label]) => label), OWN]);
+  return h(
+    "form",
+    { class: "filters", onsubmit: (event: Event) => event.preventDefault() },
+    period,
+    field("From", "from", "date"),
+    field("To", "to", "date"),
+    choice("Sums by", "group", GROUPS),
+    field("User", "user", "text"),
+    field("Model", "model", "text"),
+  );
+}
+
+/** Figures, a chart over time and a table of what was asked for. */
+async function spending(): Promise<HTMLElement[]> {
+  const [, from, step] = PERIODS.find(([label]) => label === asked.period) ?? ["", asked.from || "31d", "day"];
+  const query = new URLSearchParams({ from });
+  const until = asked.period === OWN && asked.to ? { to: asked.to } : {};
+  for (const [name, value] of Object.entries({ ...until, user: asked.user, model: asked.model })) {
+    if (value) {
+      query.set(name, value);
+    }
+  }
+  const sums = async (by: string): Promise<{ groups: Sum[]; complete: boolean }> => get(`/admin/usage?${query}&group_by=${by}`);
+  const [over, parts] = await Promise.all([sums(step), sums(asked.group)]);
+  const total = (of: (sum: Sum) => number): string => number(over.groups.reduce((all, sum) => all + of(sum), 0));
+  const cost = (groups: Sum[]): bigint => groups.reduce((all, sum) => all + nanos(sum.cost_usd), 0n);
+  const slots = over.groups.map((sum): [string, number, string] => {
+    const at = sum.group.time ?? "";
+    const label = step === "hour" ? at.slice(11, 16) : at.slice(0, 10);
+    return [label, Number(sum.cost_usd), `${label}: ${dollars(nanos(sum.cost_usd))}, ${number(sum.requests)} requests`];
+  });
+  // The table's order is that of money; days come as they are.
+  const names = [...new Set(parts.groups.flatMap((sum) => Object.keys(sum.group)))];
+  const rows = names.includes("time") ? parts.groups : [...parts.groups].sort((one, other) => (nanos(other.cost_usd) > nanos(one.cost_usd) ? 1 : -1));
+  const all = cost(parts.groups);
+  const cells = rows.map((sum) => [
+    ...names.map((name) => (name === "time" ? (sum.group.time ?? "–").slice(0, 10) : (sum.group[name] ?? "–"))),
+    number(sum.requests),
+    number(sum.errors),
+    number(sum.input_tokens),
+    number(sum.output_tokens),
+    dollars(nanos(sum.cost_usd)),
+    bar(all > 0n ? Number((nanos(sum.cost_usd) * 10_000n) / all) / 10_000 : 0),
+  ]);
+  const headings = [...names.map((name) => (name === "time" ? "day" : name)), "requests", "errors", "input tokens", "output tokens", "cost", "share"];
+  return [
+    h(
+      "div",
+      { class: "figures" },
+      figure("spent", dollars(cost(over.groups))),
+      figure("requests", total((sum) => sum.requests)),
+      figure("errors", total((sum) => sum.errors)),
+      figure("input tokens", total((sum) => sum.input_tokens)),
+      figure("output tokens", total((sum) => sum.output_tokens)),
+    ),
+    h("h2", {}, `Spent by ${step}`, " ", h("small", {}, "UTC")),
+    columns(`Spent by ${step}`, slots),
+    h("h2", {}, `By ${asked.group.replace(",", " and ")}`),
+    ...(parts.complete ? [] : [notice("There are more groups than are shown: choose a shorter period.")]),
+    table("Usage", headings, cells),
+  ];
 }
 
 async function configuration(again: () => void): Promise<HTMLElement> {
@@ -242,6 +377,7 @@ export const PAGES: Page[] = [
   { name: "Overview", live: true, show: overview },
   { name: "Models", live: true, show: models },
   { name: "Requests", live: true, show: requests },
+  { name: "Usage", live: false, show: usage },
   { name: "Configuration", live: true, show: configuration },
   { name: "Try it", live: false, show: tryIt },
 ];

@@ -58,6 +58,7 @@ fn break_cheap(gateway: &TestGateway) {
             dialect: berry_core::operation::Dialect::OpenAi,
             translatable: &[],
             provider: None,
+            requested: "smart",
             tried: &[1],
             hints: Hints::default(),
         };
@@ -128,7 +129,10 @@ async fn system_stats_keep_their_names() {
     let gateway = gateway();
     let body = gateway.get("/admin/system-stats", ADMIN).await.json();
     keys(&body, "system health_summary model_stats timestamp");
-    keys(&body["system"], "is_running version uptime_seconds http_requests_in_flight total_models available_models");
+    keys(
+        &body["system"],
+        "is_running version uptime_seconds http_requests_in_flight total_models available_models unpriced_backends",
+    );
     assert_eq!(body["system"]["available_models"], json!(["narrow", "org/smart", "org/wide", "premium"]));
     keys(&body["health_summary"], "status provider_health model_health backend_health");
     keys(

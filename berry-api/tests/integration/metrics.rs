@@ -23,14 +23,14 @@ fn answered() -> (TestGateway, HashMap<berry_core::id::ProviderId, Dial>) {
     gateway(Reply::json("/", r#"{"usage":{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12}}"#))
 }
 
-async fn scrape(gateway: &TestGateway) -> String {
+pub(crate) async fn scrape(gateway: &TestGateway) -> String {
     let page = gateway.get("/prometheus", "").await;
     assert_eq!(page.status, StatusCode::OK);
     String::from_utf8(page.body.to_vec()).unwrap()
 }
 
 /// The value of a series that is written exactly so.
-fn value(page: &str, series: &str) -> f64 {
+pub(crate) fn value(page: &str, series: &str) -> f64 {
     let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("{series} is missing in\n{page}")).parse().unwrap()
 }

@@ -275,6 +275,7 @@ impl<'s> Engine<'s> {
             dialect: self.pool.endpoints()[0].backend().provider.upstream.dialect(),
             translatable: &[],
             provider: None,
+            requested: "",
             tried: live.course.barred(),
             hints: Hints {
                 conversation: Some(chances(0, &[live.conversation]).random()),

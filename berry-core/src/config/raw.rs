@@ -103,6 +103,8 @@ table! {
         /// TOML file of the form of the bundled price book, `berry-core/data/prices.toml`, whose rows come before those of the bundled
         /// one; see [prices and costs](prices-and-costs.md).
         price_book: optional<PathBuf>;
+        /// Refuse requests for backends of which nobody states a price, instead of counting them as costing nothing.
+        refuse_unpriced: default<bool> = false;
         /// TOML file whose keys and rows come before the built-in data on vendors, models and errors; see [provider data](provider-data.md).
         provider_data: optional<PathBuf>;
         /// The `smart_ai` strategy.

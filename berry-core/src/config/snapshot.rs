@@ -149,6 +149,8 @@ pub struct Settings {
     pub circuit: Circuit,
     /// Figures of the `smart_ai` strategy.
     pub smart_ai: SmartAi,
+    /// Whether backends without a price take no requests.
+    pub refuse_unpriced: bool,
     /// Where days and months of budgets begin.
     pub budget_zone: BudgetZone,
 }

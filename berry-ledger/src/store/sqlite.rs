@@ -16,8 +16,9 @@ const BUSY: Duration = Duration::from_secs(2);
 /// Pages of the log before SQLite moves them into the file: fewer, larger moves write pages that many rows share once.
 const CHECKPOINT_PAGES: i64 = 4000;
 
-/// Rows that go in with one statement, which costs less for each of them than statements of one row.
-const ROWS_AT_ONCE: usize = 32;
+/// Rows that go in with one statement, which costs less for each of them than statements of one row. With more, its program and
+/// values no longer fit into the first cache.
+const ROWS_AT_ONCE: usize = 8;
 
 const DIALECT: Dialect = Dialect { blob: "BLOB", clustered: " WITHOUT ROWID", id: "id INTEGER PRIMARY KEY" };
 
@@ -74,9 +75,8 @@ impl Sqlite {
     /// Inserts rows, or none of them where the key of one is taken: `false`.
     fn insert_together(&mut self, rows: &[Request<'_>]) -> Result<bool, StoreError> {
         let mut statement = self.connection.prepare_cached(&self.insert_many).map_err(convert)?;
-        statement.clear_bindings();
         for (place, value) in (1..).zip(rows.as_flattened()) {
-            // What is not bound is NULL.
+            // What is not bound is NULL: the cache of statements keeps none with values.
             if !matches!(value, Value::Null) {
                 statement.raw_bind_parameter(place, value).map_err(convert)?;
             }

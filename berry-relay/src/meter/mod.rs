@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod corpus;
+mod prompt;
 pub(crate) mod template;
 mod usage;
 
@@ -12,6 +13,7 @@ use berry_core::operation::StreamFormat;
 use berry_core::usage::{ServiceTier, Usage};
 use http::StatusCode;
 
+pub(crate) use self::prompt::likely_tokens;
 use self::template::{Free, Template};
 use crate::body::Chunks;
 use crate::json::{Cursor, Kind, Members, Raw};

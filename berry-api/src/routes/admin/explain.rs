@@ -151,6 +151,7 @@ fn rehearse(app: &App, runtime: &Runtime, admin: Arc<User>, body: &[u8]) -> Resu
             Dialect::Gemini => Operation::GenerateContent,
         }),
         provider: asked.backend.as_deref(),
+        requested: &asked.model,
         tried: &[],
         hints: Hints::default(),
     };

@@ -31,6 +31,8 @@ struct System {
     total_models: usize,
     /// Those that are switched on and have a backend that works.
     available_models: Vec<ModelName>,
+    /// Backends that are switched on though nobody states what they charge, as `model/provider:upstream`.
+    unpriced_backends: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -69,6 +71,7 @@ pub(in crate::routes) async fn system_stats(State(app): AppState) -> Response {
         http_requests_in_flight: app.in_flight.load(Ordering::Relaxed),
         total_models: status.models.len(),
         available_models,
+        unpriced_backends: crate::run::unpriced(&runtime.snapshot),
     };
     let model_stats = runtime.selector.pools().filter_map(|pool| {
         let model = status.models.remove(&pool.model().id)?;

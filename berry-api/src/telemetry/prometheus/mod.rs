@@ -102,6 +102,7 @@ impl Metrics {
         // What failed attempts cost was counted when the next one began.
         if let Some(cost) = facts.cost.filter(|_| facts.tariff.is_some()) {
             figures.add_cost(cost.own());
+            figures.count_doubts(!cost.priced, cost.estimated);
             if let (Some(reported), Some(_)) = (cost.reported, cost.drift()) {
                 figures.compare_cost(cost.own(), reported);
             }

@@ -223,6 +223,8 @@ struct Row {
     cost_usd: f64,
     /// Ours and the vendor's, of answers whose cost the vendor told.
     compared_usd: (f64, f64),
+    /// Answers without a price for everything, and with tokens that were counted by us.
+    doubts: (u64, u64),
 }
 
 impl Default for Row {
@@ -245,6 +247,7 @@ impl Default for Row {
             tokens: [0; TOKEN_KINDS.len()],
             cost_usd: 0.0,
             compared_usd: (0.0, 0.0),
+            doubts: (0, 0),
         }
     }
 }
@@ -275,6 +278,9 @@ impl Row {
         let (ours, reported) = figures.compared_cost();
         self.compared_usd.0 += usd(ours);
         self.compared_usd.1 += usd(reported);
+        let (unpriced, estimated) = figures.doubts();
+        self.doubts.0 += unpriced;
+        self.doubts.1 += estimated;
     }
 }
 
@@ -389,6 +395,22 @@ fn write_backends(app: &App, runtime: &Runtime, page: &mut Page) {
     );
     for (key, row) in &rows {
         page.sample(&label(key), row.compared_usd.0);
+    }
+    page.family(
+        Kind::Counter,
+        "berry_unpriced_requests_total",
+        "Requests that used something of which no price is known; their cost is too small.",
+    );
+    for (key, row) in &rows {
+        page.sample(&label(key), row.doubts.0);
+    }
+    page.family(
+        Kind::Counter,
+        "berry_estimated_requests_total",
+        "Requests of which some tokens were counted by the gateway, because the upstream did not tell.",
+    );
+    for (key, row) in &rows {
+        page.sample(&label(key), row.doubts.1);
     }
 }
 

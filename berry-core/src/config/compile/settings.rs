@@ -47,6 +47,7 @@ pub(super) fn compile(raw: Option<At<RawSettings>>, at: &KeyPath<'_>, problems: 
         mask_api_keys,
         budget_timezone,
         price_book,
+        refuse_unpriced,
         provider_data,
         smart_ai,
     } = raw.map_or_else(defaults, |raw| raw.value);
@@ -79,6 +80,7 @@ pub(super) fn compile(raw: Option<At<RawSettings>>, at: &KeyPath<'_>, problems: 
             timeout: circuit_breaker_timeout_seconds.value.duration(),
         },
         smart_ai: smart_ai_figures(smart_ai, &at.key("smart_ai"), problems),
+        refuse_unpriced: refuse_unpriced.value,
         budget_zone: budget_timezone
             .map_or_else(BudgetZone::default, |zone| budget_zone(&zone, &at.key("budget_timezone"), problems)),
     };
