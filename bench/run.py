@@ -243,18 +243,20 @@ def measure_instructions(name, upstream):
     """User instructions per unit: two runs under callgrind that differ only in the number of units."""
     figures = {}
     for kind, small, large, units in COUNTED:
-        (path_small, apart_small), (path, apart) = (instructions(name, upstream, run) for run in (small, large))
+        loads = (lambda target, run=run: target.load(connections=1, **run) for run in (small, large))
+        (path_small, apart_small), (path, apart) = (instructions(name, upstream, load) for load in loads)
         figures[f"instructions_{kind}"] = (path - path_small) / units
         figures[f"instructions_{kind}_log"] = (apart - apart_small) / units
     return figures
 
 
-def instructions(name, upstream, options):
+def instructions(name, upstream, load):
+    """Instructions of a fresh process under callgrind while `load(target)` runs: on the path of requests, and of other threads."""
     with tempfile.TemporaryDirectory() as out:
         valgrind = ["valgrind", "--tool=callgrind", "--separate-threads=yes", "--fair-sched=yes",
                     f"--callgrind-out-file={out}/out"]
         with Target(name, upstream, under=valgrind, one_worker=True) as target:
-            target.load(connections=1, **options)
+            load(target)
             names = list(target.threads().values())
         path = apart = 0
         for file in pathlib.Path(out).glob("out-*"):

@@ -1,16 +1,21 @@
 #!/usr/bin/env python3
-"""Compares requests that are translated with requests that pass through: requests a second and CPU time of the gateway.
+"""Compares requests that are translated with requests that pass through: requests a second, CPU time and instructions of the gateway.
 
     bench/translated.py                 build, measure, print
     bench/translated.py --no-build      measure the binaries that are there
     bench/translated.py --binaries DIR  those of another folder than target/dist
+    bench/translated.py --only counts   instructions only, which a busy machine does not change
 
 The upstream is the one of bench/run.py, which speaks chat completions. A chat request passes through to it; a Messages request of
-the same content is translated on its way there and back. Each is asked for plain and as a stream of a hundred events, in turns,
-over the same number of connections, and the middle round counts. Needs wrk (Debian: wrk).
+the same content is translated on its way there and back. Each is asked for plain, as a stream of a hundred events that come at once,
+and as 32 streams whose events are 2 ms apart, as models write them; in turns, over the same number of connections, and the middle
+round counts. Instructions are those of two runs under callgrind that differ in the number of requests alone. Needs wrk, and
+valgrind for the instructions (Debian: wrk, valgrind).
 """
 
 import argparse
+import contextlib
+import http.client
 import json
 import os
 import pathlib
@@ -22,9 +27,12 @@ import sys
 
 import run
 
-CONNECTIONS = 16
 #: Events of a streamed answer.
 EVENTS = 100
+#: What is measured: whether it is a stream, milliseconds between its events, connections.
+CASES = {"plain": (False, 0, 16), "streamed at once": (True, 0, 16), "streamed, 2 ms apart": (True, 2, 32)}
+#: Requests of the two runs whose difference is counted.
+COUNTED = (10, 60)
 PROMPT = "The ferry leaves the harbour at nine, and nobody waits for those who come later.\n" * 12
 SYSTEM = "You are a helpful assistant. Be brief, be kind, and quote your sources."
 TOOL = {"type": "object", "properties": {"city": {"type": "string"}, "unit": {"type": "string"}}, "required": ["city"]}
@@ -55,13 +63,13 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def load(target, path, body, seconds):
+def load(target, path, body, seconds, connections):
     """Runs wrk; gives requests a second and CPU microseconds of the gateway for each."""
     script = pathlib.Path(target.dir, "request.lua")
     header = f'wrk.headers["authorization"] = "Bearer {run.TOKEN}"\nwrk.headers["content-type"] = "application/json"\n'
     script.write_text(f'wrk.method = "POST"\n{header}wrk.body = [==[{json.dumps(body, separators=(",", ":"))}]==]\n')
     before = cpu_seconds(target.process.pid)
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), f"http://127.0.0.1:{target.port}{path}"]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), f"http://127.0.0.1:{target.port}{path}"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in said or "Socket errors" in said:
         sys.exit(said)
@@ -70,39 +78,79 @@ def load(target, path, body, seconds):
     return float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]), spent / requests * 1e6
 
 
+def ask(target, path, body, requests):
+    """Sends so many requests, one after the other, over one connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=600)
+    headers = {"authorization": f"Bearer {run.TOKEN}", "content-type": "application/json"}
+    for _ in range(requests):
+        connection.request("POST", path, json.dumps(body, separators=(",", ":")), headers)
+        answer = connection.getresponse()
+        said = answer.read()
+        if answer.status != 200:
+            sys.exit(f"{path}: {answer.status} {said[:500]}")
+    connection.close()
+
+
+def count(port, path, body):
+    """Instructions of one request."""
+    few, many = (run.instructions("berry", port, lambda target, n=n: ask(target, path, body, n))[0] for n in COUNTED)
+    return (many - few) / (COUNTED[1] - COUNTED[0])
+
+
+@contextlib.contextmanager
+def upstream(gap):
+    port = run.free_port()
+    command = [str(run.BIN / "bench-upstream"), "--bind", f"127.0.0.1:{port}", "--gap-ms", str(gap)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        run.wait_for(port, process)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def timed(port, kinds, connections, options):
+    """The middle of some rounds for each kind: requests a second, and CPU microseconds of one."""
+    rounds = {kind: [] for kind in kinds}
+    with run.Target("berry", port) as target:
+        for body in kinds.values():
+            load(target, *body, 1, connections)
+        for _ in range(options.rounds):
+            for kind, body in kinds.items():
+                rounds[kind].append(load(target, *body, options.seconds, connections))
+    return {kind: [statistics.median(figure) for figure in zip(*rounds[kind])] for kind in kinds}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
+    parser.add_argument("--only", choices=["times", "counts"])
     parser.add_argument("--no-build", action="store_true")
     parser.add_argument("--binaries", type=pathlib.Path, default=run.BIN)
     options = parser.parse_args()
-    if shutil.which("wrk") is None:
-        sys.exit("wrk is needed")
+    for tool, part in {"wrk": "times", "valgrind": "counts"}.items():
+        if options.only in (None, part) and shutil.which(tool) is None:
+            sys.exit(f"{tool} is needed")
     if not options.no_build:
         run.build(["berry"])
     run.BIN = options.binaries
-    port = run.free_port()
-    upstream = subprocess.Popen([str(run.BIN / "bench-upstream"), "--bind", f"127.0.0.1:{port}"], stdout=subprocess.DEVNULL)
-    run.wait_for(port, upstream)
-    try:
-        with run.Target("berry", port) as target:
-            for stream in (False, True):
-                kinds = bodies(stream)
-                rounds = {kind: [] for kind in kinds}
-                for body in kinds.values():
-                    load(target, *body, 1)
-                for _ in range(options.rounds):
-                    for kind, body in kinds.items():
-                        rounds[kind].append(load(target, *body, options.seconds))
-                middle = {kind: [statistics.median(figure) for figure in zip(*rounds[kind])] for kind in kinds}
-                for kind, (rate, cpu) in middle.items():
-                    print(f"{'streamed' if stream else 'plain':9} {kind:15} {rate:9.0f} requests/s {cpu:8.1f} us CPU/request")
-                (passed, passed_cpu), (translated, translated_cpu) = middle.values()
-                print(f"          translated / passed through: {translated / passed:.2f} of the rate, {translated_cpu / passed_cpu:.2f} of the CPU")
-    finally:
-        upstream.terminate()
-        upstream.wait()
+    print("| | requests/s | CPU us/request | instructions/request |\n|---|---:|---:|---:|")
+    for case, (stream, gap, connections) in CASES.items():
+        kinds = bodies(stream)
+        figures = {kind: [None, None, None] for kind in kinds}
+        with upstream(gap) as port:
+            if options.only != "counts":
+                for kind, (rate, cpu) in timed(port, kinds, connections, options).items():
+                    figures[kind][:2] = rate, cpu
+            if options.only != "times":
+                for kind, body in kinds.items():
+                    figures[kind][2] = count(port, *body)
+        for kind, row in figures.items():
+            print(f"| {case}, {kind} | " + " | ".join("" if one is None else f"{one:,.0f}" for one in row) + " |")
+        ratios = ["" if None in pair else f"{pair[1] / pair[0]:.2f}" for pair in zip(*figures.values())]
+        print(f"| {case}, translated / passed through | " + " | ".join(ratios) + " |", flush=True)
 
 
 if __name__ == "__main__":

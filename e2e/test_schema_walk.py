@@ -1,6 +1,6 @@
 """Every field of the published request schemas is carried or declared, for every client dialect and upstream dialect.
 
-The schemas are the types of the vendors' own SDKs. For each field there are two requests, equal but for it; when the upstream
+The schemas are the types of the vendors' own SDKs, and the OpenAPI descriptions of OpenAI and Anthropic. For each field there are two requests, equal but for it; when the upstream
 gets the same body for both, the second must be refused or tell one loss more in `x-berry-loss`. What is told as lost as a whole is
 not looked into further. `SILENT` lists, with the reason, what makes no difference and says nothing.
 """
@@ -14,11 +14,11 @@ import pytest
 import typing_extensions as typing
 from anthropic.types import message_create_params
 from google.genai import types as google
-from harness import matrix
+from harness import matrix, published
 from harness.emulator import KEY
 from harness.gateway import TOKEN, USERS, model
 from harness.mirror import Mirror
-from openai.types.chat import ChatCompletionAssistantMessageParam, completion_create_params
+from openai.types.chat import completion_create_params
 from openai.types.responses import response_create_params
 from pydantic import BaseModel
 
@@ -33,6 +33,8 @@ BY_NAME = {
     "mimeType": "image/png",
     "parallel_tool_calls": False,
     "disable_parallel_tool_use": True,
+    # The mirror answers plainly.
+    "stream": False,
     "schema": {"type": "object", "properties": {"a": {"type": "string"}}},
     "parameters": {"type": "object", "properties": {"a": {"type": "string"}}},
     "input_schema": {"type": "object", "properties": {"a": {"type": "string"}}},
@@ -41,7 +43,6 @@ BY_NAME = {
 }
 #: Least values of types all of whose fields are optional, mostly Google's.
 BY_TYPE = {
-    ChatCompletionAssistantMessageParam: {"role": "assistant", "content": PROBE},
     google.Part: {"text": PROBE},
     google.FunctionCallingConfig: {"mode": "ANY"},
     google.Content: {"role": "user", "parts": [{"text": PROBE}]},
@@ -52,6 +53,11 @@ BY_TYPE = {
     google.FunctionDeclaration: {"name": PROBE},
     google.Schema: {"type": "STRING"},
     google.Tool: {"functionDeclarations": [{"name": PROBE}]},
+}
+#: The same by the names of types, in the SDK and in the description.
+BY_LABEL = {
+    "ChatCompletionAssistantMessageParam": {"role": "assistant", "content": PROBE},
+    "ChatCompletionRequestAssistantMessage": {"role": "assistant", "content": PROBE},
 }
 #: What a part of Gemini is; the other fields say something about it.
 PART_KINDS = {"text", "inlineData", "fileData", "functionCall", "functionResponse", "executableCode", "codeExecutionResult"}
@@ -112,13 +118,13 @@ SILENT = [
     ("chat", r"^\.stream_options\.", "how the client's own stream is written is between it and the gateway"),
     ("responses", r"^\.stream_options", "how the client's own stream is written is between it and the gateway"),
     ("", r"^\.model$", "the test asks for a model of its own"),
-    ("chat", r"^\.response_format\|ResponseFormatJSONSchema.json_schema.strict$", "schemas are always followed there"),
+    ("chat", r"^\.response_format\|ResponseFormatJ(SON|son)Schema.json_schema.strict$", "schemas are always followed there"),
     ("responses", r"^\.text\.format\|\w+\.strict$", "schemas are always followed there"),
-    ("messages", r"^\.thinking\|ThinkingConfigAdaptiveParam$", "a model that thinks does so as it likes"),
+    ("messages", r"^\.thinking\|ThinkingConfigAdaptive(Param)?$", "a model that thinks does so as it likes"),
     ("", r"^\.stream$", "`false` is what is meant without it"),
     ("chat", r"^\.response_format\|ResponseFormatText$", "text is what is meant without it"),
     ("responses", r"^\.text\.format\|ResponseFormatText$", "text is what is meant without it"),
-    ("messages", r"\[ToolParam\]\.type$", "`custom` is what is meant without it"),
+    ("messages", r"\[Tool(Param)?\]\.type$", "`custom` is what is meant without it"),
     ("messages", r"\.caller", "who may call a tool is everybody where there are no programs that call"),
     ("responses", r"^\.input\[\w+\]\.(id|status|type)$", "names and states of items, which no other dialect has"),
     ("responses", r"^\.input$", "a text is the same as a message of the user with it"),
@@ -171,6 +177,8 @@ def least(kind, name: str = ""):
     kind = next(iter(alternatives(kind)), str)
     if kind in BY_TYPE:
         return BY_TYPE[kind]
+    if label(kind) in BY_LABEL:
+        return BY_LABEL[label(kind)]
     if is_object(kind):
         return {name: least(hint, name) for name, (hint, required) in fields_of(kind).items() if required}
     if typing.get_origin(kind) is typing.Literal:
@@ -301,17 +309,36 @@ def ask(start):
 
 
 PAIRS = [(client, upstream) for client in CLIENTS for upstream in matrix.UPSTREAMS if OWN[client] != upstream]
+#: Whose description has the call of a client, and under which path.
+DESCRIBED = {
+    "chat": ("openai", "/chat/completions"),
+    "responses": ("openai", "/responses"),
+    "messages": ("anthropic", "/v1/messages"),
+}
+
+
+def look_at(kind, client: str, upstream: str, ask) -> int:
+    """Looks at every field of a type of requests; gives how many there are."""
+    walk = Walk(client, upstream, ask)
+    walk.object(kind, "", lambda body: {**REQUEST[client], **body})
+    known = [re.compile(pattern) for own, pattern, _ in SILENT if own in (client, "")]
+    unknown = [path for path in walk.silent if not any(pattern.search(path) for pattern in known)]
+    assert not unknown, f"{len(unknown)} fields neither reach {upstream} nor are declared:\n" + "\n".join(unknown)
+    return walk.seen
 
 
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
 def test_every_field_is_carried_or_declared(client, upstream, ask, record_property):
-    walk = Walk(client, upstream, ask)
-    walk.object(CLIENTS[client][0], "", lambda body: {**REQUEST[client], **body})
-    record_property("fields", walk.seen)
-    known = [re.compile(pattern) for own, pattern, _ in SILENT if own in (client, "")]
-    unknown = [path for path in walk.silent if not any(pattern.search(path) for pattern in known)]
-    assert not unknown, f"{len(unknown)} fields neither reach {upstream} nor are declared:\n" + "\n".join(unknown)
-    assert walk.seen > 60
+    seen = look_at(CLIENTS[client][0], client, upstream, ask)
+    record_property("fields", seen)
+    assert seen > 60
+
+
+@pytest.mark.parametrize(("client", "upstream"), [pair for pair in PAIRS if pair[0] in DESCRIBED])
+def test_every_field_of_the_vendors_own_description_is_carried_or_declared(client, upstream, ask, record_property):
+    seen = look_at(published.request_type(*DESCRIBED[client]), client, upstream, ask)
+    record_property("fields", seen)
+    assert seen > 60
 
 
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)

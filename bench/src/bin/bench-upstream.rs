@@ -2,7 +2,8 @@
 //!
 //! The request says what it wants in fields that every gateway passes on untouched, so one process serves all
 //! measurements: `"stream":true` asks for a stream, `max_tokens` is its number of content events and `seed` the
-//! milliseconds between them (0 = as fast as the socket takes them). Each content event carries the time at which it was
+//! milliseconds between them (0 = as fast as the socket takes them; `--gap-ms` where the request has none, for dialects without
+//! that field). Each content event carries the time at which it was
 //! made, see [`berry_bench::STAMP`]. `include_usage` anywhere in the body adds the usage event. The fields are found by
 //! searching for their text near the start of the body, not by parsing: enough for `bench-load`, wrong for anything else.
 
@@ -43,18 +44,21 @@ struct Args {
     /// Address to listen on.
     #[arg(long)]
     bind: SocketAddr,
+    /// Milliseconds between two events of a stream whose request names no `seed`.
+    #[arg(long, default_value_t = 0)]
+    gap_ms: u64,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     let listener = TcpListener::bind(args.bind).await?;
-    let service = service_fn(|request| async { Ok::<_, Infallible>(answer(request).await) });
+    let service = service_fn(move |request| async move { Ok::<_, Infallible>(answer(request, args.gap_ms).await) });
     berry_bench::serve(listener, service).await;
     Ok(())
 }
 
-async fn answer(request: Request<Incoming>) -> Response<Either<Full<Bytes>, EventStream>> {
+async fn answer(request: Request<Incoming>, gap_ms: u64) -> Response<Either<Full<Bytes>, EventStream>> {
     if request.uri().path().ends_with("/models") {
         return json(MODELS);
     }
@@ -68,7 +72,7 @@ async fn answer(request: Request<Incoming>) -> Response<Either<Full<Bytes>, Even
     }
     let stream = EventStream {
         events_left: number_after(steering, b"\"max_tokens\":").unwrap_or(1),
-        gap: Duration::from_millis(number_after(steering, b"\"seed\":").unwrap_or(0)),
+        gap: Duration::from_millis(number_after(steering, b"\"seed\":").unwrap_or(gap_ms)),
         tail: tail(memmem::find(&body, b"include_usage").is_some()),
         timer: None,
     };

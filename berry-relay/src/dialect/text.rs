@@ -17,6 +17,8 @@ use crate::json::{self, Cursor, Kind, Raw};
 
 /// Pieces from this size on are passed on as they lie; shorter ones are copied.
 const PIECE_BYTES_MIN: usize = 16 * 1024;
+/// Room that a writer begins with, bytes: enough for a short answer, and for what stands around a long prompt.
+const ROOM_BYTES: usize = 2 * 1024;
 
 /// A JSON value as it is written. Always one whole, valid value.
 #[derive(Clone, PartialEq, Eq)]
@@ -293,7 +295,7 @@ impl Fields {
         let object = &self.object;
         for member in self.members.iter_mut().filter(|member| !member.taken) {
             member.taken = match member.escaped {
-                false => object[member.key.clone()] == *name.as_bytes(),
+                false => member.key.len() == name.len() && object[member.key.clone()] == *name.as_bytes(),
                 true => Text(object.slice(member.key.clone())).read() == name,
             };
             if member.taken {
@@ -354,7 +356,7 @@ pub struct Writer {
 impl Writer {
     /// An empty one.
     pub fn new() -> Self {
-        Self::default()
+        Self { open: BytesMut::with_capacity(ROOM_BYTES), ..Self::default() }
     }
 
     /// Writes a value behind what is in `out`, all in one piece.

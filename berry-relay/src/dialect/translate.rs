@@ -1,5 +1,6 @@
 //! Which calls can be translated to which upstreams, and the course of one translation.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use berry_core::config::provider_data::{ErrorTable, RerankForm};
@@ -269,9 +270,14 @@ impl Translation {
             return Ok(ranking.write(form, model, losses));
         }
         losses.extend(&decoded.losses);
-        let mut request = decoded.request.clone();
-        claim(&mut request, &self.issuer, losses);
-        request.max_tokens = request.max_tokens.or(backend.edits.max_output_tokens).or(output_max);
+        let mut request = Cow::Borrowed(&decoded.request);
+        if decoded.has_state() {
+            claim(request.to_mut(), &self.issuer, losses);
+        }
+        let assumed = backend.edits.max_output_tokens.or(output_max);
+        if request.max_tokens.is_none() && assumed.is_some() {
+            request.to_mut().max_tokens = assumed;
+        }
         let capabilities = capabilities(backend, model);
         let target = Target { model, capabilities: &capabilities, own_state: true, ask_usage };
         self.upstream.encode_request(&request, &target, losses)
@@ -389,9 +395,8 @@ fn claim(request: &mut Request, issued_by: &str, losses: &mut Losses) {
 /// The tools whose names no dialect but the client's allows.
 fn names(request: &Request) -> Vec<(String, String)> {
     let lengths = [ids::OPENAI_NAME_MAX, ids::ANTHROPIC_NAME_MAX];
-    let told = |name: &str, max| ids::tool_name(name, max).into_owned();
-    let pairs = request.tools.iter().flat_map(|tool| lengths.map(|max| (told(&tool.name, max), tool.name.clone())));
-    pairs.filter(|(told, own)| told != own).collect()
+    let told = request.tools.iter().flat_map(|tool| lengths.map(|max| (ids::tool_name(&tool.name, max), &tool.name)));
+    told.filter(|(told, own)| told != *own).map(|(told, own)| (told.into_owned(), own.clone())).collect()
 }
 
 /// Translates one streamed answer.
