@@ -192,6 +192,111 @@ def test_tokens_are_shared(store, instances):
     assert 200 < used <= 400, "all instances together, but for what is held of the last leases"
 
 
+#: A user with a budget, in a team whose tag has one. Every request of the model costs exactly a cent.
+BUDGETED = "e2e-token-of-the-user-with-a-budget"
+
+
+def money(url: str, budget: str, *more: str) -> str:
+    user = f'[users.budgeted]\nname = "Budgeted"\ntoken = "{BUDGETED}"\ntags = ["team"]\n[users.budgeted.budget]\n{budget}\n'
+    price = "request_price = 0.01\n"
+    shared = f'[cluster]\nredis_url = "{url}"\n' + "".join(f"{line}\n" for line in more)
+    return USERS + user + DEMO_PROVIDER + model("demo-model", "demo", "demo-model") + price + shared
+
+
+@pytest.fixture
+def spenders(start):
+    """Starts gateways that share a budget through a store, and waits until they know of each other."""
+
+    def start_all(count: int, urls, budget: str, *more: str) -> list[Gateway]:
+        urls = [urls] * count if isinstance(urls, str) else urls
+        gateways = [start(money(url, budget, *more)) for url in urls]
+        for gateway in gateways:
+            await_cluster(gateway, status="connected", instances=count)
+        return gateways
+
+    return start_all
+
+
+def spend(gateway: Gateway) -> int:
+    return gateway.chat("demo-model", token=BUDGETED).status
+
+
+def spent(gateway: Gateway, query: str = "user=budgeted") -> str:
+    (row,) = gateway.request("GET", f"/admin/budgets?{query}", token=TOKEN).json()["budgets"]
+    return row["spent_usd"]
+
+
+def test_a_budget_for_20_is_a_budget_for_20_over_three_instances(store, spenders):
+    gateways = spenders(3, store.url, "usd_per_day = 0.2", 'key_prefix = "money"')
+    with ThreadPoolExecutor(60) as pool:
+        statuses = list(pool.map(lambda number: spend(gateways[number % 3]), range(300)))
+    assert set(statuses) == {200, 429}
+    assert 18 <= statuses.count(200) <= 20, "what is left of leases goes back after a second"
+    gateways[0].wait_for(lambda: spend(gateways[0]) == 429, 5, "the rest is spent too")
+    for gateway in gateways:
+        gateway.wait_for(lambda gateway=gateway: spend(gateway) == 429 and spent(gateway) == "0.2", 5, f"all of it, is {spent(gateway)}")
+
+
+def test_a_budget_of_a_tag_is_shared_and_a_kill_forgets_nothing(store, start, tmp_path):
+    text = money(store.url, "usd_total = 5", 'key_prefix = "team"', "[tags.team.budget]\nusd_total = 0.1")
+    second, killed = start(text), Gateway(text, tmp_path)
+    for gateway in (second, killed):
+        await_cluster(gateway, status="connected", instances=2)
+    assert [spend(killed) for _ in range(6)] == [200] * 6
+    killed.process.kill()
+    killed.process.wait()
+    # What it was lent ahead stays lent for a while: it is less than a request's worth.
+    statuses = [spend(second) for _ in range(6)]
+    assert statuses in ([200] * 4 + [429] * 2, [200] * 3 + [429] * 3), statuses
+    again = Gateway(text, tmp_path)
+    await_cluster(again, status="connected")
+    assert spend(again) == 429
+    again.stop()
+
+
+def test_a_store_that_lost_its_data_hears_what_was_spent(own_store, spenders):
+    first, second = spenders(2, own_store.url, "usd_per_day = 0.1")
+    assert [spend(first) for _ in range(6)] == [200] * 6
+    time.sleep(1.5)
+    own_store.stop()
+    for gateway in (first, second):
+        await_cluster(gateway, status="away")
+    own_store.start()
+    for gateway in (first, second):
+        await_cluster(gateway, status="connected", instances=2)
+    time.sleep(1.5)
+    statuses = [spend(second) for _ in range(6)]
+    assert statuses.count(200) == 4, statuses
+
+
+@pytest.mark.parametrize(("choice", "least", "most"), [("local", 16, 20), ("closed", 6, 9), ("open", 60, 60)])
+def test_instances_that_lose_their_store_spend_as_the_operator_chose(own_store, spenders, choice, least, most):
+    gateways = spenders(3, own_store.url, "usd_per_day = 0.2", f'budgets_on_failure = "{choice}"')
+    statuses = [spend(gateways[number % 3]) for number in range(6)]
+    assert statuses == [200] * 6
+    # What was lent ahead has gone back.
+    time.sleep(1.5)
+    own_store.stop()
+    for gateway in gateways:
+        await_cluster(gateway, status="away")
+    statuses += [spend(gateways[number % 3]) for number in range(54)]
+    assert least <= statuses.count(200) <= most, statuses
+    assert set(statuses) - {200} == {"local": {429}, "closed": {503}, "open": set()}[choice]
+
+
+def test_a_slow_store_delays_a_budget_by_50_ms_at_most_and_for_one_request(own_store, spenders):
+    wire = Wire(own_store.port)
+    (gateway,) = spenders(1, [wire.url], "usd_total = 1000", 'budgets_on_failure = "local"')
+    client = Client(gateway, BUDGETED)
+    assert [client.ask() for _ in range(20)] == [200] * 20
+    wire.delay = 2.0
+    time.sleep(1.5)
+    client.seconds = []
+    assert [client.ask() for _ in range(100)] == [200] * 100
+    assert max(client.seconds) < 0.5 and sorted(client.seconds)[-3] < 0.1, sorted(client.seconds)[-5:]
+    wire.stop()
+
+
 def key_works(gateway: Gateway, token: str) -> bool:
     return gateway.request("GET", "/v1/models", None, token).status == 200
 

@@ -13,6 +13,7 @@ use berry_relay::forward::{RelayRequest, RequestBody};
 
 use crate::app::{App, Runtime};
 use crate::budgets::{Accounts, Reserved};
+use crate::cluster::Patience;
 use crate::quotas::{self, Asked, Counted, Refused};
 
 /// A request that may run.
@@ -24,8 +25,8 @@ pub struct Admitted {
     pub standing: Option<Standing>,
 }
 
-/// Lets a request run, or says why not; a refused one consumes nothing. `may_ask` says whether the request has time to ask the store
-/// that instances share; then [`Refused::is_unasked`] may hold.
+/// Lets a request run, or says why not; a refused one consumes nothing. As long as `patience` lets it ask the store that instances
+/// share, [`Refused::is_unasked`] may hold.
 ///
 /// # Errors
 /// The limit or budget that refuses.
@@ -34,14 +35,14 @@ pub fn admit(
     runtime: &Runtime,
     request: &RelayRequest,
     operation: Operation,
-    may_ask: bool,
+    patience: Patience,
     now: Instant,
 ) -> Result<Admitted, Refused> {
     let accounts = app.budgets.of(&request.user, &runtime.snapshot);
     if request.user.limits.is_none() && accounts.is_empty() {
         return Ok(Admitted::default());
     }
-    let candidate = Candidate { app, runtime, request, may_ask, now };
+    let candidate = Candidate { app, runtime, request, patience, now };
     if accounts.is_empty() && !quotas::limits_tokens(&request.user, &request.model) {
         return candidate.admit(accounts, Bound::default());
     }
@@ -55,7 +56,7 @@ pub fn admit(
         decided => decided,
     }
     .inspect_err(|refused| {
-        if let Refused::Budget { refusal, .. } = refused {
+        if let (Refused::Budget { refusal, .. }, false) = (refused, refused.is_unasked()) {
             app.budgets.note_refusal(&refusal.holder);
         }
     })
@@ -66,18 +67,19 @@ struct Candidate<'a> {
     app: &'a App,
     runtime: &'a Runtime,
     request: &'a RelayRequest,
-    may_ask: bool,
+    patience: Patience,
     now: Instant,
 }
 
 impl Candidate<'_> {
     fn admit(&self, accounts: Accounts, bound: Bound) -> Result<Admitted, Refused> {
-        let Self { app, runtime, request, may_ask, now } = *self;
+        let Self { app, runtime, request, patience, now } = *self;
         let reserve = || {
-            let reserved = app.budgets.reserve(accounts, bound.cost, &runtime.calendar, now);
+            let sharing = app.budgets.sharing(patience < Patience::Over);
+            let reserved = app.budgets.reserve(accounts, bound.cost, sharing.as_ref(), &runtime.calendar, now);
             reserved.map_err(|refusal| Refused::Budget { refusal: Box::new(refusal), bound: bound.cost, now })
         };
-        let asked = Asked { tokens: bound.tokens, may_ask, now };
+        let asked = Asked { tokens: bound.tokens, may_ask: patience == Patience::Fresh, now };
         let (counted, standing, reserved) = app.quotas.admit(&request.user, &request.model, asked, reserve)?;
         let held =
             (counted.is_some() || reserved.is_some()).then(|| Box::new(Running { counted, reserved }) as Box<dyn Held>);

@@ -160,6 +160,7 @@ impl App {
         let wall = WallClock { start: SystemTime::now() };
         let traces = Arc::new(Traces::new(&snapshot.telemetry, Arc::clone(&seeds), wall));
         let cluster = snapshot.cluster.as_ref().map(Cluster::new);
+        let lending = cluster.as_ref().map(|cluster| Arc::clone(&cluster.lending));
         let over = Over { changes: &Changes::default(), discovered: &Discovered::default(), wall };
         let runtime = Runtime::new(snapshot, &options.dials, None, shared.clone(), &over)?;
         let metrics = Arc::new(Metrics::new());
@@ -199,9 +200,9 @@ impl App {
             sink: Arc::new(sink),
             access: options.access,
             metrics,
-            quotas: Arc::new(Quotas::new(cluster.as_ref().map(|cluster| Arc::clone(&cluster.lending)))),
+            quotas: Arc::new(Quotas::new(lending.clone())),
             cluster,
-            budgets: Arc::default(),
+            budgets: Arc::new(Budgets::new(lending)),
             traces,
         })
     }

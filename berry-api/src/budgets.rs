@@ -10,12 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use berry_core::config::snapshot::{Budget, Snapshot, User};
 use berry_core::money::NanoUsd;
+use berry_core::quota::share::Share;
 use berry_core::quota::{
-    Account, Alert, Balance, Calendar, Holder, PeriodKind, Purse, Refusal, Reservation, THRESHOLDS,
+    Account, Alert, Balance, Calendar, Holder, PeriodKind, Purse, Refusal, Reservation, Sharing, THRESHOLDS,
 };
 use berry_core::time::Instant;
 use parking_lot::Mutex;
 
+use crate::cluster::{BudgetKey, Lending, ShareKey};
 use crate::webhook::News;
 
 /// Parts of the table, so that requests seldom wait for each other; each is held for one look.
@@ -26,6 +28,8 @@ type Shard = Mutex<HashMap<Holder, Arc<Account>>>;
 /// The accounts of everybody with a budget.
 #[derive(Debug)]
 pub struct Budgets {
+    /// Where several instances share the budgets.
+    lending: Option<Arc<Lending>>,
     hasher: RandomState,
     shards: Box<[Shard]>,
     figures: Figures,
@@ -48,18 +52,18 @@ pub struct Figures {
 /// What a request takes from: each holder that has a budget.
 pub type Accounts = Vec<(Arc<Account>, Budget)>;
 
-impl Default for Budgets {
-    fn default() -> Self {
+impl Budgets {
+    /// Nothing is spent yet. With `lending` the budgets are shared with other instances.
+    pub fn new(lending: Option<Arc<Lending>>) -> Self {
         Self {
+            lending,
             hasher: RandomState::new(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             figures: Figures::default(),
             news: News::default(),
         }
     }
-}
 
-impl Budgets {
     /// The accounts that requests of `user` are charged to: its own and those of its tags. Empty, and nothing was looked up, where
     /// no budget concerns it.
     pub fn of(&self, user: &User, snapshot: &Snapshot) -> Accounts {
@@ -79,9 +83,18 @@ impl Budgets {
         if let Some(account) = shard.get(&holder) {
             return Arc::clone(account);
         }
-        let account = Arc::new(Account::new(holder.clone()));
+        let account = Arc::new(match self.lending {
+            None => Account::new(holder.clone()),
+            Some(_) => Account::shared(holder.clone()),
+        });
         shard.insert(holder, Arc::clone(&account));
         account
+    }
+
+    /// How budgets are shared now; `None` where they are this instance's alone. `may_ask` says whether the request has time for
+    /// the store.
+    pub fn sharing(&self, may_ask: bool) -> Option<Sharing> {
+        self.lending.as_ref().map(|lending| lending.budget_sharing(may_ask))
     }
 
     /// Reserves `bound` in all accounts or in none; `None` where there are none.
@@ -92,14 +105,52 @@ impl Budgets {
         self: &Arc<Self>,
         accounts: Accounts,
         bound: NanoUsd,
+        sharing: Option<&Sharing>,
         calendar: &Calendar,
         now: Instant,
     ) -> Result<Option<Reserved>, Refusal> {
         if accounts.is_empty() {
             return Ok(None);
         }
-        let reservation = Reservation::take(accounts, bound, calendar, now)?;
-        Ok(Some(Reserved { budgets: Arc::clone(self), reservation }))
+        let Some(lending) = &self.lending else {
+            let reservation = Reservation::take(accounts, bound, None, calendar, now)?;
+            return Ok(Some(Reserved { budgets: Arc::clone(self), reservation }));
+        };
+        let concerned: Vec<Arc<Account>> = accounts.iter().map(|(account, _)| Arc::clone(account)).collect();
+        let taken = Reservation::take(accounts, bound, sharing, calendar, now);
+        lending.touch(concerned.iter().flat_map(|account| touched(account, now)).collect());
+        Ok(Some(Reserved { budgets: Arc::clone(self), reservation: taken? }))
+    }
+
+    /// Works on what is shared of a holder's period, where there is any.
+    pub(crate) fn with_share<T>(&self, key: &BudgetKey, work: impl FnOnce(&mut Share) -> T) -> Option<T> {
+        self.known(&key.holder)?.with_purse(|purse| purse.share(key.kind, key.starts).map(work))
+    }
+
+    /// What the ledger says that was spent of a period before this process began.
+    pub(crate) fn before(&self, key: &BudgetKey) -> NanoUsd {
+        let account = self.known(&key.holder);
+        account.map_or(NanoUsd::ZERO, |account| account.with_purse(|purse| purse.before(key.kind, key.starts)))
+    }
+
+    /// Takes in what everybody else spent in a period.
+    pub(crate) fn spent_elsewhere(&self, key: &BudgetKey, spent: NanoUsd) {
+        if let Some(account) = self.known(&key.holder) {
+            account.with_purse(|purse| purse.spent_elsewhere(key.kind, key.starts, spent));
+        }
+    }
+
+    /// Tells the store everything again: it has forgotten it.
+    pub(crate) fn tell_again(&self, now: Instant) -> Vec<ShareKey> {
+        let mut touched_keys = Vec::new();
+        for shard in &self.shards {
+            let accounts: Vec<Arc<Account>> = shard.lock().values().map(Arc::clone).collect();
+            for account in accounts {
+                account.with_purse(Purse::tell_again);
+                touched_keys.extend(touched(&account, now));
+            }
+        }
+        touched_keys
     }
 
     /// Notes that a request got no answer because of a budget.
@@ -109,8 +160,7 @@ impl Budgets {
 
     /// How a holder's amounts stand.
     pub fn balances(&self, holder: &Holder, budget: &Budget, calendar: &Calendar, now: Instant) -> [Balance; 3] {
-        let account = self.shard(holder).lock().get(holder).map(Arc::clone);
-        match account {
+        match self.known(holder) {
             Some(account) => account.balances(budget, calendar, now),
             None => Purse::default().balances(budget, calendar, now),
         }
@@ -128,7 +178,11 @@ impl Budgets {
         calendar: &Calendar,
         now: Instant,
     ) {
-        self.account(holder).restore(kind, starts, spent, budget, calendar, now);
+        let account = self.account(holder);
+        account.restore(kind, starts, spent, budget, calendar, now);
+        if let Some(lending) = &self.lending {
+            lending.touch(touched(&account, now));
+        }
     }
 
     /// What happened since the start.
@@ -139,6 +193,10 @@ impl Budgets {
     /// Thresholds that the operator's receiver is to be told of.
     pub fn news(&self) -> &News {
         &self.news
+    }
+
+    fn known(&self, holder: &Holder) -> Option<Arc<Account>> {
+        self.shard(holder).lock().get(holder).map(Arc::clone)
     }
 
     fn shard(&self, holder: &Holder) -> &Shard {
@@ -160,6 +218,12 @@ impl Budgets {
         );
         self.news.push(alert);
     }
+}
+
+/// The periods of an account that have something to say to the store and are not on its list, or cannot wait.
+fn touched(account: &Account, now: Instant) -> Vec<ShareKey> {
+    let key = |(kind, starts)| ShareKey::Budget(BudgetKey { holder: account.holder().clone(), kind, starts });
+    account.with_purse(|purse| purse.touched(now).map(key).collect())
 }
 
 impl Figures {

@@ -21,7 +21,7 @@ use berry_core::time::Instant;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
 
-use crate::cluster::{Lending, ShareKey};
+use crate::cluster::{Lending, LimitKey, ShareKey};
 use crate::error::ApiError;
 use crate::status::WallClock;
 
@@ -100,7 +100,7 @@ impl Quotas {
     }
 
     /// Works on a share, where there is one.
-    pub(crate) fn with_share<T>(&self, key: &ShareKey, work: impl FnOnce(&mut Share) -> T) -> Option<T> {
+    pub(crate) fn with_share<T>(&self, key: &LimitKey, work: impl FnOnce(&mut Share) -> T) -> Option<T> {
         let mut shard = self.shard(&key.user).lock();
         let metered = shard.get_mut(&key.user)?;
         let meter = match &key.model {
@@ -167,7 +167,7 @@ impl Metered {
             for part in Part::ALL {
                 let share = shared.part(part);
                 if share.next_ask().is_some() && (share.list() || share.is_urgent(now)) {
-                    touched.push(ShareKey { user: user.clone(), model: model.cloned(), part });
+                    touched.push(ShareKey::Limit(LimitKey { user: user.clone(), model: model.cloned(), part }));
                 }
             }
         };
@@ -224,7 +224,11 @@ pub enum Refused {
 impl Refused {
     /// Whether the store that instances share has to be asked before it is known.
     pub fn is_unasked(&self) -> bool {
-        matches!(self, Self::Limit { denied, .. } if denied.reason == Reason::Unasked)
+        let reason = match self {
+            Self::Limit { denied, .. } => denied.reason,
+            Self::Budget { refusal, .. } => refusal.exhausted.reason,
+        };
+        reason == Reason::Unasked
     }
 
     /// Whether a smaller request would pass, so that a closer look at this one is worth it.
@@ -233,7 +237,10 @@ impl Refused {
             Self::Limit { denied, .. } => {
                 matches!(denied.limit, LimitKind::TokensPerMinute | LimitKind::TokensPerDay)
             }
-            Self::Budget { refusal, .. } => refusal.exhausted.left > NanoUsd::ZERO,
+            Self::Budget { refusal, .. } => {
+                let Exhausted { reason, left, .. } = &refusal.exhausted;
+                *reason == Reason::Spent && *left > NanoUsd::ZERO
+            }
         }
     }
 
@@ -274,12 +281,18 @@ fn over_limit(denied: &Denied, now: Instant) -> ApiError {
 }
 
 fn over_budget(Refusal { holder, exhausted }: &Refusal, bound: NanoUsd, now: Instant) -> ApiError {
-    let Exhausted { kind, limit, left, resets_at, .. } = exhausted;
+    let Exhausted { kind, limit, left, resets_at, reason } = exhausted;
     let whose = match holder {
         Holder::User(_) => "Your budget".to_owned(),
         Holder::Tag(tag) => format!("The budget of your tag `{tag}`"),
     };
     let key = kind.key();
+    if *reason == Reason::Away {
+        let message = format!(
+            "{whose} `{key}` is shared by several servers, and what they share is out of reach. Try again later."
+        );
+        return ApiError { retry_after: Some(Duration::from_secs(1)), ..ApiError::new(ErrorKind::Overloaded, message) };
+    }
     let advice = match resets_at {
         _ if bound > *limit => "Ask for less: a shorter prompt or a smaller limit on the output.",
         Some(_) => "Ask for less, or wait as long as the header Retry-After says.",

@@ -19,7 +19,7 @@ use redis::Client;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-pub use lending::{Lending, ShareKey};
+pub use lending::{BudgetKey, Lending, LimitKey, ShareKey};
 pub use link::{Calls, Condition};
 
 use crate::app::App;
@@ -35,7 +35,7 @@ pub struct Cluster {
     link: Arc<Link>,
     keys: SharedKeys,
     circuits: Circuits,
-    /// Shared limits.
+    /// Shared limits and budgets.
     pub lending: Arc<Lending>,
 }
 
@@ -56,7 +56,7 @@ impl Cluster {
     pub fn new(settings: &Settings) -> Self {
         let client = Client::open(settings.redis_url.expose()).map_err(|error| format!("cluster.redis_url: {error}"));
         let link = Arc::new(Link::new(client, &settings.key_prefix, settings.instances));
-        let lending = Arc::new(Lending::new(Arc::clone(&link), settings.on_failure));
+        let lending = Arc::new(Lending::new(Arc::clone(&link), settings));
         let circuits = Circuits::new(Arc::clone(&link));
         Self { keys: SharedKeys::new(Arc::clone(&link)), circuits, link, lending }
     }
@@ -93,9 +93,20 @@ pub fn report(cluster: Option<&Cluster>) -> Report {
     Report { status, reason, instances: Some(cluster.instances()) }
 }
 
+/// How long a request has waited for the store's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Patience {
+    /// Not yet.
+    Fresh,
+    /// As long as is worth it for a limit that can be decided here too. Money is not spent on a guess yet.
+    Short,
+    /// As long as is worth it at all.
+    Over,
+}
+
 /// Decides about a request of `user` once the store has said what it needs to know, or after a short while without it: `decide`
-/// is told whether there is still time. Costs a request at most `lending::SHORT`, or `lending::LONG` where it would be
-/// refused otherwise.
+/// is told how long that was. Costs a request at most `lending::SHORT`, or `lending::LONG` where it would be refused otherwise
+/// or a budget is concerned.
 ///
 /// # Errors
 /// What `decide` says last.
@@ -103,23 +114,28 @@ pub fn report(cluster: Option<&Cluster>) -> Report {
 pub async fn ask<T>(
     app: &App,
     user: &User,
-    mut decide: impl FnMut(bool, Instant) -> Result<T, Refused>,
+    mut decide: impl FnMut(Patience, Instant) -> Result<T, Refused>,
 ) -> Result<T, Refused> {
-    let Some(Cluster { lending, .. }) = &app.cluster else { return decide(false, app.clock.now()) };
+    let Some(Cluster { lending, .. }) = &app.cluster else {
+        return decide(Patience::Over, app.clock.now());
+    };
     let began = app.clock.now();
-    let (mut end, mut patient) = (began + SHORT, false);
+    let (mut end, mut patience) = (began + SHORT, Patience::Short);
     loop {
         let answer = pin!(lending.answer(&user.id));
         match tokio::time::timeout_at(app.clock.at(end), answer).await {
-            Ok(()) => match decide(true, app.clock.now()) {
+            Ok(()) => match decide(Patience::Fresh, app.clock.now()) {
                 Err(refused) if refused.is_unasked() => {}
                 decided => return decided,
             },
-            Err(_) => match decide(false, app.clock.now()) {
+            Err(_) => match decide(patience, app.clock.now()) {
                 // It has nothing to lose by waiting: it is refused as things stand.
-                Err(_) if !patient && lending.is_prompt() => (end, patient) = (began + LONG, true),
+                Err(_) if patience == Patience::Short && lending.is_prompt() => {
+                    (end, patience) = (began + LONG, Patience::Over);
+                }
+                Err(refused) if refused.is_unasked() => return decide(Patience::Over, app.clock.now()),
                 decided => {
-                    if patient {
+                    if patience == Patience::Over {
                         lending.waited_in_vain();
                     }
                     return decided;
@@ -138,6 +154,6 @@ pub async fn run(app: Arc<App>, last: CancellationToken) {
         () = cluster.link.keep() => {}
         () = cluster.keys.run(&app) => {}
         () = cluster.circuits.run(&app) => {}
-        () = cluster.lending.run(&app.quotas, app.clock) => {}
+        () = cluster.lending.run(&app) => {}
     }
 }

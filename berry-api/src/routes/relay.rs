@@ -28,6 +28,7 @@ use http_body::Body;
 use crate::admission::{self, Admitted};
 use crate::app::{App, Runtime};
 use crate::bodies::Logged;
+use crate::cluster::Patience;
 use crate::decisions::Recorder;
 use crate::error::ApiError;
 use crate::intake::{Reader, Timed};
@@ -75,8 +76,8 @@ where
     // The clock is asked only where something may want to know.
     let may_be_limited = request.user.limits.is_some() || !runtime.snapshot.tags.is_empty();
     let now = if may_be_limited { exchange.now() } else { exchange.started };
-    let decide = |may_ask, now| admission::admit(app, &runtime, &request, operation, may_ask, now);
-    let decided = match decide(true, now) {
+    let decide = |patience, now| admission::admit(app, &runtime, &request, operation, patience, now);
+    let decided = match decide(Patience::Fresh, now) {
         Err(refused) if refused.is_unasked() => Box::pin(cluster::ask(app, &request.user, decide)).await,
         decided => decided,
     };

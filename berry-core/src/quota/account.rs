@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::budget::{Balance, Exhausted, Purse, Reached, Ticket};
 use super::calendar::{Calendar, PeriodKind};
+use super::meter::Reason;
+use super::shared::Sharing;
 use crate::config::snapshot::Budget;
 use crate::id::UserId;
 use crate::money::NanoUsd;
@@ -99,10 +101,19 @@ pub struct Alert {
 impl<M: Guarded<Purse>> Account<M> {
     /// A holder that spent nothing.
     pub fn new(holder: Holder) -> Self {
+        Self::with(holder, Purse::default())
+    }
+
+    /// One that other instances know too.
+    pub fn shared(holder: Holder) -> Self {
+        Self::with(holder, Purse::shared())
+    }
+
+    fn with(holder: Holder, purse: Purse) -> Self {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         // Relaxed: only that no two are the same matters.
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        Self { holder, serial, purse: M::new(Purse::default()) }
+        Self { holder, serial, purse: M::new(purse) }
     }
 
     /// Whose it is.
@@ -128,22 +139,9 @@ impl<M: Guarded<Purse>> Account<M> {
         self.purse.lock().restore(kind, starts, spent, budget, calendar, now);
     }
 
-    /// See [`Purse::grant`].
-    pub fn grant(
-        &self,
-        kind: PeriodKind,
-        starts: i64,
-        slice: NanoUsd,
-        elsewhere: NanoUsd,
-        calendar: &Calendar,
-        now: Instant,
-    ) {
-        self.purse.lock().grant(kind, starts, slice, elsewhere, calendar, now);
-    }
-
-    /// See [`Purse::give_back`].
-    pub fn give_back(&self, kind: PeriodKind) -> NanoUsd {
-        self.purse.lock().give_back(kind)
+    /// Works on the purse, off the path of requests.
+    pub fn with_purse<T>(&self, work: impl FnOnce(&mut Purse) -> T) -> T {
+        work(&mut self.purse.lock())
     }
 }
 
@@ -178,6 +176,7 @@ impl<M: Guarded<Purse>> Reservation<M> {
     pub fn take(
         accounts: Vec<(Arc<Account<M>>, Budget)>,
         bound: NanoUsd,
+        sharing: Option<&Sharing>,
         calendar: &Calendar,
         now: Instant,
     ) -> Result<Self, Refusal> {
@@ -187,7 +186,7 @@ impl<M: Guarded<Purse>> Reservation<M> {
         let mut purses: Vec<_> = ordered.iter().map(|(account, _)| account.purse.lock()).collect();
         let mut refused: Option<Refusal> = None;
         for ((account, budget), purse) in ordered.iter().zip(&mut purses) {
-            if let Err(exhausted) = purse.check(budget, bound, calendar, now)
+            if let Err(exhausted) = purse.check(budget, bound, sharing, calendar, now)
                 && refused.as_ref().is_none_or(|other| rank(&other.exhausted) < rank(&exhausted))
             {
                 refused = Some(Refusal { holder: account.holder.clone(), exhausted });
@@ -231,9 +230,9 @@ impl<M: Guarded<Purse>> Drop for Reservation<M> {
     }
 }
 
-/// What only lacks a grant comes before what is used up; then by how long it holds.
+/// What is not known comes before what is used up; then by how long it holds.
 fn rank(exhausted: &Exhausted) -> (bool, bool, Option<Instant>) {
-    (exhausted.to_grant.is_none(), exhausted.resets_at.is_none(), exhausted.resets_at)
+    (exhausted.reason == Reason::Spent, exhausted.resets_at.is_none(), exhausted.resets_at)
 }
 
 #[cfg(test)]
@@ -271,7 +270,7 @@ mod tests {
         let accounts =
             |user_limit, tag_limit| vec![(Arc::clone(&user), total(user_limit)), (Arc::clone(&tag), total(tag_limit))];
         let take = |user_limit, tag_limit| {
-            Reservation::take(accounts(user_limit, tag_limit), nanos(5), &calendar(), Instant::START)
+            Reservation::take(accounts(user_limit, tag_limit), nanos(5), None, &calendar(), Instant::START)
         };
         assert_eq!(take(10, 4).unwrap_err().holder.name(), "tag");
         assert_eq!(take(4, 10).unwrap_err().holder.name(), "user");
@@ -288,7 +287,7 @@ mod tests {
     fn an_account_that_is_named_twice_is_charged_once() {
         let tag = account::<Mutex<Purse>>("tag");
         let twice = vec![(Arc::clone(&tag), total(9)), (Arc::clone(&tag), total(9))];
-        let reservation = Reservation::take(twice, nanos(5), &calendar(), Instant::START).unwrap();
+        let reservation = Reservation::take(twice, nanos(5), None, &calendar(), Instant::START).unwrap();
         assert_eq!(state(&tag), (0, 5));
         reservation.settle(nanos(5));
         assert_eq!(state(&tag), (5, 0));
@@ -317,7 +316,7 @@ mod tests {
                 if first_tag {
                     accounts.reverse();
                 }
-                move || match Reservation::take(accounts, nanos(6), &calendar(), Instant::START) {
+                move || match Reservation::take(accounts, nanos(6), None, &calendar(), Instant::START) {
                     Err(_) => 0,
                     Ok(reservation) => match cost {
                         None => 0,

@@ -8,11 +8,17 @@
 //! So spent + reserved never passes the limit by itself, and spent passes it only by what single requests cost above their
 //! bound. A request belongs to the periods in which it was admitted, whenever it ends.
 //!
-//! Where several instances share a budget, each may spend what it was granted of it ([`Purse::grant`]), and the same rules hold
-//! for the grant.
+//! Where several instances share a budget, each draws on a [`Share`] of it, ahead: what is lent is lent to one of them only, so the
+//! same rules hold for all together.
+
+use std::iter;
+use std::time::Duration;
 
 use super::calendar::{Calendar, Period, PeriodKind};
-use crate::config::snapshot::Budget;
+use super::meter::Reason;
+use super::share::{Share, SharedWindow, Word};
+use super::shared::Sharing;
+use crate::config::snapshot::{Budget, ClusterFallback};
 use crate::money::NanoUsd;
 use crate::time::Instant;
 
@@ -24,19 +30,23 @@ pub const THRESHOLDS: [u8; 3] = [50, 80, 100];
 pub struct Purse {
     /// In the order of [`PeriodKind::ALL`]; none before the first request.
     slots: [Option<Slot>; 3],
+    /// Whether other instances spend of it too.
+    is_shared: bool,
 }
 
 /// The money of one period.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Slot {
     period: Period,
-    /// By this instance.
+    /// By this process.
     spent: i64,
-    /// By other instances, as far as is known here.
+    /// Before this process began, as the ledger says.
+    before: i64,
+    /// By everybody else, before and now, as the store that instances share says.
     elsewhere: i64,
     reserved: i64,
-    /// What this instance may spend of a shared budget; `None` = all of it.
-    granted: Option<i64>,
+    /// What this instance may spend of a budget that is shared.
+    share: Option<Box<Share>>,
     /// How many of [`THRESHOLDS`] were told.
     told: u8,
 }
@@ -47,6 +57,8 @@ pub struct Ticket {
     /// First seconds of the periods, in the order of [`PeriodKind::ALL`].
     starts: [i64; 3],
     bound: i64,
+    /// Whether it is held in the share of the period.
+    shared: [bool; 3],
 }
 
 /// Why a request may not pass.
@@ -60,8 +72,8 @@ pub struct Exhausted {
     pub left: NanoUsd,
     /// When the next period begins; `None` = never.
     pub resets_at: Option<Instant>,
-    /// The limit has room, this instance's grant has not: how much more would have to be granted.
-    pub to_grant: Option<NanoUsd>,
+    /// How that is known.
+    pub reason: Reason,
 }
 
 /// A share of a limit that was reached.
@@ -111,7 +123,12 @@ impl Budget {
 }
 
 impl Purse {
-    /// Whether `bound` more may be reserved. Reserves nothing.
+    /// One that other instances spend of too.
+    pub fn shared() -> Self {
+        Self { is_shared: true, ..Self::default() }
+    }
+
+    /// Whether `bound` more may be reserved. Reserves nothing. `sharing` says how a shared one is shared now.
     ///
     /// # Errors
     /// The amount that holds longest.
@@ -119,6 +136,7 @@ impl Purse {
         &mut self,
         budget: &Budget,
         bound: NanoUsd,
+        sharing: Option<&Sharing>,
         calendar: &Calendar,
         now: Instant,
     ) -> Result<(), Exhausted> {
@@ -126,10 +144,10 @@ impl Purse {
         for kind in PeriodKind::ALL {
             let slot = self.current(kind, calendar, now);
             let Some(limit) = budget.limit(kind) else { continue };
-            if let Some(exhausted) = slot.refusal(kind, limit, bound.as_nanos()) {
-                // Later kinds hold longer; what only waits for a grant does not hide what is used up.
+            if let Some(exhausted) = slot.refusal(kind, limit, bound, sharing, now) {
+                // Later kinds hold longer; what is only not known does not hide what is used up.
                 refused = match refused {
-                    Some(other) if other.to_grant.is_none() && exhausted.to_grant.is_some() => Some(other),
+                    Some(other) if other.reason == Reason::Spent && exhausted.reason != Reason::Spent => Some(other),
                     _ => Some(exhausted),
                 };
             }
@@ -139,13 +157,17 @@ impl Purse {
 
     /// Reserves what [`Purse::check`] let pass just now.
     pub fn reserve(&mut self, bound: NanoUsd, calendar: &Calendar, now: Instant) -> Ticket {
-        let bound = bound.as_nanos();
-        let starts = PeriodKind::ALL.map(|kind| {
+        let mut ticket = Ticket { starts: [0; 3], bound: bound.as_nanos(), shared: [false; 3] };
+        for kind in PeriodKind::ALL {
             let slot = self.current(kind, calendar, now);
-            slot.reserved = slot.reserved.saturating_add(bound);
-            slot.period.starts
-        });
-        Ticket { starts, bound }
+            slot.reserved = slot.reserved.saturating_add(ticket.bound);
+            ticket.starts[kind as usize] = slot.period.starts;
+            if let Some(share) = slot.share.as_mut().filter(|share| !share.windows().is_empty()) {
+                share.hold(units(ticket.bound), now);
+                ticket.shared[kind as usize] = true;
+            }
+        }
+        ticket
     }
 
     /// Takes back what `ticket` reserved and counts what the request cost, in the periods in which it was admitted. Says which
@@ -158,6 +180,9 @@ impl Purse {
             };
             slot.reserved = slot.reserved.saturating_sub(ticket.bound);
             slot.spent = slot.spent.saturating_add(cost.as_nanos());
+            if let Some(share) = slot.share.as_mut().filter(|_| ticket.shared[kind as usize]) {
+                share.release(units(ticket.bound), units(cost.as_nanos()));
+            }
             if let Some(limit) = budget.limit(kind) {
                 slot.tell(kind, limit, |told| reached.push(told));
             }
@@ -166,7 +191,7 @@ impl Purse {
     }
 
     /// Counts what was spent before this process began, in the period that starts at `starts` (Unix seconds) and nowhere if that
-    /// is not the current one. Thresholds below it count as told.
+    /// is not the current one. Thresholds below it count as told, and other instances hear of it.
     pub fn restore(
         &mut self,
         kind: PeriodKind,
@@ -180,38 +205,57 @@ impl Purse {
         if slot.period.starts != starts {
             return;
         }
-        slot.spent = slot.spent.saturating_add(spent.as_nanos());
+        slot.before = slot.before.saturating_add(spent.as_nanos());
         if let Some(limit) = budget.limit(kind) {
             slot.tell(kind, limit, |_| ());
+            if let Some(share) = &mut slot.share {
+                share.set_windows(iter::once(window(kind, limit)));
+                share.tell();
+            }
         }
     }
 
-    /// Gives this instance `slice` more of a budget that is shared, of which others spent `elsewhere`; from now on it may spend
-    /// in this period what it was granted. A grant for another period than the current one is void.
-    pub fn grant(
-        &mut self,
-        kind: PeriodKind,
-        starts: i64,
-        slice: NanoUsd,
-        elsewhere: NanoUsd,
-        calendar: &Calendar,
-        now: Instant,
-    ) {
-        let slot = self.current(kind, calendar, now);
-        if slot.period.starts == starts {
-            slot.granted = Some(slot.granted.unwrap_or(0).saturating_add(slice.as_nanos()));
-            slot.elsewhere = elsewhere.as_nanos();
+    /// What is shared of the period that starts at `starts`, while that is kept.
+    pub fn share(&mut self, kind: PeriodKind, starts: i64) -> Option<&mut Share> {
+        self.slot(kind, starts)?.share.as_deref_mut()
+    }
+
+    /// What the ledger says that was spent in a period before this process began.
+    pub fn before(&mut self, kind: PeriodKind, starts: i64) -> NanoUsd {
+        NanoUsd::from_nanos(self.slot(kind, starts).map_or(0, |slot| slot.before))
+    }
+
+    /// Takes in what everybody else spent in a period.
+    pub fn spent_elsewhere(&mut self, kind: PeriodKind, starts: i64, spent: NanoUsd) {
+        if let Some(slot) = self.slot(kind, starts) {
+            slot.elsewhere = spent.as_nanos();
         }
     }
 
-    /// Takes back what is left of a grant: neither spent nor reserved. Nothing where all of the budget is this instance's.
-    pub fn give_back(&mut self, kind: PeriodKind) -> NanoUsd {
-        let Some(slot) = &mut self.slots[kind as usize] else { return NanoUsd::ZERO };
-        let Some(granted) = &mut slot.granted else { return NanoUsd::ZERO };
-        let used = slot.spent.saturating_add(slot.reserved);
-        let left = granted.saturating_sub(used).max(0);
-        *granted -= left;
-        NanoUsd::from_nanos(left)
+    /// The periods whose share has something to say to the store and is not on the list of those, or cannot wait.
+    pub fn touched(&mut self, now: Instant) -> impl Iterator<Item = (PeriodKind, i64)> {
+        self.shares().filter_map(move |(kind, starts, share)| {
+            let touched = share.next_ask().is_some() && (share.list() || share.is_urgent(now));
+            touched.then_some((kind, starts))
+        })
+    }
+
+    /// The store may have forgotten everything: all periods that it knew of are told again.
+    pub fn tell_again(&mut self) {
+        for (_, _, share) in self.shares().filter(|(_, _, share)| !share.windows().is_empty()) {
+            share.tell();
+        }
+    }
+
+    fn shares(&mut self) -> impl Iterator<Item = (PeriodKind, i64, &mut Share)> {
+        PeriodKind::ALL.into_iter().zip(&mut self.slots).filter_map(|(kind, slot)| {
+            let slot = slot.as_mut()?;
+            Some((kind, slot.period.starts, slot.share.as_deref_mut()?))
+        })
+    }
+
+    fn slot(&mut self, kind: PeriodKind, starts: i64) -> Option<&mut Slot> {
+        self.slots[kind as usize].as_mut().filter(|slot| slot.period.starts == starts)
     }
 
     /// How every amount stands.
@@ -222,7 +266,7 @@ impl Purse {
                 kind,
                 period: slot.period,
                 limit: budget.limit(kind),
-                spent: NanoUsd::from_nanos(slot.spent.saturating_add(slot.elsewhere)),
+                spent: NanoUsd::from_nanos(slot.spent()),
                 reserved: NanoUsd::from_nanos(slot.reserved),
             }
         })
@@ -231,45 +275,56 @@ impl Purse {
     /// The period that holds now; the one before it is forgotten when it is over.
     fn current(&mut self, kind: PeriodKind, calendar: &Calendar, now: Instant) -> &mut Slot {
         let slot = &mut self.slots[kind as usize];
-        if slot.is_none_or(|slot| slot.period.is_over(now)) {
-            // An instance that shares a budget has nothing of the next period until it is granted something.
-            let granted = slot.and_then(|slot| slot.granted).map(|_| 0);
-            *slot = Some(Slot::new(calendar.period(kind, now), granted));
+        if slot.as_ref().is_none_or(|slot| slot.period.is_over(now)) {
+            *slot = Some(Slot::new(calendar.period(kind, now), self.is_shared));
         }
         slot.as_mut().expect("put there if it was not")
     }
 }
 
 impl Slot {
-    fn new(period: Period, granted: Option<i64>) -> Self {
-        Self { period, spent: 0, elsewhere: 0, reserved: 0, granted, told: 0 }
+    fn new(period: Period, is_shared: bool) -> Self {
+        let share = is_shared.then(Box::default);
+        Self { period, spent: 0, before: 0, elsewhere: 0, reserved: 0, share, told: 0 }
     }
 
-    fn refusal(&self, kind: PeriodKind, limit: NanoUsd, bound: i64) -> Option<Exhausted> {
-        let used = self.spent.saturating_add(self.reserved);
-        let needed = used.saturating_add(bound);
-        let left = limit.as_nanos().saturating_sub(used).saturating_sub(self.elsewhere);
-        let to_grant = self.granted.map(|granted| needed.saturating_sub(granted));
-        let fits = match to_grant {
-            None => needed <= limit.as_nanos(),
-            Some(to_grant) => to_grant <= 0,
-        };
+    /// What everybody spent, as far as is known. What was spent before this process is part of what the store knows, once it
+    /// was told.
+    fn spent(&self) -> i64 {
+        self.spent.saturating_add(self.before.max(self.elsewhere))
+    }
+
+    fn refusal(
+        &mut self,
+        kind: PeriodKind,
+        limit: NanoUsd,
+        bound: NanoUsd,
+        sharing: Option<&Sharing>,
+        now: Instant,
+    ) -> Option<Exhausted> {
         // What costs nothing passes whatever is left.
-        if fits || bound == 0 {
+        if bound == NanoUsd::ZERO {
             return None;
         }
-        Some(Exhausted {
-            kind,
-            limit,
-            left: NanoUsd::from_nanos(left.max(0)),
-            resets_at: self.period.ends,
-            to_grant: to_grant.filter(|_| bound <= left).map(NanoUsd::from_nanos),
-        })
+        let unused = limit.as_nanos().saturating_sub(self.spent().saturating_add(self.reserved));
+        let (reason, left) = match (&mut self.share, sharing) {
+            (Some(share), Some(sharing)) => {
+                share.set_windows(iter::once(window(kind, limit)));
+                let rest = limit.as_nanos().saturating_sub(self.before);
+                let reason = word_of(share, units(bound.as_nanos()), units(rest), sharing, now)?;
+                let left = share.left(now).map_or(unused, |(_, left)| i64::try_from(left).unwrap_or(i64::MAX));
+                (reason, left)
+            }
+            _ if bound.as_nanos() <= unused => return None,
+            _ => (Reason::Spent, unused),
+        };
+        let left = NanoUsd::from_nanos(left.max(0));
+        Some(Exhausted { kind, limit, left, resets_at: self.period.ends, reason })
     }
 
     /// Tells each threshold once in a period.
     fn tell(&mut self, kind: PeriodKind, limit: NanoUsd, mut tell: impl FnMut(Reached)) {
-        let spent = self.spent.saturating_add(self.elsewhere);
+        let spent = self.spent();
         for percent in THRESHOLDS.iter().skip(self.told.into()) {
             if i128::from(spent) * 100 < i128::from(limit.as_nanos()) * i128::from(*percent) || spent == 0 {
                 return;
@@ -281,12 +336,44 @@ impl Slot {
     }
 }
 
+/// Why a share has no `amount`; `None` = it may be spent. `rest` is what there was before the store said anything.
+fn word_of(share: &mut Share, amount: u64, rest: u64, sharing: &Sharing, now: Instant) -> Option<Reason> {
+    match share.word(amount, now) {
+        Word::Yes => None,
+        Word::No { .. } => Some(Reason::Spent),
+        Word::Unknown if sharing.may_ask => {
+            share.want(amount);
+            Some(Reason::Unasked)
+        }
+        Word::Unknown => match sharing.on_failure {
+            ClusterFallback::Open => None,
+            ClusterFallback::Closed => Some(Reason::Away),
+            // Each instance a part of what nobody was lent when the store last spoke, beside its own lease.
+            ClusterFallback::Local => {
+                let part = share.unlent().unwrap_or(rest) / u64::from(sharing.instances.max(1));
+                (share.beyond(amount) > part).then_some(Reason::Spent)
+            }
+        },
+    }
+}
+
+/// The amount of a period, as shares have it.
+fn window(kind: PeriodKind, limit: NanoUsd) -> SharedWindow {
+    SharedWindow { name: kind.key(), span: Duration::ZERO, width: Duration::ZERO, limit: units(limit.as_nanos()) }
+}
+
+/// Shares count in what cannot be negative.
+fn units(nanos: i64) -> u64 {
+    u64::try_from(nanos).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use proptest::prelude::*;
 
+    use super::super::share::{Ask, Lent};
     use super::*;
     use crate::config::snapshot::BudgetZone;
 
@@ -306,7 +393,7 @@ mod tests {
 
     fn take(purse: &mut Purse, budget: &Budget, bound: i64, now: Instant) -> Result<Ticket, Exhausted> {
         let calendar = calendar();
-        purse.check(budget, nanos(bound), &calendar, now)?;
+        purse.check(budget, nanos(bound), None, &calendar, now)?;
         Ok(purse.reserve(nanos(bound), &calendar, now))
     }
 
@@ -374,24 +461,157 @@ mod tests {
         assert_eq!(told.iter().map(|reached| reached.percent).collect::<Vec<_>>(), [80]);
     }
 
+    /// What the shared store does, as far as budgets are concerned: see `berry-api/src/cluster/spend.lua`.
+    #[derive(Default)]
+    struct Store {
+        before: u64,
+        /// Of each instance, what it spent and what it was granted.
+        instances: [(u64, u64); 3],
+    }
+
+    impl Store {
+        fn exchange(&mut self, me: usize, ask: &Ask, limit: u64, known: u64) -> (Lent, u64) {
+            let others = || (0..3).filter(|other| *other != me).map(|other| self.instances[other]);
+            let others_spent: u64 = others().map(|(spent, _)| spent).sum();
+            let others_granted: u64 = others().map(|(spent, granted)| spent.max(granted)).sum();
+            self.before = self.before.max(known.saturating_sub(others_spent));
+            let room = limit.saturating_sub(self.before + others_granted);
+            let granted = (ask.used + ask.held).max(room.min(ask.used + ask.want));
+            self.instances[me] = (ask.used, granted);
+            let left = room.saturating_sub(granted);
+            let lent = Lent { lease: granted - ask.used, window: 0, left, sum: 0, free_after: None };
+            (lent, self.before + others_spent)
+        }
+    }
+
+    fn sharing(may_ask: bool, on_failure: ClusterFallback) -> Sharing {
+        Sharing { instances: 3, may_ask, on_failure }
+    }
+
+    const ASKING: ClusterFallback = ClusterFallback::Local;
+
+    /// Lets every period of a purse talk with the store; `lost` = the store hears it, and its answer does not arrive.
+    fn talk(purse: &mut Purse, store: &mut Store, me: usize, lost: bool, now: Instant) {
+        let kind = PeriodKind::Total;
+        let (starts, known) = (Period::EVER.starts, purse.before(kind, Period::EVER.starts).as_nanos() as u64);
+        let Some(share) = purse.share(kind, starts) else { return };
+        let Some(ask) = share.ask(now) else { return };
+        let limit = share.windows()[0].limit;
+        let (lent, elsewhere) = store.exchange(me, &ask, limit, known);
+        if lost {
+            share.lost(&ask, now);
+            return;
+        }
+        share.answered(&ask, &lent, limit / 30, now);
+        purse.spent_elsewhere(kind, starts, nanos(elsewhere as i64));
+    }
+
+    fn total(limit: i64) -> Budget {
+        Budget { total: Some(nanos(limit)), ..Budget::default() }
+    }
+
     #[test]
-    fn a_grant_bounds_what_an_instance_spends_of_a_shared_budget() {
-        let (mut purse, budget, calendar) = (Purse::default(), budget(100, 1_000, 1_000), calendar());
-        let grant = |purse: &mut Purse, slice: i64, elsewhere: i64| {
-            purse.grant(PeriodKind::Day, 0, nanos(slice), nanos(elsewhere), &calendar, Instant::START);
-        };
-        grant(&mut purse, 10, 30);
-        let ticket = take(&mut purse, &budget, 10, Instant::START).unwrap();
-        let refused = take(&mut purse, &budget, 25, Instant::START).unwrap_err();
-        assert_eq!((refused.to_grant, refused.left), (Some(nanos(25)), nanos(60)));
-        assert_eq!(take(&mut purse, &budget, 61, Instant::START).unwrap_err().to_grant, None);
-        grant(&mut purse, 25, 30);
+    fn a_shared_purse_asks_first_and_spends_what_it_is_lent() {
+        let (mut purse, mut store, budget, calendar) = (Purse::shared(), Store::default(), total(100), calendar());
+        let asking = sharing(true, ASKING);
+        store.instances[1] = (30, 40);
+        let refused = purse.check(&budget, nanos(10), Some(&asking), &calendar, Instant::START).unwrap_err();
+        assert_eq!(refused.reason, Reason::Unasked);
+        talk(&mut purse, &mut store, 0, false, Instant::START);
+        purse.check(&budget, nanos(10), Some(&asking), &calendar, Instant::START).unwrap();
+        let ticket = purse.reserve(nanos(10), &calendar, Instant::START);
         purse.settle(&ticket, nanos(4), &budget);
-        assert_eq!(purse.give_back(PeriodKind::Day), nanos(31));
-        assert!(take(&mut purse, &budget, 1, Instant::START).is_err());
-        // Nothing of the next day is granted yet.
-        assert_eq!(take(&mut purse, &budget, 1, Instant::START + DAY).unwrap_err().to_grant, Some(nanos(1)));
-        assert_eq!(purse.give_back(PeriodKind::Month), NanoUsd::ZERO);
+        assert_eq!(purse.balances(&budget, &calendar, Instant::START)[2].spent, nanos(34));
+        // What is more than all that is left is refused once the store has said so, and says what is left.
+        let _ = purse.check(&budget, nanos(57), Some(&asking), &calendar, Instant::START).unwrap_err();
+        talk(&mut purse, &mut store, 0, false, Instant::START);
+        let refused = purse.check(&budget, nanos(57), Some(&asking), &calendar, Instant::START).unwrap_err();
+        assert_eq!((refused.reason, refused.left), (Reason::Spent, nanos(56)));
+        purse.check(&budget, nanos(56), Some(&asking), &calendar, Instant::START).unwrap();
+    }
+
+    #[test]
+    fn without_the_store_its_last_word_and_the_choice_of_the_operator_hold() {
+        let (budget, calendar, now) = (total(90), calendar(), Instant::START);
+        let passing = |purse: &mut Purse, on_failure| {
+            let (alone, mut passed) = (sharing(false, on_failure), 0);
+            while passed < 100 {
+                if let Err(refused) = purse.check(&budget, nanos(5), Some(&alone), &calendar, now) {
+                    return (passed, Some(refused.reason));
+                }
+                purse.reserve(nanos(5), &calendar, now);
+                passed += 1;
+            }
+            (passed, None)
+        };
+        for (on_failure, expect) in [
+            (ClusterFallback::Local, (6, Some(Reason::Spent))),
+            (ClusterFallback::Open, (100, None)),
+            (ClusterFallback::Closed, (0, Some(Reason::Away))),
+        ] {
+            assert_eq!(passing(&mut Purse::shared(), on_failure), expect, "a third of 90");
+        }
+        let (mut purse, mut store) = (Purse::shared(), Store::default());
+        store.instances[1] = (50, 50);
+        let _ = purse.check(&budget, nanos(10), Some(&sharing(true, ASKING)), &calendar, now).unwrap_err();
+        talk(&mut purse, &mut store, 0, false, now);
+        // The lease of 10, and a third of the 30 that were left beside it.
+        assert_eq!(passing(&mut purse, ClusterFallback::Local), (4, Some(Reason::Spent)));
+        let mut restarted = Purse::shared();
+        restarted.restore(PeriodKind::Total, Period::EVER.starts, nanos(60), &budget, &calendar, now);
+        assert_eq!(passing(&mut restarted, ClusterFallback::Local), (2, Some(Reason::Spent)), "a third of 30");
+    }
+
+    #[test]
+    fn a_store_that_forgot_everything_is_told_what_was_spent_before_and_since_the_start() {
+        let (mut purse, budget, calendar, now) = (Purse::shared(), total(100), calendar(), Instant::START);
+        purse.restore(PeriodKind::Total, Period::EVER.starts, nanos(20), &budget, &calendar, now);
+        let _ = purse.check(&budget, nanos(10), Some(&sharing(true, ASKING)), &calendar, now).unwrap_err();
+        talk(&mut purse, &mut Store::default(), 0, false, now);
+        purse.check(&budget, nanos(10), Some(&sharing(true, ASKING)), &calendar, now).unwrap();
+        let ticket = purse.reserve(nanos(10), &calendar, now);
+        purse.settle(&ticket, nanos(10), &budget);
+        let (mut forgetful, later) = (Store::default(), now + DAY);
+        talk(&mut purse, &mut Store::default(), 0, false, later);
+        purse.tell_again();
+        talk(&mut purse, &mut forgetful, 0, false, later + DAY);
+        assert_eq!((forgetful.before, forgetful.instances[0].0), (20, 10));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #[test]
+        fn instances_that_share_a_budget_never_spend_more_together_but_for_what_was_billed_above_bounds(
+            steps in prop::collection::vec((0usize..3, 0i64..40, prop_oneof![4 => 0i64..40, 1 => 40i64..200], 0usize..12, 0u32..400, any::<bool>()), 1..80),
+            limit in 0i64..600,
+        ) {
+            let (budget, calendar, mut now) = (total(limit), calendar(), Instant::START);
+            let mut purses = [Purse::shared(), Purse::shared(), Purse::shared()];
+            let (mut store, asking) = (Store::default(), sharing(true, ASKING));
+            let (mut running, mut spent, mut excess) = (Vec::new(), 0, 0);
+            for (index, (me, bound, cost, lasts, wait, lost)) in steps.into_iter().enumerate() {
+                now = now + wait * Duration::from_millis(10);
+                let purse = &mut purses[me];
+                let take = |purse: &mut Purse| {
+                    purse.check(&budget, nanos(bound), Some(&asking), &calendar, now).ok()?;
+                    Some(purse.reserve(nanos(bound), &calendar, now))
+                };
+                let first = take(purse);
+                talk(purse, &mut store, me, lost, now);
+                if let Some(ticket) = first.or_else(|| take(purse)) {
+                    running.push((index + lasts, me, ticket, cost));
+                    excess += (cost - bound).max(0);
+                }
+                let (ended, still): (Vec<_>, Vec<_>) = running.into_iter().partition(|(until, ..)| *until <= index);
+                running = still;
+                for (_, me, ticket, cost) in ended {
+                    purses[me].settle(&ticket, nanos(cost), &budget);
+                    spent += cost;
+                }
+                let reserved: i64 = running.iter().map(|(_, _, ticket, _)| ticket.bound).sum();
+                prop_assert!(spent + reserved <= limit + excess, "{spent} + {reserved} of {limit} + {excess}");
+            }
+        }
     }
 
     /// One caller: its bound, what it costs, and after which other callers it ends.

@@ -119,6 +119,8 @@ pub struct Share {
     not_before: Instant,
     under_way: bool,
     listed: bool,
+    /// The store has to be told, whatever it knew.
+    to_tell: bool,
 }
 
 impl Share {
@@ -184,6 +186,21 @@ impl Share {
         self.left.map(|(window, left)| (window, left.saturating_add(self.available(now))))
     }
 
+    /// How much of `amount` would go beyond the last lease, whether or not that still holds.
+    pub fn beyond(&self, amount: u64) -> u64 {
+        self.used.saturating_add(self.held).saturating_add(amount).saturating_sub(self.bound)
+    }
+
+    /// What was left beside all leases when the store last answered; `None` before it did.
+    pub fn unlent(&self) -> Option<u64> {
+        self.left.map(|(_, left)| left)
+    }
+
+    /// Tells the store at the next occasion: it may have forgotten what it knew, or there is something that it never heard.
+    pub fn tell(&mut self) {
+        self.to_tell = true;
+    }
+
     /// Puts the share on the list of those that have something to say; whether it was not there yet.
     pub fn list(&mut self) -> bool {
         !std::mem::replace(&mut self.listed, true)
@@ -197,7 +214,7 @@ impl Share {
     /// When the next exchange is due; `None` where there is nothing to say.
     pub fn next_ask(&self) -> Option<Instant> {
         let due = [
-            (self.wanted > 0).then_some(Instant::START),
+            (self.wanted > 0 || self.to_tell).then_some(Instant::START),
             self.runs_low().then_some(Instant::START),
             (self.used > self.told).then(|| self.last_ask + TELL_AFTER),
             (self.lent() > self.held).then(|| self.last_taken + IDLE),
@@ -220,6 +237,7 @@ impl Share {
         // What goes back must not be taken meanwhile, even when the answer is lost.
         self.bound = self.bound.min(self.used.saturating_add(want));
         self.wanted = 0;
+        self.to_tell = false;
         self.under_way = true;
         self.taken = false;
         Some(Ask { told: self.told, used: self.used, held: self.held, want, need, at: now })
