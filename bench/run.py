@@ -115,6 +115,8 @@ def wait_for(port, process):
 class Target:
     """One running process under test, stopped at the end of a `with` block."""
 
+    environment = {"RUST_LOG": "info"}
+
     def __init__(self, name, upstream, under=(), one_worker=False):
         self.name, self.dir = name, tempfile.mkdtemp(prefix=f"bench-{name}-")
         self.port = upstream if name == "direct" else free_port()
@@ -122,7 +124,7 @@ class Target:
         if name != "direct":
             command = [*under, *self.command(upstream, one_worker)]
             output = open(f"{self.dir}/output.log", "wb")
-            environment = {**os.environ, "RUST_LOG": "info"}
+            environment = {**os.environ, **self.environment}
             if one_worker:
                 environment["TOKIO_WORKER_THREADS"] = "1"
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=self.dir)
@@ -250,12 +252,12 @@ def measure_instructions(name, upstream):
     return figures
 
 
-def instructions(name, upstream, load):
+def instructions(name, upstream, load, make=Target):
     """Instructions of a fresh process under callgrind while `load(target)` runs: on the path of requests, and of other threads."""
     with tempfile.TemporaryDirectory() as out:
         valgrind = ["valgrind", "--tool=callgrind", "--separate-threads=yes", "--fair-sched=yes",
                     f"--callgrind-out-file={out}/out"]
-        with Target(name, upstream, under=valgrind, one_worker=True) as target:
+        with make(name, upstream, under=valgrind, one_worker=True) as target:
             load(target)
             names = list(target.threads().values())
         path = apart = 0

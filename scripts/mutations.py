@@ -6,8 +6,9 @@
     scripts/mutations.py --write        and puts what came of it into the table of docs/acceptance.md
 
 Each entry switches one feature off by a small change of the source. All changes are made at once, in a copy of the tree
-(target/mutations), each behind a question for the environment variable BERRY_OFF, so that everything is built once. Then the one test
-that a row names is run twice: with nothing switched off, when it must pass, and with its row's number, when it must fail.
+(target/mutations, which has a target folder of its own: cargo would mix up the two trees in one), each behind a question for the
+environment variable BERRY_OFF, so that everything is built once. Then the one test that a row names is run twice: with nothing switched
+off, when it must pass, and with its row's number, when it must fail.
 """
 
 import json
@@ -74,24 +75,30 @@ def test_of(row: int) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def target_of(file: str) -> tuple[str, ...]:
-    """Which test program a file belongs to."""
+def target_of(file: str) -> tuple[str, str, str]:
+    """Crate, kind and name of the test program that a file belongs to."""
     crate, place, *rest = file.split("/")
-    if place == "src":
-        return ("-p", crate, "--bin" if crate == "berry-cli" else "--lib", *(["berry-cli"] if crate == "berry-cli" else []))
-    return ("-p", crate, "--test", rest[0].removesuffix(".rs"))
+    if place == "tests":
+        return crate, "test", rest[0].removesuffix(".rs")
+    return (crate, "bin", crate) if crate == "berry-cli" else (crate, "lib", crate.replace("-", "_"))
 
 
-def built(target: tuple[str, ...]) -> str:
-    """The test program of a target, built from the copy."""
-    command = ["cargo", "test", "--locked", "--no-run", "--message-format", "json", *target]
-    done = subprocess.run(
-        command, cwd=COPY, env={**os.environ, "CARGO_TARGET_DIR": str(ROOT / "target")}, stdout=subprocess.PIPE, text=True
-    )
+def built(targets: set[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
+    """The test programs of the targets, built from the copy in one go."""
+    kinds = {("--lib",) if kind == "lib" else (f"--{kind}", name) for _, kind, name in targets}
+    command = ["cargo", "test", "--locked", "--no-run", "--message-format", "json-render-diagnostics"]
+    command += [argument for crate in sorted({crate for crate, _, _ in targets}) for argument in ("-p", crate)]
+    command += [argument for kind in sorted(kinds) for argument in kind]
+    variables = {**os.environ, "CARGO_TARGET_DIR": str(COPY / "target")}
+    done = subprocess.run(command, cwd=COPY, env=variables, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command)} failed: a change does not compile")
-    artifacts = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return next(a["executable"] for a in artifacts if a.get("executable") and a["profile"]["test"])
+    programs = {}
+    for artifact in (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")):
+        if artifact.get("executable") and artifact["profile"]["test"]:
+            crate = pathlib.Path(artifact["manifest_path"]).parent.name
+            programs[crate, artifact["target"]["kind"][0], artifact["target"]["name"]] = artifact["executable"]
+    return programs
 
 
 def passes(program: str, crate: str, name: str, off: int | None) -> bool:
@@ -135,7 +142,7 @@ def main() -> int:
     for file, text in changed.items():
         (COPY / file).write_text(text)
     tests = {mutation.row: test_of(mutation.row) for mutation in mutations}
-    programs = {target: built(target) for target in sorted({target_of(file) for file, _ in tests.values()})}
+    programs = built({target_of(file) for file, _ in tests.values()})
     rows, unnoticed = {}, 0
     for mutation in mutations:
         file, name = tests[mutation.row]

@@ -123,6 +123,18 @@ mod tests {
     }
 
     #[test]
+    fn allowed_models_take_public_names_table_keys_aliases_and_globs() {
+        let (id, name, alias) = (ModelId::from("gpt_4"), ModelName::from("gpt-4"), ModelName::from("best"));
+        for (entry, expected) in
+            [("gpt-4", true), ("gpt_4", true), ("best", true), ("gpt-*", true), ("gpt-4o", false), ("claude-*", false)]
+        {
+            let allowed = ModelPolicy::new(vec![ModelPattern::new(entry)]);
+            assert_eq!(allowed.allows(&id, &name, std::slice::from_ref(&alias)), expected, "{entry}");
+        }
+        assert!(ModelPolicy::new(Vec::new()).allows(&id, &name, &[]), "no entry allows all");
+    }
+
+    #[test]
     fn a_hostile_glob_stays_linear_enough() {
         let pattern = "*a".repeat(200);
         assert!(!ModelPattern::new(&pattern).matches(&"a".repeat(199)));

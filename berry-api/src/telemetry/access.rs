@@ -60,9 +60,9 @@ impl AccessRecord {
             line.text("tries", &tries(&facts.tries));
         }
         line.number("status", u64::from(facts.status));
-        line.float("latency_ms", milliseconds(self.latency));
+        line.milliseconds("latency_ms", self.latency);
         if let Some(ttft) = facts.ttft {
-            line.float("ttft_ms", milliseconds(ttft));
+            line.milliseconds("ttft_ms", ttft);
         }
         line.text("outcome", facts.end.as_str());
         line.boolean("stream", facts.stream);
@@ -91,11 +91,6 @@ fn tries(tries: &[Try]) -> String {
         let _ = write!(text, "{comma}{}:{}={}", id.provider, id.upstream, one.outcome_name());
     }
     text
-}
-
-/// Milliseconds with three decimals, as a number.
-fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// Takes finished requests. Off when the log filter hides the access line.

@@ -3,7 +3,7 @@
 
 use std::fmt::{Debug, Write as _};
 use std::io::Write as _;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use berry_core::config::snapshot::LogFormat;
 use tracing::Level;
@@ -99,23 +99,20 @@ pub(super) struct Line<'a> {
 
 impl<'a> Line<'a> {
     pub(super) fn begin(format: LogFormat, header: &Header, message: &str, out: &'a mut Vec<u8>) -> Self {
+        // Piece by piece: the machinery of `format_args!` would cost more than everything else about a line.
+        let level = header.level.as_str();
         match format {
             LogFormat::Text => {
-                put(out, format_args!("{} {:>5} {}: ", rfc3339(header.time), header.level, header.target));
+                put_time(out, header.time);
+                put_all(out, [&"      "[level.len().min(5)..], level, " ", header.target, ": "]);
                 put_plain(out, message);
             }
             LogFormat::Json => {
-                put(
-                    out,
-                    format_args!(
-                        "{{\"timestamp\":\"{}\",\"level\":\"{}\",\"target\":\"{}\",\"message\":",
-                        rfc3339(header.time),
-                        header.level,
-                        header.target
-                    ),
-                );
+                put_all(out, ["{\"timestamp\":\""]);
+                put_time(out, header.time);
+                put_all(out, ["\",\"level\":\"", level, "\",\"target\":\"", header.target, "\",\"message\":"]);
                 put_json(out, message);
-                out.extend_from_slice(b",\"fields\":{");
+                put_all(out, [",\"fields\":{"]);
             }
         }
         Self { out, format, first: true }
@@ -123,11 +120,8 @@ impl<'a> Line<'a> {
 
     fn name(&mut self, name: &str) {
         match self.format {
-            LogFormat::Text => put(self.out, format_args!(" {name}=")),
-            LogFormat::Json => {
-                let comma = if self.first { "" } else { "," };
-                put(self.out, format_args!("{comma}\"{name}\":"));
-            }
+            LogFormat::Text => put_all(self.out, [" ", name, "="]),
+            LogFormat::Json => put_all(self.out, [if self.first { "\"" } else { ",\"" }, name, "\":"]),
         }
         self.first = false;
     }
@@ -143,10 +137,25 @@ impl<'a> Line<'a> {
 
     pub(super) fn number(&mut self, name: &str, value: u64) {
         self.name(name);
-        put(self.out, format_args!("{value}"));
+        put_number(self.out, value, 1);
     }
 
-    pub(super) fn float(&mut self, name: &str, value: f64) {
+    /// A time in milliseconds, as a number with at most three decimals.
+    pub(super) fn milliseconds(&mut self, name: &str, value: Duration) {
+        self.name(name);
+        let rounded = (value.as_nanos() + 500) / 1_000;
+        let micros = u64::try_from(rounded).unwrap_or(u64::MAX);
+        put_number(self.out, micros / 1_000, 1);
+        if micros % 1_000 != 0 {
+            self.out.push(b'.');
+            put_number(self.out, micros % 1_000, 3);
+            while self.out.last() == Some(&b'0') {
+                self.out.pop();
+            }
+        }
+    }
+
+    fn float(&mut self, name: &str, value: f64) {
         self.name(name);
         // JSON has no word for infinities and NaN.
         if value.is_finite() || self.format == LogFormat::Text {
@@ -158,7 +167,7 @@ impl<'a> Line<'a> {
 
     pub(super) fn boolean(&mut self, name: &str, value: bool) {
         self.name(name);
-        put(self.out, format_args!("{value}"));
+        put_all(self.out, [if value { "true" } else { "false" }]);
     }
 
     fn value(&mut self, name: &str, value: &Value) {
@@ -198,9 +207,42 @@ pub(super) fn write_line(format: LogFormat, item: &Item, out: &mut Vec<u8>) {
 
 /// RFC 3339 with microseconds, in UTC.
 pub fn rfc3339(time: SystemTime) -> String {
+    let mut text = Vec::new();
+    put_time(&mut text, time);
+    String::from_utf8(text).expect("digits and signs are UTF-8")
+}
+
+fn put_time(out: &mut Vec<u8>, time: SystemTime) {
     // Fails only for years that no clock shows.
     let timestamp = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    format!("{timestamp:.6}")
+    let at = jiff::tz::Offset::UTC.to_datetime(timestamp);
+    put_number(out, u64::from(at.year().unsigned_abs()), 4);
+    let parts = [(b'-', at.month()), (b'-', at.day()), (b'T', at.hour()), (b':', at.minute()), (b':', at.second())];
+    for (sign, part) in parts {
+        out.push(sign);
+        put_number(out, u64::from(part.unsigned_abs()), 2);
+    }
+    out.push(b'.');
+    put_number(out, u64::from(at.subsec_nanosecond().unsigned_abs() / 1_000), 6);
+    out.push(b'Z');
+}
+
+/// A number with at least so many digits.
+fn put_number(out: &mut Vec<u8>, mut value: u64, digits_min: usize) {
+    let mut digits = [b'0'; 20];
+    let mut start = digits.len();
+    while value > 0 {
+        start -= 1;
+        digits[start] = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+    out.extend_from_slice(&digits[start.min(digits.len() - digits_min)..]);
+}
+
+fn put_all<const N: usize>(out: &mut Vec<u8>, parts: [&str; N]) {
+    for part in parts {
+        out.extend_from_slice(part.as_bytes());
+    }
 }
 
 fn put(out: &mut Vec<u8>, args: std::fmt::Arguments<'_>) {
@@ -213,6 +255,10 @@ fn put_json(out: &mut Vec<u8>, text: &str) {
 
 /// A message in a text line: control characters are escaped, so that nothing a client sends can start a line of its own.
 fn put_plain(out: &mut Vec<u8>, text: &str) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        out.extend_from_slice(text.as_bytes());
+        return;
+    }
     for c in text.chars() {
         if c.is_control() {
             put(out, format_args!("{}", c.escape_default()));
@@ -224,7 +270,10 @@ fn put_plain(out: &mut Vec<u8>, text: &str) {
 
 /// Whether a value can stand in a text line without quotes.
 fn is_bare(value: &str) -> bool {
-    !value.is_empty() && value.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '"' && c != '=')
+    if value.bytes().all(|byte| matches!(byte, b'!' | b'#'..=b'<' | b'>'..=b'~')) {
+        return !value.is_empty();
+    }
+    value.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '"' && c != '=')
 }
 
 #[cfg(test)]
@@ -258,6 +307,26 @@ mod tests {
              \"message\":\"Authentication failed\",\"fields\":{\"user_agent\":\"curl \\\"8\\\"\\nx\",\"latency_ms\":12,\
              \"ratio\":null}}\n"
         );
+    }
+
+    #[test]
+    fn times_have_six_decimals_and_milliseconds_at_most_three() {
+        let at = |nanos: u64| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos));
+        assert_eq!(at(1_709_210_096_000_007_999), "2024-02-29T12:34:56.000007Z");
+        assert_eq!(at(4_102_444_799_999_999_999), "2099-12-31T23:59:59.999999Z");
+        for (nanos, expected) in
+            [(0, "0"), (499, "0"), (500, "0.001"), (12_340_000, "12.34"), (7_000_000, "7"), (1_999_999_999, "2000")]
+        {
+            let mut out = Vec::new();
+            let header = Header { time: SystemTime::UNIX_EPOCH, level: Level::INFO, target: "t" };
+            let mut line = Line::begin(LogFormat::Text, &header, "m", &mut out);
+            line.milliseconds("ms", Duration::from_nanos(nanos));
+            line.end();
+            assert_eq!(
+                String::from_utf8(out).unwrap(),
+                format!("1970-01-01T00:00:00.000000Z  INFO t: m ms={expected}\n")
+            );
+        }
     }
 
     #[test]

@@ -33,6 +33,25 @@ async fn a_key_in_the_query_counts_on_gemini_paths_only() {
 }
 
 #[tokio::test]
+async fn a_missing_and_a_wrong_token_and_a_disabled_user_are_told_in_json() {
+    let gateway = TestGateway::new(CONFIG);
+    let (wrong, disabled) = ("Bearer wrong".to_owned(), format!("Bearer {DISABLED}"));
+    let cases: [(&[(&str, &str)], &str); 3] = [
+        (&[], "invalid_token"),
+        (&[("authorization", &wrong)], "invalid_token"),
+        (&[("authorization", &disabled)], "disabled_user"),
+    ];
+    for (headers, code) in cases {
+        let answer = gateway.send(Method::POST, CHAT, headers, r#"{"model":"narrow"}"#).await;
+        assert_eq!((answer.status, answer.error_code().as_str()), (StatusCode::UNAUTHORIZED, code));
+        assert!(answer.header("content-type").starts_with("application/json"));
+        let error = &answer.json()["error"];
+        assert_eq!(error["type"], "authentication_error");
+        assert!(!error["message"].as_str().unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
 async fn two_authorization_headers_are_refused() {
     let gateway = TestGateway::new(CONFIG);
     let bearer = format!("Bearer {ADMIN}");

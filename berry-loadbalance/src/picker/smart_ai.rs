@@ -168,8 +168,9 @@ mod tests {
 
     #[test]
     fn premium_takes_over_when_no_cheap_one_is_confident() {
-        let shares = Shares::of(&SmartAi, &fleet(&[(9.0, 0.59, false), (1.0, 0.6, true)]), 100_000);
-        shares.within(0.01, &[0.2, 0.8]);
+        let shares = |cheap| Shares::of(&SmartAi, &fleet(&[(1.0, cheap, false), (9.0, 1.0, true)]), 100_000);
+        shares(0.6).within(0.01, &[0.8, 0.2]);
+        shares(0.59).within(0.01, &[0.2, 0.8]);
     }
 
     #[test]

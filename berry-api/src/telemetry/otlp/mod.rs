@@ -31,12 +31,14 @@ use rand::RngExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::status::WallClock;
-use wire::Message;
+use wire::{Message, bytes_of_head};
 
 /// How often what has gathered is sent.
 const PERIOD: Duration = Duration::from_secs(1);
 /// Most that waits for the exporter, bytes; some ten thousand spans.
 const QUEUE_BYTES_MAX: usize = 8 << 20;
+/// Room for the spans of a usual request, bytes.
+const REQUEST_BYTES: usize = 2048;
 /// How long a collector may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a batch is sent that the collector says it may take later.
@@ -97,7 +99,7 @@ impl Traces {
     /// Takes a finished request, if it is traced.
     pub fn settle(&self, facts: &Facts, now: Instant) {
         if let (Some(tracer), Some(trace)) = (&self.0, &facts.trace) {
-            let mut message = Message::default();
+            let mut message = Message::with_capacity(REQUEST_BYTES);
             let spans = span::write(facts, trace, tracer.wall, now, &mut message);
             tracer.push(&message.into_bytes(), spans);
         }
@@ -201,22 +203,25 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// `ExportTraceServiceRequest` around spans.
+/// `ExportTraceServiceRequest` around spans: one `ResourceSpans` with one `ScopeSpans`. They are megabytes under load and are copied once.
 fn request_body(spans: &[u8]) -> Vec<u8> {
-    let mut request = Message::default();
-    request.message(1, |resource_spans| {
-        resource_spans.message(1, |resource| {
-            span::resource_text(resource, "service.name", "berry-api");
-            span::resource_text(resource, "service.version", env!("CARGO_PKG_VERSION"));
-        });
-        resource_spans.message(2, |scope_spans| {
-            scope_spans.message(1, |scope| {
-                scope.text(1, "berry-api");
-                scope.text(2, env!("CARGO_PKG_VERSION"));
-            });
-            scope_spans.raw(spans);
-        });
+    let (mut resource, mut scope) = (Message::default(), Message::default());
+    resource.message(1, |resource| {
+        span::resource_text(resource, "service.name", "berry-api");
+        span::resource_text(resource, "service.version", env!("CARGO_PKG_VERSION"));
     });
+    scope.message(1, |scope| {
+        scope.text(1, "berry-api");
+        scope.text(2, env!("CARGO_PKG_VERSION"));
+    });
+    let scope_spans = scope.len() + spans.len();
+    let resource_spans = resource.len() + bytes_of_head(scope_spans) + scope_spans;
+    let mut request = Message::with_capacity(bytes_of_head(resource_spans) + resource_spans);
+    request.head(1, resource_spans);
+    request.raw(&resource.into_bytes());
+    request.head(2, scope_spans);
+    request.raw(&scope.into_bytes());
+    request.raw(spans);
     request.into_bytes()
 }
 
@@ -259,6 +264,28 @@ mod tests {
             ("https://c/otlp/v1/traces", "https://c/otlp/v1/traces"),
         ] {
             assert_eq!(traces_address(&given.parse().unwrap()).to_string(), asked);
+        }
+    }
+
+    #[test]
+    fn the_lengths_around_spans_are_right_whatever_their_size() {
+        for spans in [0, 1, 40, 90, 127, 128, 16_300, 16_384, 3_000_000] {
+            let spans = vec![0; spans];
+            let mut nested = Message::default();
+            nested.message(1, |resource_spans| {
+                resource_spans.message(1, |resource| {
+                    span::resource_text(resource, "service.name", "berry-api");
+                    span::resource_text(resource, "service.version", env!("CARGO_PKG_VERSION"));
+                });
+                resource_spans.message(2, |scope_spans| {
+                    scope_spans.message(1, |scope| {
+                        scope.text(1, "berry-api");
+                        scope.text(2, env!("CARGO_PKG_VERSION"));
+                    });
+                    scope_spans.raw(&spans);
+                });
+            });
+            assert_eq!(request_body(&spans), nested.into_bytes());
         }
     }
 

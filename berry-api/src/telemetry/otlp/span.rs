@@ -39,7 +39,7 @@ fn request(span: &mut Message, facts: &Facts, trace: &Trace, wall: WallClock, no
     let path = facts.operation.path();
     let route = path.split_once('?').map_or(path, |(path, _)| path);
     let ids = Ids { trace: trace.trace_id, span: trace.span_id, parent: trace.parent };
-    begin(span, ids, &format!("POST {route}"), KIND_SERVER, wall, (facts.started, now));
+    begin(span, ids, ["POST", route], KIND_SERVER, wall, (facts.started, now));
     text(span, "http.request.method", "POST");
     text(span, "http.route", route);
     if facts.status != 0 {
@@ -76,7 +76,7 @@ fn tried(span: &mut Message, facts: &Facts, attempt: &Try, trace: &Trace, number
     let (operation, upstream_model) = (operation_name(facts.operation), backend.id.upstream.as_str());
     let end = attempt.started + attempt.duration.unwrap_or_default();
     let ids = Ids { trace: trace.trace_id, span: trace.attempt(number), parent: Some(trace.span_id) };
-    begin(span, ids, &format!("{operation} {upstream_model}"), KIND_CLIENT, wall, (attempt.started, end));
+    begin(span, ids, [operation, upstream_model], KIND_CLIENT, wall, (attempt.started, end));
     text(span, "gen_ai.operation.name", operation);
     text(span, "gen_ai.provider.name", provider_name(&backend.provider.upstream));
     text(span, "gen_ai.request.model", upstream_model);
@@ -166,13 +166,13 @@ struct Ids {
     parent: Option<u64>,
 }
 
-fn begin(span: &mut Message, ids: Ids, name: &str, kind: u64, wall: WallClock, (start, end): (Instant, Instant)) {
+fn begin(span: &mut Message, ids: Ids, name: [&str; 2], kind: u64, wall: WallClock, (start, end): (Instant, Instant)) {
     span.bytes(1, &ids.trace.to_be_bytes());
     span.bytes(2, &ids.span.to_be_bytes());
     if let Some(parent) = ids.parent {
         span.bytes(4, &parent.to_be_bytes());
     }
-    span.text(5, name);
+    span.two_words(5, name);
     span.number(6, kind);
     span.fixed64(7, unix_nanos(wall, start));
     span.fixed64(8, unix_nanos(wall, end));
@@ -188,34 +188,26 @@ fn failed(span: &mut Message) {
     span.message(15, |status| status.number(3, STATUS_ERROR));
 }
 
-/// `KeyValue` with the value that `fill` writes as `AnyValue`.
-fn attribute(span: &mut Message, key: &str, fill: impl FnOnce(&mut Message)) {
-    span.message(9, |pair| {
-        pair.text(1, key);
-        pair.message(2, fill);
-    });
-}
+/// Field of an attribute in a span.
+const ATTRIBUTES: u64 = 9;
 
 /// A pair of texts of a resource.
 pub(super) fn resource_text(resource: &mut Message, key: &str, value: &str) {
-    resource.message(1, |pair| {
-        pair.text(1, key);
-        pair.message(2, |any| any.text(1, value));
-    });
+    resource.text_pair(1, key, value);
 }
 
 fn text(span: &mut Message, key: &str, value: &str) {
-    attribute(span, key, |any| any.text(1, value));
+    span.text_pair(ATTRIBUTES, key, value);
 }
 
 fn flag(span: &mut Message, key: &str, value: bool) {
-    attribute(span, key, |any| any.number(2, u64::from(value)));
+    span.number_pair(ATTRIBUTES, key, 2, value.into());
 }
 
 fn whole(span: &mut Message, key: &str, value: u64) {
-    attribute(span, key, |any| any.number(3, value));
+    span.number_pair(ATTRIBUTES, key, 3, value);
 }
 
 fn seconds(span: &mut Message, key: &str, value: Duration) {
-    attribute(span, key, |any| any.fixed64(4, value.as_secs_f64().to_bits()));
+    span.float_pair(ATTRIBUTES, key, value.as_secs_f64());
 }

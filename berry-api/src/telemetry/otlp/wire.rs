@@ -13,6 +13,10 @@ const FIXED32: u64 = 5;
 pub(super) struct Message(Vec<u8>);
 
 impl Message {
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.0
     }
@@ -32,6 +36,44 @@ impl Message {
             value >>= 7;
         }
         self.0.push(value as u8);
+    }
+
+    /// `KeyValue` of `common.proto` with a text.
+    pub(super) fn text_pair(&mut self, field: u64, name: &str, value: &str) {
+        self.pair_head(field, name, bytes_of_text(value));
+        self.text(1, value);
+    }
+
+    /// The same with a number; `kind` is the field of `AnyValue`: 2 a truth value, 3 a whole number.
+    pub(super) fn number_pair(&mut self, field: u64, name: &str, kind: u64, value: u64) {
+        self.pair_head(field, name, 1 + varint_bytes(value));
+        self.number(kind, value);
+    }
+
+    /// The same with a floating-point number.
+    pub(super) fn float_pair(&mut self, field: u64, name: &str, value: f64) {
+        self.pair_head(field, name, 1 + 8);
+        self.fixed64(4, value.to_bits());
+    }
+
+    /// Everything of a pair but its value, whose length has to be known: spans are made of pairs, so nothing is moved for one.
+    fn pair_head(&mut self, field: u64, name: &str, value_bytes: usize) {
+        let rest = bytes_of_text(name) + 1 + varint_bytes(value_bytes as u64) + value_bytes;
+        // Key and length of the pair itself come on top.
+        self.0.reserve(rest + 12);
+        self.head(field, rest);
+        self.text(1, name);
+        self.head(2, value_bytes);
+    }
+
+    /// Key and length of a message that follows.
+    pub(super) fn head(&mut self, field: u64, bytes: usize) {
+        self.key(field, LENGTH);
+        self.raw_varint(bytes as u64);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(super) fn number(&mut self, field: u64, value: u64) {
@@ -59,16 +101,46 @@ impl Message {
         self.bytes(field, value.as_bytes());
     }
 
-    /// A message inside. Its length stands before it and is known after it, so its bytes move up by the length's own.
+    /// A text in two parts, with a space between.
+    pub(super) fn two_words(&mut self, field: u64, [first, second]: [&str; 2]) {
+        self.key(field, LENGTH);
+        self.raw_varint((first.len() + 1 + second.len()) as u64);
+        for part in [first, " ", second] {
+            self.raw(part.as_bytes());
+        }
+    }
+
+    /// A message inside. Its length stands before it and is known after it: a byte is kept for it, which is enough for nearly
+    /// every one, and a longer message moves up.
     pub(super) fn message(&mut self, field: u64, fill: impl FnOnce(&mut Self)) {
         self.key(field, LENGTH);
-        let start = self.0.len();
+        let at = self.0.len();
+        self.0.push(0);
         fill(self);
-        let end = self.0.len();
-        self.raw_varint((end - start) as u64);
-        let length_bytes = self.0.len() - end;
-        self.0[start..].rotate_right(length_bytes);
+        let length = self.0.len() - at - 1;
+        if length < 0x80 {
+            self.0[at] = length as u8;
+            return;
+        }
+        let mut prefix = Self::default();
+        prefix.raw_varint(length as u64);
+        self.0.splice(at..=at, prefix.0);
     }
+}
+
+/// How many bytes a text of a field below 16 takes, with its key and length.
+fn bytes_of_text(text: &str) -> usize {
+    1 + varint_bytes(text.len() as u64) + text.len()
+}
+
+/// How many bytes the head of a message of so many takes, in a field below 16.
+pub(super) fn bytes_of_head(bytes: usize) -> usize {
+    1 + varint_bytes(bytes as u64)
+}
+
+/// How many bytes a number takes.
+fn varint_bytes(value: u64) -> usize {
+    ((value | 1).ilog2() as usize) / 7 + 1
 }
 
 #[cfg(test)]
@@ -81,7 +153,34 @@ mod tests {
         message.number(1, 150);
         message.text(2, "testing");
         message.message(3, |inner| inner.number(1, 150));
-        assert_eq!(message.into_bytes(), b"\x08\x96\x01\x12\x07testing\x1a\x03\x08\x96\x01");
+        message.two_words(2, ["a", "b"]);
+        assert_eq!(message.into_bytes(), b"\x08\x96\x01\x12\x07testing\x1a\x03\x08\x96\x01\x12\x03a b");
+    }
+
+    #[test]
+    fn a_pair_is_what_nested_messages_would_be() {
+        let long = "x".repeat(300);
+        for (name, value) in [("a", ""), ("name", "value"), ("name", &long), (&long, "value")] {
+            let (mut pair, mut nested) = (Message::default(), Message::default());
+            pair.text_pair(9, name, value);
+            nested.message(9, |inner| {
+                inner.text(1, name);
+                inner.message(2, |any| any.text(1, value));
+            });
+            assert_eq!(pair.into_bytes(), nested.into_bytes());
+        }
+        for value in [0, 1, 127, 128, 200, 16_383, 16_384, u64::from(u32::MAX), u64::MAX] {
+            let (mut pair, mut nested) = (Message::default(), Message::default());
+            pair.number_pair(9, "n", 3, value);
+            nested.message(9, |inner| {
+                inner.text(1, "n");
+                inner.message(2, |any| any.number(3, value));
+            });
+            assert_eq!(pair.into_bytes(), nested.into_bytes(), "{value}");
+        }
+        let mut pair = Message::default();
+        pair.float_pair(9, "f", 1.0);
+        assert_eq!(pair.into_bytes(), b"\x4a\x0e\x0a\x01f\x12\x09\x21\0\0\0\0\0\0\xf0\x3f");
     }
 
     #[test]
