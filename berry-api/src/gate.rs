@@ -7,6 +7,7 @@ use berry_core::config::snapshot::{Snapshot, User};
 use berry_core::error::ErrorKind;
 use berry_core::id::RequestId;
 use berry_core::operation::Dialect;
+use http::Uri;
 use http::header::USER_AGENT;
 use http::request::Parts;
 
@@ -15,6 +16,7 @@ use crate::auth::address::client_address;
 use crate::auth::failures::Verdict;
 use crate::auth::{self, Denial, Denied};
 use crate::error::ApiError;
+use crate::routes::gemini;
 use crate::server::connection::Connection;
 
 /// Longest text of a client that goes into an audit event.
@@ -34,8 +36,7 @@ pub fn authenticate(
     id: &RequestId,
     parts: &Parts,
 ) -> Result<Arc<User>, ApiError> {
-    let path = parts.uri.path();
-    let query = if is_gemini(path) { parts.uri.query() } else { None };
+    let query = if is_gemini(&parts.uri) { parts.uri.query() } else { None };
     auth::authenticate(snapshot, &connection.known, &parts.headers, query)
         .or_else(|denied| by_key(app, snapshot, connection, parts, denied))
         .map_err(|denied| refuse(app, snapshot, connection, id, parts, denied))
@@ -108,14 +109,15 @@ fn refuse(
 }
 
 /// Paths of the Gemini API, where a token may stand in the query.
-pub fn is_gemini(path: &str) -> bool {
-    path == "/v1beta" || path.starts_with("/v1beta/")
+pub fn is_gemini(uri: &Uri) -> bool {
+    let path = uri.path();
+    path == "/v1beta" || path.starts_with("/v1beta/") || path.contains(':') && gemini::call(uri).is_some()
 }
 
 /// The dialect in which a path's callers expect to be told of errors.
 pub fn dialect_of(parts: &Parts) -> Dialect {
     let path = parts.uri.path();
-    if is_gemini(path) {
+    if is_gemini(&parts.uri) {
         Dialect::Gemini
     } else if path == "/v1/messages" || path.starts_with("/v1/messages/") || speaks_anthropic(parts) {
         Dialect::Anthropic

@@ -126,10 +126,10 @@ fn panicked(dialect: Dialect, id: &RequestId) -> Response<Content> {
 
 /// The API call at a path.
 fn operation_at(uri: &Uri) -> Option<Operation> {
-    let path = uri.path();
-    if is_gemini(path) {
+    if is_gemini(uri) {
         return routes::gemini::call(uri).map(|(operation, _)| operation);
     }
+    let path = uri.path();
     Operation::ALL.iter().copied().find(|operation| operation.path() == path)
 }
 

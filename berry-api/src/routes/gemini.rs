@@ -6,12 +6,14 @@ use berry_core::operation::Operation;
 use http::Uri;
 use percent_encoding::percent_decode_str;
 
-const MODELS: &str = "/v1beta/models/";
+/// Where models stand. Google's SDK for Node asks below `/v1` since its version 3, where OpenAI's models are read, so that only a
+/// call is one of Gemini there.
+const MODELS: [&str; 2] = ["/v1beta/models/", "/v1/models/"];
 
 /// The call at an address and the model that it names, as the client means it: percent-encoding is taken off, and the last colon
 /// stands before the action, so that a name may have colons, slashes and `@`.
 pub fn call(uri: &Uri) -> Option<(Operation, String)> {
-    let path: Cow<'_, str> = percent_decode_str(uri.path().strip_prefix(MODELS)?).decode_utf8().ok()?;
+    let path: Cow<'_, str> = percent_decode_str(MODELS.iter().find_map(|models| uri.path().strip_prefix(models))?).decode_utf8().ok()?;
     let (model, action) = path.rsplit_once(':')?;
     let operation = Operation::of_gemini_action(action, uri.query())?;
     (!model.is_empty()).then(|| (operation, model.to_owned()))
@@ -34,6 +36,7 @@ mod tests {
             ("/v1beta/models/qwen3:8b:generateContent", "qwen3:8b"),
             ("/v1beta/models/claude@2025%3AgenerateContent", "claude@2025"),
             ("/v1beta/models/a%20b%E6%BC%A2:generateContent?key=x", "a b漢"),
+            ("/v1/models/qwen3:8b:generateContent", "qwen3:8b"),
         ] {
             assert_eq!(of(path), Some((Operation::GenerateContent, model.to_owned())), "{path}");
         }
@@ -59,7 +62,8 @@ mod tests {
             "/v1beta/models/m",
             "/v1beta/models/m:tune",
             "/v1beta/models/:generateContent",
-            "/v1/models/m:generateContent",
+            "/v1/models/qwen3:8b",
+            "/v2/models/m:generateContent",
         ] {
             assert_eq!(of(path), None, "{path}");
         }

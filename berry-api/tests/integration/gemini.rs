@@ -203,6 +203,18 @@ async fn errors_have_geminis_envelope_on_every_path() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_below_v1_is_geminis_too_and_a_model_with_a_colon_is_read_there_as_before() {
+    let (gateway, mock) = gateway(Script::default());
+    let answer = post(&gateway, "/v1/models/flash:generateContent", ASK).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(mock.requests()[0].path_and_query, "/v1beta/models/gemini-2.5-flash:generateContent");
+    let refused = post(&gateway, "/v1/models/none:generateContent", ASK).await;
+    assert_eq!(refused.json()["error"]["status"], "NOT_FOUND");
+    let read = gateway.send(Method::GET, "/v1/models/org/odd:8b@1", &[("x-api-key", ADMIN)], "").await;
+    assert_eq!(read.json()["object"], "model");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_gemini_client_gets_its_framing_from_a_backend_of_another_dialect_too() {
     let config = CONFIG.replace(
         "base_url = \"https://generativelanguage.googleapis.com\"",
