@@ -43,8 +43,8 @@ step_examples() {
     cargo run --locked --quiet -p berry-loadbalance --example route_selector
 }
 
-# Ten seconds of each target, two at a time; scripts/fuzz.sh with more seconds looks longer.
-step_fuzz() { scripts/fuzz.sh 10; }
+# Twenty seconds of each target, two at a time; scripts/fuzz.sh with more seconds looks longer.
+step_fuzz() { scripts/fuzz.sh 20; }
 
 # The page that is built into the server is what its sources give; with Node and the pinned packages.
 step_dashboard() {

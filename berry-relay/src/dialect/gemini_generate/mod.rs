@@ -2,6 +2,7 @@
 //!
 //! Facts: ai.google.dev/api/generate-content, /gemini-api/docs/thinking, /thought-signatures and /structured-output, read in 2026.
 
+mod logprobs;
 mod request_in;
 mod request_out;
 mod response;

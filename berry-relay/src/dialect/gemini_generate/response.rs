@@ -8,7 +8,7 @@ use super::super::ir::{
 };
 use super::super::text::{Json, Text, Writer};
 use super::super::{Malformed, Reply};
-use super::{read_stop, stop_word};
+use super::{logprobs, read_stop, stop_word};
 use crate::json::Kind;
 use crate::meter;
 
@@ -52,7 +52,7 @@ fn candidate(candidate: &Json) -> Candidate {
     let has_call = parts.iter().any(|part| matches!(part, Part::ToolCall(_)));
     let stop = fields.string("finishReason").as_deref().and_then(read_stop);
     let stop = stop.map(|stop| Stop::settled(Some(stop), has_call));
-    Candidate { parts, stop, logprobs: None }
+    Candidate { parts, stop, logprobs: fields.take("logprobsResult").as_ref().and_then(logprobs::read) }
 }
 
 /// A part of an answer; none where there is nothing in it.
@@ -147,6 +147,9 @@ pub(super) fn encode(response: &Response, reply: &Reply) -> Bytes {
                     });
                     w.key("finishReason").string(stop_word(&stop));
                     w.key("index").integer(index as u64);
+                    if let Some(tokens) = &candidate.logprobs {
+                        logprobs::write(w, tokens);
+                    }
                 });
             }
         });

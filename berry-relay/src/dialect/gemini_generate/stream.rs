@@ -9,7 +9,7 @@ use super::super::ir::{Block, Delta, ErrorClass, Event, Part, Stop, UpstreamErro
 use super::super::text::{Fields, Json, Text, Writer};
 use super::super::{Malformed, Reply, StreamDecoder, StreamEncoder};
 use super::response::{answer_part, call_arguments, is_blocked, write_call, write_tail, write_thought};
-use super::{read_error, read_stop, status_of, stop_word, write_error};
+use super::{logprobs, read_error, read_stop, status_of, stop_word, write_error};
 use crate::meter;
 
 /// Candidates that are told apart.
@@ -118,6 +118,10 @@ impl StreamDecoder for Decoder {
             for part in candidate.object("content").list("parts").iter().filter_map(answer_part) {
                 answering.part(index, part, out);
             }
+            if let Some(logprobs) = candidate.take("logprobsResult").as_ref().and_then(logprobs::read) {
+                let block = answering.open.map_or(0, |(block, _)| block);
+                out.push(Event::Delta { candidate: index, index: block, delta: Delta::Logprobs(logprobs) });
+            }
             let reason = candidate.string("finishReason");
             answering.stop = reason.as_deref().and_then(read_stop).or(answering.stop.take());
         }
@@ -221,6 +225,15 @@ impl Encoder {
                     w.key("text").string("");
                     w.key("thoughtSignature").text(signature);
                 });
+            }),
+            (_, Delta::Logprobs(tokens)) => self.frame(out, |w| {
+                w.key("candidates").list(|w| {
+                    w.object(|w| {
+                        w.key("index").integer(u64::from(candidate));
+                        logprobs::write(w, tokens);
+                    });
+                });
+                write_tail(w, None, self.model.as_deref(), self.id.as_deref(), &self.reply);
             }),
             // What has no place in a chunk.
             _ => {}

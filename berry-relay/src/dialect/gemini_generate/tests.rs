@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use super::super::ir::{Event, Part, Stop};
 use super::super::loss::Losses;
 use super::super::reader::StreamReader;
+use super::super::openai_chat::OpenAiChat;
 use super::super::{Capabilities, Codec, Reply, Target, ThinkingAsk};
 use super::GeminiGenerate;
 use crate::sse;
@@ -184,6 +185,30 @@ fn a_plain_answer_survives_there_and_back() {
     assert_eq!(response.candidates[0].stop, Some(Stop::ToolCalls));
     assert_eq!((response.usage.output_tokens, response.usage.reasoning_tokens), (Some(7), Some(2)));
     assert_eq!(GeminiGenerate.encode_response(&response, &reply()), body);
+}
+
+#[test]
+fn probabilities_of_tokens_reach_the_other_dialect_and_come_back() {
+    let tokens = r#""logprobsResult":{"topCandidates":[{"candidates":[{"token":"a","logProbability":-0.1},{"token":"\n","logProbability":-2.50}]},{"candidates":[]}],"chosenCandidates":[{"token":"a","logProbability":-0.1},{"token":"b","logProbability":0}]}"#;
+    let told = r#"{"content":[{"token":"a","logprob":-0.1,"bytes":null,"top_logprobs":[{"token":"a","logprob":-0.1,"bytes":null},{"token":"\n","logprob":-2.50,"bytes":null}]},{"token":"b","logprob":0,"bytes":null,"top_logprobs":[]}],"refusal":null}"#;
+    let body = format!(
+        r#"{{"candidates":[{{"content":{{"parts":[{{"text":"ab"}}],"role":"model"}},"finishReason":"STOP","index":0,{tokens}}}],"modelVersion":"g","responseId":"r"}}"#
+    );
+    let response = GeminiGenerate.decode_response(&Bytes::from(body.clone())).unwrap();
+    assert_eq!(response.candidates[0].logprobs.as_ref().unwrap().raw(), told);
+    assert_eq!(GeminiGenerate.encode_response(&response, &reply()), body);
+    let stream = format!("data: {body}\n\n");
+    let (mut chat, mut gemini) = (BytesMut::new(), BytesMut::new());
+    let (mut to_chat, mut to_gemini) =
+        (OpenAiChat.stream_encoder(&reply()), GeminiGenerate.stream_encoder(&reply()));
+    for event in events(&[stream.as_bytes()]) {
+        to_chat.push(event.clone(), &mut chat);
+        to_gemini.push(event, &mut gemini);
+    }
+    let chat = String::from_utf8(chat.to_vec()).unwrap();
+    assert!(chat.contains(&format!(r#"{{"index":0,"delta":{{}},"logprobs":{told},"finish_reason":null}}"#)), "{chat}");
+    let gemini = String::from_utf8(gemini.to_vec()).unwrap();
+    assert!(gemini.contains(&format!(r#"{{"index":0,{tokens}}}"#)), "{gemini}");
 }
 
 #[test]

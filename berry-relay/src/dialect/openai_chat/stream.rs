@@ -449,7 +449,20 @@ impl Encoder {
             (Delta::Citation(citation), ..) => self.choice(candidate, None, out, |w| {
                 w.key("annotations").list(|w| response::write_citation(w, &citation));
             }),
-            (Delta::Logprobs(_) | Delta::Arguments(_) | Delta::Signature(_), ..) => {}
+            (Delta::Logprobs(logprobs), ..) => {
+                self.begin(candidate, out);
+                self.chunk(out, |w| {
+                    w.key("choices").list(|w| {
+                        w.object(|w| {
+                            w.key("index").integer(u64::from(candidate));
+                            w.key("delta").object(|_| {});
+                            w.key("logprobs").json(&logprobs);
+                            w.key("finish_reason").literal("null");
+                        });
+                    });
+                });
+            }
+            (Delta::Arguments(_) | Delta::Signature(_), ..) => {}
         }
     }
 
