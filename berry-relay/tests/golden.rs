@@ -154,9 +154,10 @@ fn with_a_long_event(dialect: &str) -> String {
 fn framed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<(Vec<u8>, Vec<u8>)> {
     let (mut splitter, mut framed) = (Splitter::new(4 << 20), Vec::new());
     let mut feed = |bytes: &[u8]| {
-        framed.extend(sse::events(bytes).map(|event| {
-            (event.name.unwrap_or_default().to_vec(), event.data.unwrap_or_default().into_owned())
-        }));
+        framed.extend(
+            sse::events(bytes)
+                .map(|event| (event.name.unwrap_or_default().to_vec(), event.data.unwrap_or_default().into_owned())),
+        );
     };
     pieces.into_iter().for_each(|piece| feed(&splitter.push(Bytes::copy_from_slice(piece)).events));
     feed(&splitter.finish());

@@ -13,7 +13,8 @@ const MODELS: [&str; 2] = ["/v1beta/models/", "/v1/models/"];
 /// The call at an address and the model that it names, as the client means it: percent-encoding is taken off, and the last colon
 /// stands before the action, so that a name may have colons, slashes and `@`.
 pub fn call(uri: &Uri) -> Option<(Operation, String)> {
-    let path: Cow<'_, str> = percent_decode_str(MODELS.iter().find_map(|models| uri.path().strip_prefix(models))?).decode_utf8().ok()?;
+    let path: Cow<'_, str> =
+        percent_decode_str(MODELS.iter().find_map(|models| uri.path().strip_prefix(models))?).decode_utf8().ok()?;
     let (model, action) = path.rsplit_once(':')?;
     let operation = Operation::of_gemini_action(action, uri.query())?;
     (!model.is_empty()).then(|| (operation, model.to_owned()))

@@ -5,8 +5,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::super::ir::{Event, Part, Stop};
 use super::super::loss::Losses;
-use super::super::reader::StreamReader;
 use super::super::openai_chat::OpenAiChat;
+use super::super::reader::StreamReader;
 use super::super::{Capabilities, Codec, Reply, Target, ThinkingAsk};
 use super::GeminiGenerate;
 use crate::sse;
@@ -199,8 +199,7 @@ fn probabilities_of_tokens_reach_the_other_dialect_and_come_back() {
     assert_eq!(GeminiGenerate.encode_response(&response, &reply()), body);
     let stream = format!("data: {body}\n\n");
     let (mut chat, mut gemini) = (BytesMut::new(), BytesMut::new());
-    let (mut to_chat, mut to_gemini) =
-        (OpenAiChat.stream_encoder(&reply()), GeminiGenerate.stream_encoder(&reply()));
+    let (mut to_chat, mut to_gemini) = (OpenAiChat.stream_encoder(&reply()), GeminiGenerate.stream_encoder(&reply()));
     for event in events(&[stream.as_bytes()]) {
         to_chat.push(event.clone(), &mut chat);
         to_gemini.push(event, &mut gemini);
