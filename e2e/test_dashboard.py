@@ -111,3 +111,27 @@ def test_a_model_answers_in_the_page_piece_by_piece(page, gateway):
     page.get_by_role("button", name="Who would answer?").click()
     expect(page.locator("main")).to_contain_text('"dry_run": true')
     assert page.problems == []
+
+
+def test_usage_is_summed_and_drawn_by_what_is_chosen(page, gateway):
+    for _ in range(3):
+        assert gateway.chat("demo-model").status == 200
+    sign_in(page, gateway, name="Usage")
+    sums = page.get_by_role("table", name="Usage")
+    expect(sums.get_by_role("columnheader").first).to_have_text("user")
+    expect(sums).to_contain_text("everything")
+    drawn = page.get_by_role("list", name="Spent by day").get_by_role("listitem")
+    expect(drawn).to_have_count(1)
+    expect(drawn).to_have_attribute("title", re.compile(r"\d{4}-\d\d-\d\d: \$0\.00, \d+ requests"))
+    page.get_by_label("Sums by").select_option("model,day")
+    expect(sums.get_by_role("row", name=re.compile("demo-model"))).to_be_visible()
+    expect(sums).to_contain_text(re.compile(r"\d{4}-\d\d-\d\d"))
+    page.get_by_label("Period").select_option("last 24 hours")
+    expect(page.get_by_role("list", name="Spent by hour")).to_be_visible()
+    # A period in which nothing was asked.
+    for name, day in (("From", "2020-01-01"), ("To", "2020-01-02")):
+        field = page.get_by_role("textbox", name=name, exact=True)
+        field.fill(day)
+        field.blur()
+    expect(sums).to_contain_text("nothing to show")
+    assert page.problems == []

@@ -69,6 +69,9 @@ impl Recorder {
         };
         let mut options = Options::new(directory.join(JOURNAL), store, process, Arc::new(now_us));
         options.retention_days = config.retention_days;
+        options.journal_max_bytes = config.journal_max_bytes;
+        // Several files, so that there is room again as soon as the oldest of them is in the database.
+        options.segment_bytes = options.segment_bytes.min(config.journal_max_bytes / 4);
         // Without the path, since `/health` is open to everybody.
         let opened = Ledger::open(options).map_err(|error| match &error {
             OpenError::Journal { source, .. } => format!("journal: {source}"),

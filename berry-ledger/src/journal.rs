@@ -300,6 +300,12 @@ impl Journal {
         Ok(())
     }
 
+    /// Where the next record goes.
+    pub(crate) fn end(&self) -> Position {
+        let active = self.active.lock();
+        Position { segment: active.number, offset: active.len }
+    }
+
     /// How full it is.
     pub(crate) fn level(&self) -> Level {
         let active = self.active.lock();

@@ -240,7 +240,9 @@ impl Writer {
     }
 
     fn bring_in(&mut self, flush: bool) -> Result<(), StoreError> {
-        loop {
+        // What is appended from here on waits for company: otherwise each transaction would have the few rows that came during the last.
+        let end = self.shared.journal.end();
+        while self.read < end {
             let mut chunk = std::mem::take(&mut self.chunk);
             let result = self.bring_in_chunk(&mut chunk);
             self.chunk = chunk;

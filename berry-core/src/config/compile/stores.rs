@@ -12,7 +12,7 @@ use crate::secret::Secret;
 /// Compiles `[ledger]`.
 pub(super) fn ledger(raw: Option<At<RawLedger>>, at: &KeyPath<'_>, problems: &mut Problems) -> Ledger {
     let header = raw.as_ref().and_then(|raw| raw.span.clone());
-    let RawLedger { backend, url, path, retention_days, fsync, hash_end_users, on_failure } =
+    let RawLedger { backend, url, path, retention_days, fsync, journal_max_bytes, hash_end_users, on_failure } =
         raw.map_or_else(defaults, |raw| raw.value);
     let url = url.and_then(|url| address(url, &["postgres://", "postgresql://"], &at.key("url"), problems));
     let store = match (backend.value.0, url) {
@@ -45,6 +45,7 @@ pub(super) fn ledger(raw: Option<At<RawLedger>>, at: &KeyPath<'_>, problems: &mu
         store,
         retention_days: retention_days.map(|days| days.value),
         fsync: fsync.value,
+        journal_max_bytes: journal_max_bytes.value,
         hash_end_users: hash_end_users.value,
         on_failure: on_failure.value.0,
     }

@@ -17,6 +17,8 @@ pub struct Ledger {
     pub retention_days: Option<u32>,
     /// Whether the journal is forced to disk before an answer ends.
     pub fsync: bool,
+    /// Largest size of the journal, bytes.
+    pub journal_max_bytes: u64,
     /// Whether end users are recorded as hashes.
     pub hash_end_users: bool,
     /// When the store is down.
