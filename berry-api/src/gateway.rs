@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Ur
 use http_body::Body;
 use tower::ServiceExt as _;
 
-use crate::app::{App, Runtime};
+use crate::app::App;
 use crate::error::ApiError;
 use crate::gate::{dialect_of, is_gemini};
 use crate::reply::{BoxError, Content, Reply};
@@ -60,7 +60,7 @@ impl Gateway {
     {
         let id = self.app.ids.next();
         let runtime = self.app.runtime();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let operation = operation_at(&parts.uri);
         let path = operation.map_or(Path::Page(None), Path::Call);
         let mut active = connection.begin(path, MethodLabel::of(&parts.method));
@@ -72,9 +72,15 @@ impl Gateway {
             Some(headers) => no_content(headers),
             None => {
                 // What a panic may have left half done is dropped with the request; what requests share holds no such state.
-                let answer =
-                    AssertUnwindSafe(self.route(runtime, connection, id, operation, parts, body)).catch_unwind();
-                answer.await.unwrap_or_else(|_| panicked(dialect, &id))
+                let answer = match operation {
+                    Some(operation) => {
+                        let call =
+                            routes::relay::serve(&self.app, runtime, connection, id, operation, &mut parts, body);
+                        AssertUnwindSafe(call).catch_unwind().await
+                    }
+                    None => AssertUnwindSafe(self.page(connection, id, parts, body)).catch_unwind().await,
+                };
+                answer.unwrap_or_else(|_| panicked(dialect, &id))
             }
         };
         response.headers_mut().insert(REQUEST_ID, header_value(&id));
@@ -85,21 +91,11 @@ impl Gateway {
         response.map(|content| Reply::new(content, active))
     }
 
-    async fn route<B>(
-        &self,
-        runtime: Arc<Runtime>,
-        connection: &Arc<Connection>,
-        id: RequestId,
-        operation: Option<Operation>,
-        parts: Parts,
-        body: B,
-    ) -> Response<Content>
+    /// Whatever is no call of the API.
+    async fn page<B>(&self, connection: &Arc<Connection>, id: RequestId, parts: Parts, body: B) -> Response<Content>
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
-        if let Some(operation) = operation {
-            return routes::relay::serve(&self.app, runtime, connection, id, operation, parts, body).await;
-        }
         let mut request = Request::from_parts(parts, axum::body::Body::new(body));
         request.extensions_mut().insert(Caller { id, connection: Arc::clone(connection) });
         // A router never fails; what its handlers cannot do, they say in a reply.

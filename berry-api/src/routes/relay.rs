@@ -51,7 +51,7 @@ pub async fn serve<B>(
     connection: &Connection,
     id: RequestId,
     operation: Operation,
-    mut parts: Parts,
+    parts: &mut Parts,
     body: B,
 ) -> Response<Content>
 where
@@ -63,12 +63,12 @@ where
     exchange.client_request_id = wishes.request_id.as_ref().and_then(exchange::client_request_id);
     exchange.labels = wishes.labels.as_ref().and_then(exchange::labels);
     let mut body = Some(body);
-    let admitted = admit(app, &runtime, connection, &mut exchange, &wishes, &mut parts, &mut body).await;
+    let admitted = admit(app, &runtime, connection, &mut exchange, &wishes, parts, &mut body).await;
     let request = match admitted {
         Ok(request) => request,
         Err(mut error) => {
             if let Some(body) = &mut body {
-                error.close = error.close || !intake::discard(body, &parts, connection).await;
+                error.close = error.close || !intake::discard(body, parts, connection).await;
             }
             return refuse(exchange, &error);
         }
