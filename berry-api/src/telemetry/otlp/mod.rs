@@ -37,8 +37,8 @@ use wire::{Message, bytes_of_head};
 const PERIOD: Duration = Duration::from_secs(1);
 /// Most that waits for the exporter, bytes; some ten thousand spans.
 const QUEUE_BYTES_MAX: usize = 8 << 20;
-/// Room for the spans of a usual request, bytes.
-const REQUEST_BYTES: usize = 2048;
+/// Room before the spans of a batch for what stands around them, so that megabytes need not be copied for it.
+const HEAD_ROOM: usize = 256;
 /// How long a collector may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a batch is sent that the collector says it may take later.
@@ -58,11 +58,18 @@ struct Tracer {
     dropped: AtomicU64,
 }
 
-/// Spans, encoded one after the other.
-#[derive(Default)]
+/// Spans, encoded one after the other behind [`HEAD_ROOM`] bytes.
 struct Batch {
-    bytes: Vec<u8>,
+    message: Message,
     spans: u64,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        let mut message = Message::default();
+        message.raw(&[0; HEAD_ROOM]);
+        Self { message, spans: 0 }
+    }
 }
 
 impl Traces {
@@ -99,9 +106,7 @@ impl Traces {
     /// Takes a finished request, if it is traced.
     pub fn settle(&self, facts: &Facts, now: Instant) {
         if let (Some(tracer), Some(trace)) = (&self.0, &facts.trace) {
-            let mut message = Message::with_capacity(REQUEST_BYTES);
-            let spans = span::write(facts, trace, tracer.wall, now, &mut message);
-            tracer.push(&message.into_bytes(), spans);
+            tracer.add(|queue| span::write(facts, trace, tracer.wall, now, queue));
         }
     }
 
@@ -128,20 +133,23 @@ impl Traces {
 }
 
 impl Tracer {
-    fn push(&self, spans: &[u8], count: u64) {
+    /// Adds what `write` encodes, so many spans; straight into the queue, which is held for a microsecond or two.
+    fn add(&self, write: impl FnOnce(&mut Message) -> u64) {
         let mut queue = self.queue.lock();
-        if queue.bytes.len() + spans.len() > QUEUE_BYTES_MAX {
-            drop(queue);
-            self.dropped.fetch_add(count, Ordering::Relaxed);
+        let before = queue.message.len();
+        let spans = write(&mut queue.message);
+        if queue.message.len() <= QUEUE_BYTES_MAX {
+            queue.spans += spans;
             return;
         }
-        queue.bytes.extend_from_slice(spans);
-        queue.spans += count;
+        queue.message.truncate(before);
+        drop(queue);
+        self.dropped.fetch_add(spans, Ordering::Relaxed);
     }
 
     /// Sends a batch, again where the collector asks for that. The log says when it begins to be lost, and when that is over.
     async fn send(&self, client: &Outside, batch: Batch, last: &CancellationToken, refused: &mut bool) {
-        let body = Bytes::from(request_body(&batch.bytes));
+        let (body, spans) = (request_body(batch.message), batch.spans);
         let mut pause = PERIOD;
         for sending in 1..=SENDINGS_MAX {
             let error = match self.send_once(client, body.clone()).await {
@@ -154,10 +162,10 @@ impl Tracer {
                 Err(error) => error,
             };
             if !error.passes || sending == SENDINGS_MAX || last.is_cancelled() {
-                self.dropped.fetch_add(batch.spans, Ordering::Relaxed);
+                self.dropped.fetch_add(spans, Ordering::Relaxed);
                 if !std::mem::replace(refused, true) {
                     let (endpoint, why) = (&self.endpoint, &error.why);
-                    tracing::warn!(%endpoint, error = %why, spans = batch.spans, "the collector does not take traces");
+                    tracing::warn!(%endpoint, error = %why, spans, "the collector does not take traces");
                 }
                 return;
             }
@@ -203,8 +211,8 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// `ExportTraceServiceRequest` around spans: one `ResourceSpans` with one `ScopeSpans`. They are megabytes under load and are copied once.
-fn request_body(spans: &[u8]) -> Vec<u8> {
+/// `ExportTraceServiceRequest` around the spans of a batch: one `ResourceSpans` with one `ScopeSpans`.
+fn request_body(batch: Message) -> Bytes {
     let (mut resource, mut scope) = (Message::default(), Message::default());
     resource.message(1, |resource| {
         span::resource_text(resource, "service.name", "berry-api");
@@ -214,15 +222,16 @@ fn request_body(spans: &[u8]) -> Vec<u8> {
         scope.text(1, "berry-api");
         scope.text(2, env!("CARGO_PKG_VERSION"));
     });
-    let scope_spans = scope.len() + spans.len();
-    let resource_spans = resource.len() + bytes_of_head(scope_spans) + scope_spans;
-    let mut request = Message::with_capacity(bytes_of_head(resource_spans) + resource_spans);
-    request.head(1, resource_spans);
-    request.raw(&resource.into_bytes());
-    request.head(2, scope_spans);
-    request.raw(&scope.into_bytes());
-    request.raw(spans);
-    request.into_bytes()
+    let scope_spans = scope.len() + batch.len() - HEAD_ROOM;
+    let mut head = Message::default();
+    head.head(1, resource.len() + bytes_of_head(scope_spans) + scope_spans);
+    head.raw(&resource.into_bytes());
+    head.head(2, scope_spans);
+    head.raw(&scope.into_bytes());
+    let (head, mut body) = (head.into_bytes(), batch.into_bytes());
+    let start = HEAD_ROOM - head.len();
+    body[start..HEAD_ROOM].copy_from_slice(&head);
+    Bytes::from(body).slice(start..)
 }
 
 /// Where the collector at `endpoint` takes traces: its address may be given with the path or without.
@@ -285,7 +294,9 @@ mod tests {
                     scope_spans.raw(&spans);
                 });
             });
-            assert_eq!(request_body(&spans), nested.into_bytes());
+            let mut batch = Batch::default();
+            batch.message.raw(&spans);
+            assert_eq!(request_body(batch.message), nested.into_bytes());
         }
     }
 
@@ -302,9 +313,15 @@ mod tests {
     #[test]
     fn what_the_queue_has_no_room_for_is_counted() {
         let Traces(Some(tracer)) = traces(1.0) else { unreachable!("a collector is configured") };
-        tracer.push(&vec![0; QUEUE_BYTES_MAX - 1], 7);
-        tracer.push(&[0; 2], 3);
-        tracer.push(&[0; 1], 1);
+        let add = |bytes: usize, spans: u64| {
+            tracer.add(|queue| {
+                queue.raw(&vec![0; bytes]);
+                spans
+            });
+        };
+        add(QUEUE_BYTES_MAX - HEAD_ROOM - 1, 7);
+        add(2, 3);
+        add(1, 1);
         assert_eq!((tracer.queue.lock().spans, tracer.dropped.load(Ordering::Relaxed)), (8, 3));
     }
 }

@@ -13,10 +13,6 @@ const FIXED32: u64 = 5;
 pub(super) struct Message(Vec<u8>);
 
 impl Message {
-    pub(super) fn with_capacity(bytes: usize) -> Self {
-        Self(Vec::with_capacity(bytes))
-    }
-
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.0
     }
@@ -74,6 +70,10 @@ impl Message {
 
     pub(super) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    pub(super) fn truncate(&mut self, bytes: usize) {
+        self.0.truncate(bytes);
     }
 
     pub(super) fn number(&mut self, field: u64, value: u64) {
