@@ -14,7 +14,7 @@ use berry_relay::forward::{RelayRequest, RequestBody};
 use crate::app::{App, Runtime};
 use crate::budgets::{Accounts, Reserved};
 use crate::cluster::Patience;
-use crate::quotas::{self, Asked, Counted, Refused};
+use crate::quotas::{self, Asked, Counted, Refused, Wish};
 
 /// A request that may run.
 #[derive(Default)]
@@ -74,13 +74,18 @@ struct Candidate<'a> {
 impl Candidate<'_> {
     fn admit(&self, accounts: Accounts, bound: Bound) -> Result<Admitted, Refused> {
         let Self { app, runtime, request, patience, now } = *self;
-        let reserve = || {
+        let refused = |refusal| Refused::Budget { refusal: Box::new(refusal), bound: bound.cost, now };
+        let budgets = |wish| {
+            if wish == Wish::Look {
+                let refusal = app.budgets.refusal(&accounts, bound.cost, &runtime.calendar, now);
+                return refusal.map_or(Ok(None), |refusal| Err(refused(refusal)));
+            }
             let sharing = app.budgets.sharing(patience < Patience::Over);
             let reserved = app.budgets.reserve(accounts, bound.cost, sharing.as_ref(), &runtime.calendar, now);
-            reserved.map_err(|refusal| Refused::Budget { refusal: Box::new(refusal), bound: bound.cost, now })
+            reserved.map_err(refused)
         };
         let asked = Asked { tokens: bound.tokens, may_ask: patience == Patience::Fresh, now };
-        let (counted, standing, reserved) = app.quotas.admit(&request.user, &request.model, asked, reserve)?;
+        let (counted, standing, reserved) = app.quotas.admit(&request.user, &request.model, asked, budgets)?;
         let held =
             (counted.is_some() || reserved.is_some()).then(|| Box::new(Running { counted, reserved }) as Box<dyn Held>);
         Ok(Admitted { held, standing })

@@ -122,6 +122,11 @@ impl Budgets {
         Ok(Some(Reserved { budgets: Arc::clone(self), reservation: taken? }))
     }
 
+    /// Why [`Budgets::reserve`] would refuse now; reserves nothing.
+    pub fn refusal(&self, accounts: &Accounts, bound: NanoUsd, calendar: &Calendar, now: Instant) -> Option<Refusal> {
+        Reservation::refusal(accounts, bound, calendar, now)
+    }
+
     /// Works on what is shared of a holder's period, where there is any.
     pub(crate) fn with_share<T>(&self, key: &BudgetKey, work: impl FnOnce(&mut Share) -> T) -> Option<T> {
         self.known(&key.holder)?.with_purse(|purse| purse.share(key.kind, key.starts).map(work))

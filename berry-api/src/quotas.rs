@@ -47,6 +47,15 @@ pub struct Asked {
     pub now: Instant,
 }
 
+/// What is asked of budgets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// To reserve what the request may cost.
+    Reserve,
+    /// Only whether they would refuse: limits do already, and the one that holds longest is told.
+    Look,
+}
+
 /// A request that passed: how it is counted over all models and for its own, what is left, what was reserved.
 type Decided<T> = (Begun, Option<(ModelName, Begun)>, Option<Standing>, T);
 
@@ -65,24 +74,24 @@ impl Quotas {
     }
 
     /// Lets a request pass, or says why not; a refused one consumes nothing. All limits are checked before any is counted, and
-    /// `reserve` is called in between: what it refuses was never counted.
+    /// `budgets` is asked in between: what it refuses was never counted.
     ///
     /// Without windows for users whom no limit concerns. Otherwise the returned [`Counted`] has to be ended with the request.
     ///
     /// # Errors
-    /// The limit that holds longest of the first table that refuses; what `reserve` says.
+    /// Of the limits and budgets that refuse, the one that holds longest.
     pub fn admit<T>(
         self: &Arc<Self>,
         user: &Arc<User>,
         model: &Model,
         asked: Asked,
-        reserve: impl FnOnce() -> Result<T, Refused>,
+        budgets: impl FnOnce(Wish) -> Result<T, Refused>,
     ) -> Result<(Option<Counted>, Option<Standing>, T), Refused> {
-        let Some((limits, of_model)) = limits_of(user, model) else { return Ok((None, None, reserve()?)) };
+        let Some((limits, of_model)) = limits_of(user, model) else { return Ok((None, None, budgets(Wish::Reserve)?)) };
         let sharing = self.lending.as_ref().map(|lending| lending.sharing(asked.may_ask));
         let mut shard = self.shard(&user.id).lock();
         let metered = shard.entry(user.id.clone()).or_default();
-        let decided = metered.decide(limits, of_model, asked, sharing.as_ref(), reserve);
+        let decided = metered.decide(limits, of_model, asked, sharing.as_ref(), budgets);
         if let Some(lending) = &self.lending {
             lending.touch(metered.touched(&user.id, of_model.map(|(name, _)| name), asked.now));
         }
@@ -128,25 +137,47 @@ impl Metered {
         of_model: Option<&(ModelName, RateLimit)>,
         asked: Asked,
         sharing: Option<&Sharing>,
-        reserve: impl FnOnce() -> Result<T, Refused>,
+        budgets: impl FnOnce(Wish) -> Result<T, Refused>,
     ) -> Result<Decided<T>, Refused> {
         let Asked { tokens, now, .. } = asked;
-        let refused = |denied, standing| Refused::Limit { denied, standing, now };
-        if let Err(denied) = self.all.check(&limits.rate, tokens, sharing, now) {
-            return Err(refused(denied, self.all.standing(&limits.rate, now)));
+        if let Some(refused) = self.refusal(limits, of_model, tokens, sharing, now) {
+            return Err(match budgets(Wish::Look) {
+                Err(other) if refused.is_spent() => refused.or_longer(other),
+                _ => refused,
+            });
         }
-        if let Some((name, rate)) = of_model {
-            let meter = self.of(name);
-            if let Err(denied) = meter.check(rate, tokens, sharing, now) {
-                return Err(refused(denied, meter.standing(rate, now)));
-            }
-        }
-        let reserved = reserve()?;
+        let reserved = budgets(Wish::Reserve)?;
         let begun = of_model.map(|(name, rate)| (name.clone(), self.of(name).begin(rate, tokens, now)));
         let all = self.all.begin(&limits.rate, tokens, now);
         let standing = self.all.standing(&limits.rate, now);
         let standing = standing.or_else(|| of_model.and_then(|(name, rate)| self.of(name).standing(rate, now)));
         Ok((all, begun, standing, reserved))
+    }
+
+    /// The limit that holds longest, over all models and for this one. Where instances share limits, the first that is known:
+    /// when it passes is what the store says next.
+    fn refusal(
+        &mut self,
+        limits: &UserLimits,
+        of_model: Option<&(ModelName, RateLimit)>,
+        tokens: u64,
+        sharing: Option<&Sharing>,
+        now: Instant,
+    ) -> Option<Refused> {
+        let refused = |denied, standing| Refused::Limit { denied, standing, now };
+        let denied = self.all.check(&limits.rate, tokens, sharing, now).err();
+        let first = denied.map(|denied| refused(denied, self.all.standing(&limits.rate, now)));
+        if first.is_some() && sharing.is_some() {
+            return first;
+        }
+        let Some((name, rate)) = of_model else { return first };
+        let meter = self.of(name);
+        let Err(denied) = meter.check(rate, tokens, sharing, now) else { return first };
+        let second = refused(denied, meter.standing(rate, now));
+        Some(match first {
+            Some(first) => first.or_longer(second),
+            None => second,
+        })
     }
 
     fn of(&mut self, model: &ModelName) -> &mut Meter {
@@ -229,6 +260,27 @@ impl Refused {
             Self::Budget { refusal, .. } => refusal.exhausted.reason,
         };
         reason == Reason::Unasked
+    }
+
+    /// Whether something is used up, and it is not only that nobody knows.
+    fn is_spent(&self) -> bool {
+        matches!(self, Self::Limit { denied, .. } if denied.reason == Reason::Spent)
+    }
+
+    /// The one of two that holds longer.
+    fn or_longer(self, other: Self) -> Self {
+        if other.passes_at() > self.passes_at() { other } else { self }
+    }
+
+    /// When the request would pass. What waits for others to end may pass any moment, and what is larger than a whole budget never
+    /// does.
+    fn passes_at(&self) -> Instant {
+        const NEVER: Instant = Instant::from_nanos(u64::MAX);
+        match self {
+            Self::Limit { denied, .. } => denied.passes_at.unwrap_or(Instant::START),
+            Self::Budget { refusal, bound, .. } if *bound > refusal.exhausted.limit => NEVER,
+            Self::Budget { refusal, .. } => refusal.exhausted.resets_at.unwrap_or(NEVER),
+        }
     }
 
     /// Whether a smaller request would pass, so that a closer look at this one is worth it.

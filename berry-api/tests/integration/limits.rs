@@ -4,12 +4,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use berry_api::budgets::Reserved;
+use berry_api::quotas::{Asked, Counted, Refused, Wish};
 use berry_api::telemetry::access::AccessLog;
+use berry_core::config::snapshot::{Model, User};
+use berry_core::money::NanoUsd;
+use berry_core::quota::LimitKind;
+use berry_core::time::Instant;
 use berry_mock::{Mock, Reply, Script};
 use berry_relay::client::Dial;
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use http_body_util::BodyExt as _;
+use proptest::prelude::*;
 
 use crate::support::{Answer, TestGateway, snapshot};
 
@@ -224,4 +231,112 @@ async fn an_admin_sees_what_counts_against_a_users_limits() {
     assert_eq!(later["usage"]["requests_this_minute"], 0);
     assert_eq!(gateway.get("/admin/rate-limit-usage?user_id=nobody", TOKEN).await.status, 404);
     assert_eq!(gateway.get("/admin/rate-limit-usage", TOKEN).await.status, 400);
+}
+
+/// Admission of one user, at moments of the test's own.
+struct Gate {
+    gateway: TestGateway,
+    user: Arc<User>,
+    model: Arc<Model>,
+    running: Vec<(Option<Counted>, Option<Reserved>, u64, NanoUsd)>,
+}
+
+impl Gate {
+    fn new(limits: &str) -> Self {
+        let gateway = TestGateway::new(&config(limits));
+        let snapshot = Arc::clone(&gateway.gateway.app().runtime().snapshot);
+        let user = snapshot.users.of_id("lim").expect("the user");
+        let model = Arc::clone(snapshot.models.find("m").expect("the model"));
+        Self { gateway, user, model, running: Vec::new() }
+    }
+
+    fn admit(&mut self, tokens: u64, cost: NanoUsd, now: Instant) -> Result<(), Refused> {
+        let app = self.gateway.gateway.app();
+        let runtime = app.runtime();
+        let accounts = app.budgets.of(&self.user, &runtime.snapshot);
+        let refused = |refusal| Refused::Budget { refusal: Box::new(refusal), bound: cost, now };
+        let budgets = |wish| match wish {
+            Wish::Look => {
+                app.budgets.refusal(&accounts, cost, &runtime.calendar, now).map_or(Ok(None), |no| Err(refused(no)))
+            }
+            Wish::Reserve => app.budgets.reserve(accounts.clone(), cost, None, &runtime.calendar, now).map_err(refused),
+        };
+        let asked = Asked { tokens, may_ask: false, now };
+        let (counted, _, reserved) = app.quotas.admit(&self.user, &self.model, asked, budgets)?;
+        self.running.push((counted, reserved, tokens, cost));
+        Ok(())
+    }
+
+    /// Ends one that runs; it used all that it might.
+    fn end_one(&mut self, now: Instant) -> bool {
+        let Some((counted, reserved, tokens, cost)) = self.running.pop() else { return false };
+        if let Some(counted) = counted {
+            counted.end(tokens, now);
+        }
+        if let Some(reserved) = reserved {
+            reserved.settle(cost);
+        }
+        true
+    }
+}
+
+/// When a refused request is told to come back; `None` where that depends on when others end.
+fn announced(refused: &Refused) -> Option<Instant> {
+    match refused {
+        Refused::Limit { denied, .. } => denied.passes_at,
+        Refused::Budget { refusal, .. } => refusal.exhausted.resets_at,
+    }
+}
+
+fn table(name: &str, keys: &[(&str, Option<String>)]) -> String {
+    let keys = keys.iter().filter_map(|(key, value)| Some(format!("{key} = {}", value.as_ref()?)));
+    format!("{name} = {{ {} }}\n", keys.collect::<Vec<_>>().join(", "))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn over_all_limits_together_a_request_is_denied_until_the_announced_instant_and_passes_exactly_at_it(
+        minute in prop::option::of(1u64..90), hour in prop::option::of(1u64..120), tokens_minute in prop::option::of(60u64..600),
+        tokens_day in prop::option::of(60u64..2_000), places in prop::option::of(1u32..4), of_model in prop::option::of(1u64..20),
+        day in prop::option::of(3u64..40), month in prop::option::of(3u64..90),
+        steps in prop::collection::vec((1u64..60, 0i64..3, 0u64..40_000), 1..80),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _entered = runtime.enter();
+        let number = |value: Option<u64>| value.map(|value| value.to_string());
+        let usd = |cents: Option<u64>| cents.map(|cents| format!("{}.{:02}", cents / 100, cents % 100));
+        let mut gate = Gate::new(&[
+            table("rate_limit", &[
+                ("requests_per_minute", number(minute)), ("requests_per_hour", number(hour)), ("max_concurrent", number(places.map(u64::from))),
+                ("tokens_per_minute", number(tokens_minute)), ("tokens_per_day", number(tokens_day)),
+            ]),
+            table("model_rate_limits.m", &[("requests_per_minute", number(of_model))]),
+            table("budget", &[("usd_per_day", usd(day)), ("usd_per_month", usd(month))]),
+        ].concat());
+        let mut now = Instant::START;
+        for (tokens, cents, wait) in steps {
+            now = now + Duration::from_millis(wait);
+            let cost = NanoUsd::from_nanos(cents * 10_000_000);
+            let Err(refused) = gate.admit(tokens, cost, now) else { continue };
+            if announced(&refused).is_none() {
+                let limit = match &refused {
+                    Refused::Limit { denied, .. } => Some(denied.limit),
+                    Refused::Budget { .. } => None,
+                };
+                prop_assert_eq!(limit, Some(LimitKind::MaxConcurrent));
+                prop_assert!(gate.end_one(now));
+                prop_assert!(gate.admit(tokens, cost, now).is_ok(), "a place is all that was missing");
+                continue;
+            }
+            while gate.end_one(now) {}
+            // Now it depends on nobody else.
+            let Err(refused) = gate.admit(tokens, cost, now) else { continue };
+            let at = announced(&refused).expect("nothing runs");
+            prop_assert!(at > now);
+            prop_assert!(gate.admit(tokens, cost, Instant::from_nanos(at.as_nanos() - 1)).is_err(), "{refused:?}");
+            prop_assert!(gate.admit(tokens, cost, at).is_ok(), "{refused:?}");
+            now = at;
+        }
+    }
 }

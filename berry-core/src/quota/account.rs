@@ -204,6 +204,20 @@ impl<M: Guarded<Purse>> Reservation<M> {
         Ok(Self { parts, bound })
     }
 
+    /// Why nothing could be reserved now; of several accounts, the one that holds longest. Reserves nothing, and asks nobody.
+    pub fn refusal(
+        accounts: &[(Arc<Account<M>>, Budget)],
+        bound: NanoUsd,
+        calendar: &Calendar,
+        now: Instant,
+    ) -> Option<Refusal> {
+        let refused = accounts.iter().filter_map(|(account, budget)| {
+            let exhausted = account.purse.lock().check(budget, bound, None, calendar, now).err()?;
+            Some(Refusal { holder: account.holder.clone(), exhausted })
+        });
+        refused.max_by_key(|refusal| rank(&refusal.exhausted))
+    }
+
     /// What is reserved.
     pub fn bound(&self) -> NanoUsd {
         self.bound
