@@ -69,6 +69,7 @@ pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
 
 /// Options that make files which only their owner may read.
 pub fn private() -> OpenOptions {
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "elsewhere a file has the access rights of its directory"))]
     let mut options = OpenOptions::new();
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);

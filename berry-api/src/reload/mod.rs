@@ -8,7 +8,7 @@ mod history;
 pub mod watch;
 pub mod yielding;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use berry_core::config::{Change, Config, Diff, LoadError, Loaded, ProcessEnvironment, Report, Severity, Summary};
@@ -141,7 +141,7 @@ fn words(change: &Change) -> String {
 /// # Errors
 /// When the signal cannot be listened to.
 #[cfg(unix)]
-pub fn on_hangup(app: Arc<App>, path: PathBuf) -> std::io::Result<impl Future<Output = ()>> {
+pub fn on_hangup(app: Arc<App>, path: std::path::PathBuf) -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let mut hangups = signal(SignalKind::hangup())?;
