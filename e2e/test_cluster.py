@@ -122,8 +122,8 @@ def test_the_store_is_asked_for_leases_and_not_for_requests(own_store, instances
         before, began = own_store.calls("evalsha"), time.monotonic()
         assert ask(40) == [40] * len(clients)
         asked, took = own_store.calls("evalsha") - before, time.monotonic() - began
-    # A few exchanges a second for each thing that is lent, however many requests there are.
-    assert asked <= 30 + 12 * took and asked < 320, (asked, took)
+    # Some while the lease grows and shrinks, and a few a second for each thing that is lent: of 640 requests most ask nobody.
+    assert asked <= 100 + 12 * took, (asked, took)
 
 
 def test_what_was_lent_and_not_used_is_there_for_the_others(store, instances):
