@@ -6,6 +6,7 @@
 # Two run at a time. What is found along the way goes to target/fuzz/corpus, never into the repository; a finding is left in
 # target/fuzz/artifacts, with the command that repeats it. The exit status is 1 if there is one.
 #   BERRY_FUZZ_JOBS   how many run at a time (2)
+#   BERRY_FUZZ_SEED   where chance begins (0: anywhere); with another, the same machine tries the same inputs again
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -31,7 +32,7 @@ run() {
   local target=$1 log=$home/$1.log
   mkdir -p "$home/corpus/$target" "$home/artifacts"
   if BERRY_FUZZ_TARGET=$target "$binary" "$home/corpus/$target" "fuzz/corpus/$target" -dict=fuzz/words.dict \
-    -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
+    -max_total_time="$seconds" -seed="${BERRY_FUZZ_SEED:-0}" -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
     -artifact_prefix="$home/artifacts/$target-" >"$log" 2>&1; then
     printf '%-20s %s s, %s inputs run, no finding\n' "$target" "$seconds" "$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")"
   else

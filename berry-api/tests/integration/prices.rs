@@ -3,6 +3,7 @@
 use berry_api::run::unpriced_line;
 
 use crate::fleet::plan;
+#[cfg(feature = "observability")]
 use crate::metrics::{scrape, value};
 use crate::support::snapshot;
 
@@ -51,6 +52,7 @@ async fn where_backends_without_a_price_are_refused_one_with_a_price_answers_or_
     }
 }
 
+#[cfg(feature = "observability")]
 #[tokio::test(start_paused = true)]
 async fn requests_without_a_price_and_with_estimated_tokens_are_counted() {
     let plan = plan(&["no-usage", "none"]).backend(1, "input_price = 1.0\noutput_price = 2.0");

@@ -7,17 +7,18 @@ use crate::dialect::ir::{Candidate, Citation, Part, Response, Stop, ToolCall};
 use crate::dialect::loss::Losses;
 use crate::dialect::text::{Fields, Text, Writer};
 use crate::dialect::{Malformed, Reply, ids};
-use crate::json::Kind;
 use crate::meter;
 
 pub(super) fn decode(body: &Bytes) -> Result<Response, Malformed> {
     let mut fields = Fields::read(body)?;
-    let choices = fields.take("choices").filter(|choices| choices.kind() == Kind::Array);
-    let choices = choices.ok_or_else(|| Malformed::new("choices", "the answer has none"))?;
+    let choices = fields.list("choices");
+    if choices.is_empty() {
+        return Err(Malformed::new("choices", "the answer has none"));
+    }
     Ok(Response {
         id: fields.string("id"),
         model: fields.string("model"),
-        candidates: choices.elements().iter().map(|choice| read_choice(choice.fields())).collect(),
+        candidates: choices.iter().map(|choice| read_choice(choice.fields())).collect(),
         usage: fields.take("usage").map(|usage| meter::usage_of_object(usage.raw())).unwrap_or_default(),
     })
 }
@@ -163,4 +164,18 @@ fn write_call(w: &mut Writer, call: &ToolCall, id: &str) {
             w.key("arguments").text(&call.arguments.as_text());
         });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_without_a_choice_is_none() {
+        for choices in ["[]", "null", "{}", r#""text""#] {
+            let body = Bytes::from(format!(r#"{{"model":"m","choices":{choices},"usage":{{"prompt_tokens":1}}}}"#));
+            assert!(decode(&body).is_err(), "{choices}");
+        }
+        assert!(decode(&Bytes::from_static(br#"{"choices":[{"message":{"content":""}}]}"#)).is_ok());
+    }
 }
