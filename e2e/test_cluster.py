@@ -73,16 +73,16 @@ def own_store():
 
 @pytest.fixture
 def instances(start):
-    """Starts gateways that share a store, and waits until they know of each other."""
+    """Starts gateways that share a store and limits, and waits until they know of each other."""
+    return lambda count, urls, limits, *more: start_all(start, count, urls, lambda url: config(url, limits, *more))
 
-    def start_all(count: int, urls, limits: str, *more: str) -> list[Gateway]:
-        urls = [urls] * count if isinstance(urls, str) else urls
-        gateways = [start(config(url, limits, *more)) for url in urls]
-        for gateway in gateways:
-            await_cluster(gateway, status="connected", instances=count)
-        return gateways
 
-    return start_all
+def start_all(start, count: int, urls, configured) -> list[Gateway]:
+    urls = [urls] * count if isinstance(urls, str) else urls
+    gateways = [start(configured(url)) for url in urls]
+    for gateway in gateways:
+        await_cluster(gateway, status="connected", instances=count)
+    return gateways
 
 
 def test_thirty_a_minute_over_three_instances_are_thirty_wherever_they_come(store, instances):
@@ -205,16 +205,8 @@ def money(url: str, budget: str, *more: str) -> str:
 
 @pytest.fixture
 def spenders(start):
-    """Starts gateways that share a budget through a store, and waits until they know of each other."""
-
-    def start_all(count: int, urls, budget: str, *more: str) -> list[Gateway]:
-        urls = [urls] * count if isinstance(urls, str) else urls
-        gateways = [start(money(url, budget, *more)) for url in urls]
-        for gateway in gateways:
-            await_cluster(gateway, status="connected", instances=count)
-        return gateways
-
-    return start_all
+    """Starts gateways that share a store and a budget, and waits until they know of each other."""
+    return lambda count, urls, budget, *more: start_all(start, count, urls, lambda url: money(url, budget, *more))
 
 
 def spend(gateway: Gateway) -> int:

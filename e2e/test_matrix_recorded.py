@@ -7,13 +7,13 @@ without that the tests are skipped.
 import json
 import os
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from harness import matrix
+from harness.local import LocalServer
 from harness.paths import ROOT
 from test_matrix_python import CLIENTS
 
@@ -28,7 +28,7 @@ TEXTS = {"openai": r'"content":("(?:[^"\\]|\\.)*")', "anthropic": r'_delta","tex
 FOLDER = Path(os.environ.get("BERRY_RECORDINGS", ROOT.parent / "shared" / "recordings"))
 
 
-class Replay:
+class Replay(LocalServer):
     """Answers by the path: each vendor has its own. `url` has no path."""
 
     def __init__(self, bodies: dict[str, str]):
@@ -42,17 +42,7 @@ class Replay:
                 self.end_headers()
                 self.wfile.write(bodies[dialect].encode())
 
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(Handler)
 
 
 @pytest.fixture(scope="module")

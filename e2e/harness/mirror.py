@@ -1,8 +1,9 @@
 """An upstream of every dialect that keeps the last body it got and always gives the same short answer."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from .local import LocalServer
 
 ANSWERS = {
     "chat/completions": {
@@ -29,7 +30,7 @@ ANSWERS = {
 }
 
 
-class Mirror:
+class Mirror(LocalServer):
     """Runs until `stop`; `url` has no path."""
 
     def __init__(self):
@@ -50,14 +51,4 @@ class Mirror:
                 self.end_headers()
                 self.wfile.write(said)
 
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(Handler)

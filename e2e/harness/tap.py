@@ -6,12 +6,12 @@ Vectors of Gemini, which the emulator does not speak in batches, are answered he
 
 import http.client
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
 from .emulator import Emulator
+from .local import LocalServer
 
 #: A request with this word in it is answered after `SILENCE_SECONDS`.
 SILENCE = "forty seconds of silence"
@@ -20,7 +20,7 @@ SILENCE_SECONDS = 40
 HOP = {"connection", "transfer-encoding", "content-length", "keep-alive", "host"}
 
 
-class Tap:
+class Tap(LocalServer):
     """Runs until `stop`; `url` has no path."""
 
     def __init__(self, emulator: Emulator):
@@ -63,18 +63,8 @@ class Tap:
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
                 self.wfile.write(b"0\r\n\r\n")
 
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        super().__init__(Handler)
 
     def arrived(self, mark: str) -> bytes:
         """The last body with this text in it."""
         return next(body for body in reversed(self.bodies) if mark.encode() in body)
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
