@@ -33,6 +33,7 @@ use crate::error::ForwardError;
 use crate::exchange::{Exchange, Facts};
 use crate::forward::{Deadline, Relay, RelayRequest};
 use crate::json::{Kind, Members, Scanner};
+use crate::meter::told::Told;
 use crate::objects::Issuer;
 use crate::params::{Edited, How};
 use crate::pool::{Choice, PooledBody, SendError};
@@ -501,11 +502,15 @@ impl Attempt<'_> {
             }
             status if !status.is_success() => Err(self.bad(format!("unexpected status {}", status.as_u16()))),
             _ if self.streams && head.is("text/event-stream") => {
-                let events = self.open_stream(head, incoming, usage_was_added, exchange).await?;
-                Ok(Reply::Events(events))
+                self.open_stream(head, incoming, usage_was_added, exchange).await
             }
             _ if !self.operation.holds_plain_answer() => self.through(head, incoming),
-            _ if self.streams => Err(self.bad("a plain answer where a stream was asked for".to_owned())),
+            // Small servers forget to say what a stream is; what is none shows in its first event.
+            _ if self.streams && (!head.headers.contains_key(CONTENT_TYPE) || head.is("text/plain")) => {
+                head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+                self.open_stream(head, incoming, usage_was_added, exchange).await
+            }
+            _ if self.streams => self.instead_of_a_stream(head, &mut incoming, exchange).await,
             _ => self.plain(head, &mut incoming, exchange).await,
         }
     }
@@ -550,6 +555,23 @@ impl Attempt<'_> {
         Ok(Reply::Held(chunks, held.permit))
     }
 
+    /// A plain answer where a stream was asked for. It may be an error that came with the wrong status.
+    async fn instead_of_a_stream(
+        &self,
+        head: &mut Head,
+        incoming: &mut PooledBody,
+        exchange: &Exchange,
+    ) -> Result<Reply, ForwardError> {
+        let no_stream = || self.bad("a plain answer where a stream was asked for".to_owned());
+        if !head.is("application/json") {
+            return Err(no_stream());
+        }
+        let held = self.hold(head, incoming, ERROR_BODY_MAX, exchange).await?;
+        let status = held.members.as_ref().and_then(|members| self.error_in_answer(&held.chunks, members));
+        head.status = status.ok_or_else(no_stream)?;
+        Ok(Reply::Held(held.chunks, held.permit))
+    }
+
     /// Remembers whose a response is that the upstream keeps.
     fn note_issued(&self, id: &[u8], exchange: &Exchange) {
         if self.operation == Operation::Responses
@@ -567,7 +589,7 @@ impl Attempt<'_> {
         if self.operation == Operation::Responses {
             return None;
         }
-        Some(meter::status_of_error(&body.slice(error.value.clone())).unwrap_or(StatusCode::BAD_GATEWAY))
+        Some(meter::told::status_of(&body.slice(error.value.clone())))
     }
 
     async fn hold(
@@ -620,14 +642,14 @@ impl Attempt<'_> {
         }
     }
 
-    /// A stream, read up to its first content.
+    /// A stream, read up to its first content. One that begins with an error is that error, as an answer with its status.
     async fn open_stream(
         &self,
-        head: &Head,
+        head: &mut Head,
         incoming: PooledBody,
         hide_usage: bool,
         exchange: &mut Exchange,
-    ) -> Result<Box<EventStream>, ForwardError> {
+    ) -> Result<Reply, ForwardError> {
         let timeouts = &self.backend.provider.timeouts;
         let model = PublicModel::wanted(exchange.model.as_ref());
         let translator = self.translation.as_ref().map(|translation| Box::new(translation.stream()));
@@ -641,12 +663,18 @@ impl Attempt<'_> {
             while !self.within(timeouts.stream_idle, "the next part of the stream", events.advance()).await?? {}
             Ok::<(), ForwardError>(())
         };
-        match timeouts.first_token {
-            Some(patience) => self.within(patience, "the first token", until_content).await??,
-            None => until_content.await?,
+        let mut opened = match timeouts.first_token {
+            Some(patience) => self.within(patience, "the first token", until_content).await?,
+            None => until_content.await,
+        };
+        if opened.is_ok() && commit != Commit::default() {
+            opened = Box::pin(self.hold_back(events, commit)).await;
         }
-        if commit != Commit::default() {
-            Box::pin(self.hold_back(events, commit)).await?;
+        if let Err(error) = opened {
+            let Told { status, body } = events.take_told().ok_or(error)?;
+            head.status = status;
+            head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            return Ok(Reply::Held(Chunks::from(body), self.relay.shared.buffers.permit()));
         }
         let mut events = opening.events.take().expect("taken here only");
         drop(opening);
@@ -656,7 +684,7 @@ impl Attempt<'_> {
         let now = exchange.now();
         exchange.ttft = Some(now.since(exchange.started));
         events.committed_at(now);
-        Ok(events)
+        Ok(Reply::Events(events))
     }
 
     /// Holds a stream back after its first content, as its model asks, so that more failures can be rescued.

@@ -20,6 +20,7 @@ use http_body::Body as _;
 use crate::decode::Decoder;
 use crate::dialect::translate::StreamTranslator;
 use crate::error::ForwardError;
+use crate::meter::told::{self, Told};
 use crate::meter::{EventClass, StreamTap};
 use crate::pool::PooledBody;
 use crate::prepare::PublicModel;
@@ -64,6 +65,8 @@ pub(crate) struct EventStream {
     contents: u32,
     /// An error event of the upstream has been passed on.
     error_told: bool,
+    /// The error that came before the client had anything.
+    told: Option<Told>,
     over: bool,
 }
 
@@ -101,6 +104,7 @@ impl EventStream {
             meant: false,
             contents: 0,
             error_told: false,
+            told: None,
             over: false,
         }
     }
@@ -301,7 +305,8 @@ impl EventStream {
             self.contents = self.contents.saturating_add(u32::from(class == EventClass::Content));
             let Some(translator) = &mut self.treatment.translator else { break };
             match translator.push(&event, bytes, &mut out) {
-                Ok(()) => self.error_told |= class == EventClass::Error,
+                Ok(()) if class == EventClass::Error => self.note_error(&event),
+                Ok(()) => {}
                 Err(error) => {
                     wrong = Some(error);
                     break;
@@ -313,6 +318,18 @@ impl EventStream {
             None => Ok(()),
             Some(error) => Err(self.bad(format!("a part of the stream cannot be read: {error}"))),
         }
+    }
+
+    fn note_error(&mut self, event: &Event<'_>) {
+        self.error_told = true;
+        if self.committed_at.is_none() {
+            self.told = event.data.as_deref().and_then(told::of_event);
+        }
+    }
+
+    /// The error that came before the stream belonged to the client.
+    pub(crate) fn take_told(&mut self) -> Option<Told> {
+        self.told.take()
     }
 
     /// Looks at whole events and queues them, in one piece where nothing has to change.
@@ -333,7 +350,7 @@ impl EventStream {
                     return Err(self.bad("a line of the stream is not valid JSON"));
                 }
                 EventClass::Error => {
-                    self.error_told = true;
+                    self.note_error(&event);
                     None
                 }
                 _ => self.renamed(&event),

@@ -522,3 +522,63 @@ async fn a_cut_stream_is_told_in_the_dialect_of_the_request_and_rescued_before_i
         }
     }
 }
+
+/// A stream with status 200 and these events.
+fn events(events: &str) -> Script {
+    let mut reply = Reply::json("/", events.to_owned());
+    reply.headers = vec![("content-type".into(), "text/event-stream".into())];
+    Script { replies: vec![reply], ..Script::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_told_with_status_200_counts_as_the_error_that_it_is() {
+    let too_long = r#"{"error":{"message":"maximum context length is 8","code":400}}"#;
+    let filtered = r#"{"error":{"message":"no","type":"invalid_request_error","code":"content_filter"}}"#;
+    let limited = r#"{"error":{"message":"slow down","type":"requests","code":"rate_limit_exceeded"}}"#;
+    let bad_key = r#"{"error":{"message":"bad key","type":"invalid_request_error","code":"invalid_api_key"}}"#;
+    for (error, status, seen) in
+        [(too_long, 400, [1, 0]), (filtered, 400, [1, 0]), (limited, 200, [1, 1]), (bad_key, 200, [1, 1])]
+    {
+        let plain = Script { replies: vec![Reply::json("/", error)], ..Script::default() };
+        for (script, streamed) in [(events(&format!("data: {error}\n\n")), true), (plain.clone(), true), (plain, false)]
+        {
+            let fleet = scripted([script, always(GOOD)]).build().await;
+            let got = fleet.ask(streamed).await;
+            assert_eq!((got.status(), fleet.seen()), (status, seen.to_vec()), "{error}");
+            if status == 400 {
+                assert_eq!(got.text(), error);
+                assert_eq!(got.answer.header("content-type"), "application/json");
+                let failures = fleet.gateway.gateway.app().status().providers["a"].failed_requests;
+                assert_eq!(failures, 0, "a fault of the caller counts against nobody");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_error_told_in_a_stream_reaches_the_client_with_its_status() {
+    let error = r#"{"error":{"message":"slow down","type":"requests","code":"rate_limit_exceeded"}}"#;
+    let fleet = scripted([events(&format!("data: {error}\n\n"))]).build().await;
+    let got = fleet.ask(true).await;
+    assert_eq!((got.status(), got.text().as_str(), fleet.seen()), (429, error, vec![1]));
+    // It cools the backend, as any 429 does.
+    assert_eq!((fleet.ask(true).await.status(), fleet.seen()), (429, vec![1]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_whose_type_is_not_told_is_one_when_it_reads_like_one() {
+    let chunk = r#"{"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}"#;
+    let body = format!("data: {chunk}\n\ndata: [DONE]\n\n");
+    for kind in [None, Some("text/plain; charset=utf-8")] {
+        let mut script = events(&body);
+        script.replies[0].headers = kind.iter().map(|kind| ("content-type".into(), (*kind).into())).collect();
+        let fleet = scripted([script]).build().await;
+        let got = fleet.ask(true).await;
+        assert_eq!((got.status(), got.answer.header("content-type")), (200, "text/event-stream"), "{}", got.text());
+        assert_eq!(got.text(), body);
+        let mut script = events("no stream at all");
+        script.replies[0].headers.clear();
+        let fleet = scripted([script, always(GOOD)]).build().await;
+        fleet.ask(true).await.assert_clean(true, "b", 2, "text that is no stream");
+    }
+}

@@ -7,11 +7,11 @@
 mod corpus;
 mod prompt;
 pub(crate) mod template;
+pub(crate) mod told;
 mod usage;
 
 use berry_core::operation::StreamFormat;
 use berry_core::usage::{ServiceTier, Usage};
-use http::StatusCode;
 
 pub(crate) use self::prompt::likely_tokens;
 use self::template::{Free, Template};
@@ -57,23 +57,6 @@ pub fn usage_of_answer(body: &Chunks, members: &Members) -> Usage {
 pub(crate) fn usage_of_object(usage: &[u8]) -> Usage {
     usage::read(usage)
 }
-
-/// The HTTP status that an error object names in `status` or `code`, as Azure and OpenRouter write it.
-pub(crate) fn status_of_error(error: &[u8]) -> Option<StatusCode> {
-    let mut named = None;
-    let read = Cursor::new(error).members(|key, value| {
-        let value = value.value()?;
-        if matches!(key, b"status" | b"code") {
-            let digits = value.text().unwrap_or(value.0);
-            let status = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
-            named = named.or(status.filter(|status| (400..600).contains(status)));
-        }
-        Some(())
-    });
-    read?;
-    StatusCode::from_u16(named?).ok()
-}
-
 /// How much content has come, to tell roughly how many tokens it is.
 #[derive(Clone, Copy, Debug, Default)]
 struct Delivered {
@@ -837,18 +820,8 @@ mod tests {
             for format in [StreamFormat::Chat, StreamFormat::Responses, StreamFormat::Messages, StreamFormat::Gemini] {
                 let _ = StreamTap::new(format).see(&Event { raw: &data, name: None, data: Some(Cow::Borrowed(&data)) });
             }
-            let _ = status_of_error(&data);
+            let _ = told::of_event(&data);
         }
-    }
-
-    #[test]
-    fn an_error_object_names_its_status_or_does_not() {
-        let status = |json: &str| status_of_error(json.as_bytes()).map(|status| status.as_u16());
-        assert_eq!(status(r#"{"code":"content_filter","status":400}"#), Some(400));
-        assert_eq!(status(r#"{"code":429,"message":"slow down"}"#), Some(429));
-        assert_eq!(status(r#"{"code":"server_error"}"#), None);
-        assert_eq!(status(r#"{"code":200}"#), None);
-        assert_eq!(status(r#"{"code":"401","message":"bad key"}"#), Some(401));
     }
 
     #[test]
