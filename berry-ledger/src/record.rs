@@ -200,6 +200,11 @@ pub(crate) struct Encoded<'a> {
 }
 
 impl<'a> Encoded<'a> {
+    /// The time of a record that is not decoded. `None` when it is none.
+    pub(crate) fn time_us(bytes: &[u8]) -> Option<i64> {
+        bytes.get(2..)?.first_chunk().copied().map(i64::from_le_bytes)
+    }
+
     /// Reads what [`Record::encode`] wrote. `None` when it is something else.
     pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let mut input = Input(bytes);

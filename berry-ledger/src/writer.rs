@@ -35,6 +35,9 @@ const ROLLUP_US: i64 = MINUTE_US;
 /// Rows that retention deletes in one transaction.
 const RETENTION_STEP: i64 = 2000;
 
+/// Rows that are made and inserted at once: few enough for the second cache of a core.
+const ROWS_AT_ONCE: usize = 256;
+
 /// Names in memory; beyond, they are all forgotten and looked up again.
 const NAMES_MAX: usize = 100_000;
 
@@ -90,13 +93,36 @@ pub(crate) struct State {
     pub(crate) lost_bytes: u64,
 }
 
+/// What a chunk of the journal had.
+#[derive(Debug, Default)]
+struct Count {
+    records: u64,
+    duplicates: u64,
+    /// Bytes.
+    unreadable: u64,
+    spans: Spans,
+}
+
+/// Which counters of a process lie in which minute, so that a request id is found without an index of all of them: process and
+/// minute, lowest and highest counter.
+#[derive(Debug, Default)]
+struct Spans(FxHashMap<(i64, i64), (i64, i64)>);
+
+impl Spans {
+    fn add(&mut self, row: &Request<'_>) {
+        let (slot, counter) = ((int(row, 0) >> TIE_BITS).div_euclid(MINUTE_US), int(row, 2));
+        let (low, high) = self.0.entry((int(row, 1), slot)).or_insert((counter, counter));
+        (*low, *high) = ((*low).min(counter), (*high).max(counter));
+    }
+}
+
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     options: Options,
     sql: Option<Box<dyn Sql>>,
     names: FxHashMap<(Kind, Box<str>), i64>,
     /// Of each kind the name that was looked up last: often that of the next record.
-    last: [(Box<str>, i64); Kind::COUNT],
+    last: [(String, i64); Kind::COUNT],
     /// The process of the last record: nearly always that of the next.
     process: Option<(u64, i64)>,
     rollup: Rollup,
@@ -282,53 +308,66 @@ impl Writer {
     }
 
     fn insert(&mut self, chunk: &[u8], next: Position) -> Result<(), StoreError> {
-        let mut unreadable = 0;
-        let mut records: Vec<Encoded<'_>> = Vec::with_capacity(chunk.len() / 128);
-        for payload in payloads(chunk) {
-            match Encoded::decode(payload) {
-                Some(record) => records.push(record),
-                None => unreadable += payload.len() as u64,
-            }
-        }
+        let mut payloads: Vec<&[u8]> = payloads(chunk).collect();
+        // Nearly in order already, since requests are recorded at their end.
+        payloads.sort_by_key(|payload| Encoded::time_us(payload));
         // Everything up to the place of the rows is in already; only its sums are missing.
         let known = next <= self.rows;
+        let mut count = Count::default();
+        let mut rows = Vec::with_capacity(ROWS_AT_ONCE);
         self.sql().begin()?;
-        let mut rows = Vec::with_capacity(records.len());
-        for record in &records {
-            rows.push(self.row(record)?);
+        for payloads in payloads.chunks(ROWS_AT_ONCE) {
+            rows.clear();
+            for payload in payloads {
+                match Encoded::decode(payload) {
+                    Some(record) => rows.push(self.row(&record)?),
+                    None => count.unreadable += payload.len() as u64,
+                }
+            }
+            self.insert_rows(&mut rows, known, &mut count)?;
         }
-        rows.sort_unstable_by_key(|row| int(row, 0));
+        self.note_spans(&count.spans)?;
+        self.note_places(self.rows.max(next), self.rolled)?;
+        self.sql().commit()?;
+        self.rows = self.rows.max(next);
+        let mut state = self.shared.state.lock();
+        let stored = if known { 0 } else { count.records };
+        state.stored += stored;
+        state.own += if next.segment >= self.shared.journal.first_segment() { stored } else { 0 };
+        state.duplicates += count.duplicates;
+        state.lost_bytes += count.unreadable;
+        drop(state);
+        // The sums must not be counted again with these rows among them.
+        if count.duplicates > 0 && self.read >= self.rolled {
+            self.read = next;
+            self.write_rollup()?;
+        }
+        Ok(())
+    }
+
+    /// Inserts rows, unless they are known to be there, and adds those that were not there to the sums. Where the transaction fails
+    /// the sums are begun anew with the next connection.
+    fn insert_rows(&mut self, rows: &mut [Request<'_>], known: bool, count: &mut Count) -> Result<(), StoreError> {
+        count.records += rows.len() as u64;
         let mut fresh = std::mem::take(&mut self.fresh);
         if known {
             fresh.clear();
             fresh.resize(rows.len(), true);
         } else {
-            self.sql().insert_requests(&rows, &mut fresh)?;
-            for (row, fresh) in rows.iter_mut().zip(&mut fresh).filter(|(_, fresh)| !**fresh) {
-                *fresh = self.insert_beside(row)?;
-            }
-            self.note_spans(&rows)?;
+            self.sql().insert_requests(rows, &mut fresh)?;
         }
-        let duplicates = fresh.iter().filter(|fresh| !**fresh).count() as u64;
-        self.note_places(self.rows.max(next), self.rolled)?;
-        self.sql().commit()?;
-        self.rows = self.rows.max(next);
-        for (row, _) in rows.iter().zip(&fresh).filter(|(_, fresh)| **fresh) {
-            self.rollup.add(&item(row));
+        for (row, fresh) in rows.iter_mut().zip(&mut fresh) {
+            *fresh = *fresh || self.insert_beside(row)?;
+            if *fresh {
+                self.rollup.add(&item(row));
+            } else {
+                count.duplicates += 1;
+            }
+            if !known {
+                count.spans.add(row);
+            }
         }
         self.fresh = fresh;
-        let mut state = self.shared.state.lock();
-        let stored = if known { 0 } else { records.len() as u64 };
-        state.stored += stored;
-        state.own += if next.segment >= self.shared.journal.first_segment() { stored } else { 0 };
-        state.duplicates += duplicates;
-        state.lost_bytes += unreadable;
-        drop(state);
-        // The sums must not be counted again with these rows among them.
-        if duplicates > 0 && self.read >= self.rolled {
-            self.read = next;
-            self.write_rollup()?;
-        }
         Ok(())
     }
 
@@ -380,13 +419,15 @@ impl Writer {
     /// The number of a name, which it gets when it has none.
     fn name(&mut self, kind: Kind, text: Option<&str>) -> Result<i64, StoreError> {
         let Some(text) = text else { return Ok(0) };
-        let last = &mut self.last[kind as usize];
-        if last.1 != 0 && *last.0 == *text {
-            return Ok(last.1);
+        let (last, last_id) = &mut self.last[kind as usize];
+        if *last_id != 0 && last == text {
+            return Ok(*last_id);
         }
         // One lookup without making a key: the usual case.
         if let Some(id) = self.names.get(&(kind, text) as &dyn NameKey) {
-            *last = (text.into(), *id);
+            last.clear();
+            last.push_str(text);
+            *last_id = *id;
             return Ok(*id);
         }
         let sql = self.sql();
@@ -424,17 +465,10 @@ impl Writer {
         }
     }
 
-    /// Which counters of a process lie in which minute, so that a request id is found without an index of all of them.
-    fn note_spans(&mut self, rows: &[Request<'_>]) -> Result<(), StoreError> {
-        let mut spans = FxHashMap::<(i64, i64), (i64, i64)>::default();
-        for row in rows {
-            let (slot, counter) = ((int(row, 0) >> TIE_BITS).div_euclid(MINUTE_US), int(row, 2));
-            let (low, high) = spans.entry((int(row, 1), slot)).or_insert((counter, counter));
-            (*low, *high) = ((*low).min(counter), (*high).max(counter));
-        }
-        let mut spans: Vec<_> = spans.into_iter().collect();
+    fn note_spans(&mut self, spans: &Spans) -> Result<(), StoreError> {
+        let mut spans: Vec<_> = spans.0.iter().collect();
         spans.sort_unstable();
-        for ((process, slot), (low, high)) in spans {
+        for (&(process, slot), &(low, high)) in spans {
             self.sql().execute(
                 "INSERT INTO span (process_id, slot, low, high) VALUES (?1, ?2, ?3, ?4) \
                  ON CONFLICT (process_id, slot) DO UPDATE SET \

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, ToSql};
 
 use super::schema::{self, Dialect, REQUEST_COLUMNS, Request};
 use super::{Cells, Each, Sql, StoreError, Value};
@@ -26,7 +26,8 @@ pub(crate) struct Sqlite {
     connection: Connection,
     /// Inserts one row, or leaves what is there.
     insert: String,
-    /// Inserts [`ROWS_AT_ONCE`] rows, or none where one of them is there.
+    /// Inserts [`ROWS_AT_ONCE`] rows, up to one that is there. With `FAIL`, since to take back a part of a statement SQLite would
+    /// copy each page before it changes.
     insert_many: String,
 }
 
@@ -68,35 +69,8 @@ impl Sqlite {
         let into = format!("INTO request ({}) VALUES", REQUEST_COLUMNS.join(", "));
         let row = format!("({})", ["?"; REQUEST_COLUMNS.len()].join(", "));
         let insert = format!("INSERT OR IGNORE {into} {row}");
-        let insert_many = format!("INSERT {into} {}", [row.as_str(); ROWS_AT_ONCE].join(", "));
+        let insert_many = format!("INSERT OR FAIL {into} {}", [row.as_str(); ROWS_AT_ONCE].join(", "));
         Ok(Self { connection, insert, insert_many })
-    }
-
-    /// Inserts rows, or none of them where the key of one is taken: `false`.
-    fn insert_together(&mut self, rows: &[Request<'_>]) -> Result<bool, StoreError> {
-        let mut statement = self.connection.prepare_cached(&self.insert_many).map_err(convert)?;
-        for (place, value) in (1..).zip(rows.as_flattened()) {
-            // What is not bound is NULL: the cache of statements keeps none with values.
-            if !matches!(value, Value::Null) {
-                statement.raw_bind_parameter(place, value).map_err(convert)?;
-            }
-        }
-        match statement.raw_execute() {
-            Ok(_) => Ok(true),
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => Ok(false),
-            Err(error) => Err(convert(error)),
-        }
-    }
-
-    fn insert_each(&mut self, rows: &[Request<'_>], fresh: &mut Vec<bool>) -> Result<(), StoreError> {
-        let mut statement = self.connection.prepare_cached(&self.insert).map_err(convert)?;
-        for row in rows {
-            for (place, value) in (1..).zip(row) {
-                statement.raw_bind_parameter(place, value).map_err(convert)?;
-            }
-            fresh.push(statement.raw_execute().map_err(convert)? > 0);
-        }
-        Ok(())
     }
 
     fn version(&self) -> Result<i64, StoreError> {
@@ -148,6 +122,17 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+/// Binds values, except those that are `bound` from the last time: many columns are the same from row to row.
+fn bind<'v>(statement: &mut Statement<'_>, values: &[Value<'v>], bound: &mut [Value<'v>]) -> Result<(), StoreError> {
+    for (place, (value, bound)) in (1..).zip(values.iter().zip(bound)) {
+        if value != bound {
+            statement.raw_bind_parameter(place, value).map_err(convert)?;
+            *bound = *value;
+        }
+    }
+    Ok(())
 }
 
 fn convert(error: rusqlite::Error) -> StoreError {
@@ -203,11 +188,27 @@ impl Sql for Sqlite {
 
     fn insert_requests(&mut self, rows: &[Request<'_>], fresh: &mut Vec<bool>) -> Result<(), StoreError> {
         fresh.clear();
+        let mut many = self.connection.prepare_cached(&self.insert_many).map_err(convert)?;
+        let mut one = self.connection.prepare_cached(&self.insert).map_err(convert)?;
+        // Nothing is bound in a statement that comes from the cache.
+        let mut bound_many = [[Value::Null; REQUEST_COLUMNS.len()]; ROWS_AT_ONCE];
+        let mut bound_one = [Value::Null; REQUEST_COLUMNS.len()];
         for rows in rows.chunks(ROWS_AT_ONCE) {
-            if rows.len() == ROWS_AT_ONCE && self.insert_together(rows)? {
-                fresh.resize(fresh.len() + ROWS_AT_ONCE, true);
-            } else {
-                self.insert_each(rows, fresh)?;
+            let mut done = 0;
+            if rows.len() == ROWS_AT_ONCE {
+                bind(&mut many, rows.as_flattened(), bound_many.as_flattened_mut())?;
+                done = match many.raw_execute() {
+                    Ok(inserted) => inserted,
+                    Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                        usize::try_from(self.connection.changes()).unwrap_or(0)
+                    }
+                    Err(error) => return Err(convert(error)),
+                };
+                fresh.resize(fresh.len() + done, true);
+            }
+            for row in &rows[done..] {
+                bind(&mut one, row, &mut bound_one)?;
+                fresh.push(one.raw_execute().map_err(convert)? > 0);
             }
         }
         Ok(())
