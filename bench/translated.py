@@ -135,7 +135,7 @@ def main():
             sys.exit(f"{tool} is needed")
     if not options.no_build:
         run.build(["berry"])
-    run.BIN = options.binaries
+    run.BIN = options.binaries.resolve()
     print("| | requests/s | CPU us/request | instructions/request |\n|---|---:|---:|---:|")
     for case, (stream, gap, connections) in CASES.items():
         kinds = bodies(stream)

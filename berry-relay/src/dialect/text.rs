@@ -7,13 +7,14 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::Malformed;
 use crate::body::Chunks;
-use crate::json::{self, Cursor, Kind, Raw};
+use crate::json::{self, Kind, Named, Outline, Place, Raw};
 
 /// Pieces from this size on are passed on as they lie; shorter ones are copied.
 const PIECE_BYTES_MIN: usize = 16 * 1024;
@@ -21,8 +22,20 @@ const PIECE_BYTES_MIN: usize = 16 * 1024;
 const ROOM_BYTES: usize = 2 * 1024;
 
 /// A JSON value as it is written. Always one whole, valid value.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Json(Bytes);
+#[derive(Clone)]
+pub struct Json {
+    text: Bytes,
+    /// Where it stands in what it was read with, so that it need not be read again; nothing for what was written here.
+    place: Option<(Arc<Outline>, Place)>,
+}
+
+impl PartialEq for Json {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Json {}
 
 impl Json {
     /// Checks a body.
@@ -30,37 +43,43 @@ impl Json {
     /// # Errors
     /// [`Malformed`] when it is not one JSON value in UTF-8.
     pub fn read(body: &Bytes) -> Result<Self, Malformed> {
-        checked(body, |cursor| cursor.value().map(|value| Self(body.slice_ref(value.0))))
+        std::str::from_utf8(body).map_err(|_| Malformed::new("", "the body is not UTF-8"))?;
+        let outline = Outline::read(body).ok_or_else(|| Malformed::new("", "the body is not valid JSON"))?;
+        Ok(Object { start: 0, text: body.clone(), outline: Arc::new(outline) }.value(Place::TOP))
     }
 
     /// A value that is written here.
     pub fn fixed(text: &'static str) -> Self {
-        Self(Bytes::from_static(text.as_bytes()))
+        Self::of_text(Bytes::from_static(text.as_bytes()))
     }
 
     /// What a writer of ours has written.
     pub fn written(writer: Writer) -> Self {
-        Self(writer.finish().into_bytes())
+        Self::of_text(writer.finish().into_bytes())
+    }
+
+    fn of_text(text: Bytes) -> Self {
+        Self { text, place: None }
     }
 
     /// The bytes.
     pub fn raw(&self) -> &Bytes {
-        &self.0
+        &self.text
     }
 
     /// What it is.
     pub fn kind(&self) -> Kind {
-        Raw(&self.0).kind()
+        Raw(&self.text).kind()
     }
 
     /// Whether it is `null`, or a string, list or object with nothing in it.
     pub fn is_nothing(&self) -> bool {
-        Raw(&self.0).is_nothing()
+        Raw(&self.text).is_nothing()
     }
 
     /// The text, when it is a string.
     pub fn text(&self) -> Option<Text> {
-        Raw(&self.0).text().map(|text| Text(self.0.slice_ref(text)))
+        Raw(&self.text).text().map(|text| Text(self.text.slice_ref(text)))
     }
 
     /// The text read, when it is a string.
@@ -70,7 +89,7 @@ impl Json {
 
     /// The number, when it is one without sign and fraction. `3.0` counts as 3.
     pub fn integer(&self) -> Option<u64> {
-        let text = std::str::from_utf8(&self.0).ok()?;
+        let text = std::str::from_utf8(&self.text).ok()?;
         text.parse().ok().or_else(|| {
             let number = self.number()?;
             (number >= 0.0 && number.fract() == 0.0 && number < 9e15).then_some(number as u64)
@@ -82,12 +101,12 @@ impl Json {
         if self.kind() != Kind::Number {
             return None;
         }
-        std::str::from_utf8(&self.0).ok()?.parse().ok()
+        std::str::from_utf8(&self.text).ok()?.parse().ok()
     }
 
     /// The truth value, when it is one.
     pub fn boolean(&self) -> Option<bool> {
-        match &self.0[..] {
+        match &self.text[..] {
             b"true" => Some(true),
             b"false" => Some(false),
             _ => None,
@@ -96,36 +115,36 @@ impl Json {
 
     /// The elements of a list; none of anything else.
     pub fn elements(&self) -> Vec<Self> {
-        let mut elements = Vec::new();
-        if self.kind() == Kind::Array {
-            let read = Cursor::new(&self.0).elements(|cursor| {
-                elements.push(Self(self.0.slice_ref(cursor.value()?.0)));
-                Some(())
-            });
-            debug_assert!(read.is_some(), "a value is valid as a whole");
+        match self.opened(Kind::Array) {
+            Some((list, place)) => list.outline.elements(place).map(|element| list.value(element)).collect(),
+            None => Vec::new(),
         }
-        elements
     }
 
     /// The members of an object, or nothing of anything else.
     pub fn fields(&self) -> Fields {
-        let fields = Fields::of_next(&self.0, &mut Cursor::new(&self.0));
-        debug_assert!(fields.is_some(), "a value is valid as a whole");
-        fields.unwrap_or_default()
+        let Some((object, place)) = self.opened(Kind::Object) else { return Fields::default() };
+        let members = object.outline.members(place).map(|named| Member { named, taken: false }).collect();
+        Fields { object: Some(object), members }
     }
-}
 
-/// Reads the one value of a body.
-fn checked<T>(body: &Bytes, read: impl FnOnce(&mut Cursor<'_>) -> Option<T>) -> Result<T, Malformed> {
-    std::str::from_utf8(body).map_err(|_| Malformed::new("", "the body is not UTF-8"))?;
-    let mut cursor = Cursor::new(body);
-    let value = read(&mut cursor).filter(|_| cursor.end().is_some());
-    value.ok_or_else(|| Malformed::new("", "the body is not valid JSON"))
+    /// Itself as a place where others stand in, where it is of this kind.
+    fn opened(&self, kind: Kind) -> Option<(Object, Place)> {
+        if self.kind() != kind {
+            return None;
+        }
+        let (outline, place) = match &self.place {
+            Some((outline, place)) => (outline.clone(), *place),
+            None => (Arc::new(Outline::read(&self.text)?), Place::TOP),
+        };
+        let start = outline.range(place).start;
+        Some((Object { text: self.text.clone(), start, outline }, place))
+    }
 }
 
 impl fmt::Debug for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(&self.0))
+        f.write_str(&String::from_utf8_lossy(&self.text))
     }
 }
 
@@ -158,14 +177,7 @@ impl Text {
 
     /// The text with its escapes resolved. Half a surrogate pair becomes the replacement character.
     pub fn read(&self) -> Cow<'_, str> {
-        if !self.0.contains(&b'\\') {
-            return String::from_utf8_lossy(&self.0);
-        }
-        let quoted = [b"\"", &self.0[..], b"\""].concat();
-        match json::unquote(&quoted) {
-            Ok(text) => Cow::Owned(text),
-            Err(_) => Cow::Owned(lossy(&quoted)),
-        }
+        read_text(&self.0)
     }
 
     /// Whether there is nothing in it.
@@ -206,6 +218,18 @@ impl Text {
     }
 }
 
+/// What stands between quotes, its escapes resolved.
+fn read_text(written: &[u8]) -> Cow<'_, str> {
+    if !written.contains(&b'\\') {
+        return String::from_utf8_lossy(written);
+    }
+    let quoted = [b"\"", written, b"\""].concat();
+    match json::unquote(&quoted) {
+        Ok(text) => Cow::Owned(text),
+        Err(_) => Cow::Owned(lossy(&quoted)),
+    }
+}
+
 impl fmt::Debug for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.read())
@@ -240,23 +264,44 @@ fn lossy(quoted: &[u8]) -> String {
     mended
 }
 
+/// An object or a list whose insides are asked for.
+#[derive(Clone, Debug)]
+struct Object {
+    text: Bytes,
+    /// Where it begins in the text that was outlined.
+    start: usize,
+    outline: Arc<Outline>,
+}
+
+impl Object {
+    /// A value that stands in it.
+    fn value(&self, place: Place) -> Json {
+        let text = self.text.slice(self.own(self.outline.range(place)));
+        Json { text, place: Some((self.outline.clone(), place)) }
+    }
+
+    fn name(&self, member: Named) -> Range<usize> {
+        self.own(self.outline.name(member))
+    }
+
+    fn own(&self, range: Range<usize>) -> Range<usize> {
+        range.start - self.start..range.end - self.start
+    }
+}
+
 /// Members of an object that are taken out one by one, so that what is left is what nobody knew. A repeated member counts as it
 /// stands last.
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
     /// The object that they stand in: they are cut out of it when they are taken, and most never are.
-    object: Bytes,
+    object: Option<Object>,
     members: SmallVec<[Member; 8]>,
 }
 
-/// Where a member stands in its object.
+/// A member of an object.
 #[derive(Clone, Debug)]
 struct Member {
-    /// The name, without quotes.
-    key: Range<usize>,
-    /// Whether the name has to be read before it is compared.
-    escaped: bool,
-    value: Range<usize>,
+    named: Named,
     taken: bool,
 }
 
@@ -266,22 +311,7 @@ impl Fields {
     /// # Errors
     /// [`Malformed`] when it is not one JSON value in UTF-8.
     pub fn read(body: &Bytes) -> Result<Self, Malformed> {
-        checked(body, |cursor| Self::of_next(body, cursor))
-    }
-
-    /// The members of the next value of a cursor in `text`.
-    fn of_next(text: &Bytes, cursor: &mut Cursor<'_>) -> Option<Self> {
-        let place = |piece: &[u8]| {
-            let start = piece.as_ptr().addr() - text.as_ptr().addr();
-            start..start + piece.len()
-        };
-        let mut members = SmallVec::new();
-        cursor.members(|key, cursor| {
-            let (escaped, key, value) = (key.contains(&b'\\'), place(key), place(cursor.value()?.0));
-            members.push(Member { key, escaped, value, taken: false });
-            Some(())
-        })?;
-        Some(Self { object: text.clone(), members })
+        Json::read(body).map(|body| body.fields())
     }
 
     /// Takes a member; `null` is as good as absent.
@@ -291,18 +321,19 @@ impl Fields {
 
     /// Takes a member, `null` too.
     pub fn take_any(&mut self, name: &str) -> Option<Json> {
+        let object = self.object.as_ref()?;
         let mut found = None;
-        let object = &self.object;
         for member in self.members.iter_mut().filter(|member| !member.taken) {
-            member.taken = match member.escaped {
-                false => member.key.len() == name.len() && object[member.key.clone()] == *name.as_bytes(),
-                true => Text(object.slice(member.key.clone())).read() == name,
+            let written = &object.text[object.name(member.named)];
+            member.taken = match object.outline.is_escaped(member.named) {
+                false => written == name.as_bytes(),
+                true => read_text(written) == name,
             };
             if member.taken {
-                found = Some(member.value.clone());
+                found = Some(member.named.value());
             }
         }
-        found.map(|value| Json(object.slice(value)))
+        found.map(|value| object.value(value))
     }
 
     /// Takes a member that is a string.
@@ -329,8 +360,9 @@ impl Fields {
     pub fn rest(self) -> impl Iterator<Item = (String, Json)> {
         let object = self.object;
         self.members.into_iter().filter(|member| !member.taken).filter_map(move |member| {
-            let value = Json(object.slice(member.value));
-            let name = || Text(object.slice(member.key)).read().into_owned();
+            let object = object.as_ref()?;
+            let value = object.value(member.named.value());
+            let name = || read_text(&object.text[object.name(member.named)]).into_owned();
             (value.kind() != Kind::Null).then(|| (name(), value))
         })
     }
@@ -444,7 +476,7 @@ impl Writer {
     /// Writes a value as it is.
     pub fn json(&mut self, value: &Json) {
         self.separate();
-        self.bytes(&value.0);
+        self.bytes(&value.text);
         self.comma = true;
     }
 

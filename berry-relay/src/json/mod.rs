@@ -3,15 +3,17 @@
 //! RFC 8259 syntax in full, nesting bounded by [`DEPTH_MAX`]; a byte order mark is refused, as the RFC allows. UTF-8 inside
 //! strings is not checked: it passes as it came. [`Scanner`] takes a body in chunks of any cut and finds members of the top-level
 //! object; [`Cursor`] reads what lies in one piece, at any depth. Neither allocates, so a prompt of any size is read once and
-//! stays where it is.
+//! stays where it is. An [`Outline`] remembers where every value of a text stands, for those who need many of them.
 
 mod cursor;
 mod lex;
+mod outline;
 mod scanner;
 
 use std::fmt;
 
 pub use cursor::{Cursor, Raw};
+pub use outline::{Named, Outline, Place};
 pub use scanner::{Member, Members, Scanner};
 
 /// Deepest nesting that is accepted.

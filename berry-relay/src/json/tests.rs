@@ -137,7 +137,48 @@ fn damaged_text() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// What stands in a value, names and all, as an outline tells it.
+fn outlined(text: &[u8], outline: &Outline, place: Place, told: &mut Vec<(bool, Vec<u8>)>) {
+    let value = &text[outline.range(place)];
+    told.push((false, value.to_vec()));
+    match Raw(value).kind() {
+        Kind::Object => outline.members(place).for_each(|member| {
+            told.push((outline.is_escaped(member), text[outline.name(member)].to_vec()));
+            outlined(text, outline, member.value(), told);
+        }),
+        Kind::Array => outline.elements(place).for_each(|element| outlined(text, outline, element, told)),
+        _ => {}
+    }
+}
+
+/// The same, read anew at each level.
+fn read_again(value: &[u8], told: &mut Vec<(bool, Vec<u8>)>) {
+    told.push((false, value.to_vec()));
+    let mut cursor = Cursor::new(value);
+    match Raw(value).kind() {
+        Kind::Object => cursor.members(|name, cursor| {
+            told.push((name.contains(&b'\\'), name.to_vec()));
+            cursor.value().map(|value| read_again(value.0, told))
+        }),
+        Kind::Array => cursor.elements(|cursor| cursor.value().map(|value| read_again(value.0, told))),
+        _ => Some(()),
+    }
+    .unwrap();
+}
+
 proptest! {
+    #[test]
+    fn an_outline_tells_what_reading_again_tells(text in damaged_text()) {
+        let outline = Outline::read(&text);
+        prop_assert_eq!(outline.is_some(), cursor_accepts(&text));
+        if let Some(outline) = outline {
+            let (mut told, mut read) = (Vec::new(), Vec::new());
+            outlined(&text, &outline, Place::TOP, &mut told);
+            read_again(text.trim_ascii(), &mut read);
+            prop_assert_eq!(told, read);
+        }
+    }
+
     #[test]
     fn what_is_json_is_accepted_whatever_its_spelling(text in json_text(), cuts in cuts()) {
         prop_assert!(serde_accepts(text.as_bytes()));
