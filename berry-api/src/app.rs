@@ -45,7 +45,7 @@ use crate::reload::Generations;
 use crate::request_id::RequestIds;
 use crate::shutdown::Shutdown;
 use crate::status::{Status, WallClock};
-use crate::telemetry::access::{AccessLog, AccessRecord};
+use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::Traces;
 
@@ -250,6 +250,11 @@ impl App {
         self.access.lines_dropped()
     }
 
+    /// Waits until what finished requests left behind is written and with the exporter of spans, for at most two seconds.
+    pub fn flush_log(&self) {
+        self.access.flush();
+    }
+
     /// How long the process has been running.
     pub fn uptime(&self) -> Duration {
         self.clock.now().since(Instant::START)
@@ -312,15 +317,12 @@ impl ExchangeSink for Settled {
         let latency = now.since(facts.started);
         self.ledger.record(&facts, now);
         self.metrics.settle(&facts, latency);
-        self.traces.settle(&facts, now);
         for observer in &self.observers {
             observer.finished(&facts, latency);
         }
         if facts.explained {
             self.decisions.settle(&facts, latency);
         }
-        if self.access.is_on() {
-            self.access.write(AccessRecord { time: SystemTime::now(), latency, facts });
-        }
+        self.access.take(facts, latency, &self.traces);
     }
 }

@@ -94,6 +94,9 @@ pub async fn until_signal(
         // The listener is gone by now; a panic in its task is of no more concern.
         let _ = accepting.await;
         ledger::close(Arc::clone(gateway.app())).await;
+        // The log's thread has the spans of the last requests.
+        let app = Arc::clone(gateway.app());
+        let _ = tokio::task::spawn_blocking(move || app.flush_log()).await;
         last.cancel();
         let _ = tokio::time::timeout(EXPORT_WAIT, exporter.wait()).await;
     };

@@ -156,7 +156,7 @@ pub struct Facts {
     /// What the client labelled it with, as `key=value` with commas between.
     pub labels: Option<Box<str>>,
     /// Where it stands in a trace; `None` when it is not traced.
-    pub trace: Option<Box<Trace>>,
+    pub trace: Option<Trace>,
     /// What it asked for.
     pub operation: Operation,
     /// When its head had arrived.

@@ -10,6 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// The header.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// What vendors add to it.
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Flag of a trace that is recorded.
 const SAMPLED: u8 = 1;
 /// `00-<32 digits>-<16 digits>-<2 digits>`.
@@ -93,7 +95,7 @@ impl Trace {
             headers.insert(TRACEPARENT, value);
         }
         if self.parent.is_none() {
-            headers.remove("tracestate");
+            headers.remove(TRACESTATE);
         }
     }
 }

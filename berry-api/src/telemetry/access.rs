@@ -1,9 +1,11 @@
-//! The access line: one for each API request, written when it ends.
+//! What a finished API request leaves behind: the access line, whose message is "Backend selected", and its spans where it is
+//! traced.
 //!
-//! Its message is "Backend selected". A request pays for filling a record of plain values and shared pointers and for one
-//! short lock; the writer thread makes the text.
+//! Both are made from one record of plain values and shared pointers. A request pays for handing it over under one short lock;
+//! the writer thread makes text and spans of many records at a time, which costs less than a little for each while it is served.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use berry_core::config::snapshot::LogFormat;
@@ -11,6 +13,7 @@ use berry_relay::exchange::{End, Facts, Try};
 use tracing::Level;
 
 use super::format::{Header, Line};
+use super::traces::Traces;
 use super::writer::{Item, LogWriter};
 
 /// The target that filters know the access line by.
@@ -18,16 +21,35 @@ pub const TARGET: &str = "berry_api::access";
 
 /// A finished request.
 #[derive(Debug)]
-pub struct AccessRecord {
+pub struct Finished {
     /// When it ended.
-    pub time: SystemTime,
+    time: SystemTime,
     /// From its head to its end.
-    pub latency: Duration,
+    latency: Duration,
+    /// Whether it has a line in the log.
+    pub(super) is_shown: bool,
+    /// Where its spans go; `None` when it is not traced.
+    traces: Option<Arc<Traces>>,
     /// Everything else.
-    pub facts: Facts,
+    facts: Facts,
 }
 
-impl AccessRecord {
+impl Finished {
+    /// Hands its spans over.
+    pub(super) fn trace(&self) {
+        if let Some(traces) = &self.traces {
+            traces.take(&self.facts, self.latency);
+        }
+    }
+
+    /// Counts its spans as lost.
+    pub(super) fn lose_trace(&self) {
+        if let Some(traces) = &self.traces {
+            traces.lose(&self.facts);
+        }
+    }
+
+    /// Writes its line.
     pub(super) fn write(&self, format: LogFormat, out: &mut Vec<u8>) {
         let header = Header { time: self.time, level: Level::INFO, target: TARGET };
         let mut line = Line::begin(format, &header, "Backend selected", out);
@@ -93,7 +115,7 @@ fn tries(tries: &[Try]) -> String {
     text
 }
 
-/// Takes finished requests. Off when the log filter hides the access line.
+/// Takes finished requests.
 #[derive(Clone, Debug, Default)]
 pub struct AccessLog {
     writer: Option<LogWriter>,
@@ -106,7 +128,7 @@ impl AccessLog {
         Self { writer: Some(writer), hidden: false }
     }
 
-    /// Writes nothing: the filter hides it. Other lines go through `writer`.
+    /// Writes no lines of requests: the filter hides them. Other lines, and spans, go through `writer`.
     pub fn hidden(writer: LogWriter) -> Self {
         Self { writer: Some(writer), hidden: true }
     }
@@ -116,15 +138,24 @@ impl AccessLog {
         self.writer.as_ref().map_or(0, LogWriter::dropped)
     }
 
-    /// Whether a record would be written at all.
-    pub fn is_on(&self) -> bool {
-        self.writer.is_some() && !self.hidden
+    /// Hands over a finished request, for its line and, where it is traced, for its spans in `traces`.
+    pub fn take(&self, facts: Facts, latency: Duration, traces: &Arc<Traces>) {
+        let is_shown = self.writer.is_some() && !self.hidden;
+        let traces = facts.trace.is_some().then(|| Arc::clone(traces));
+        if !is_shown && traces.is_none() {
+            return;
+        }
+        let finished = Finished { time: SystemTime::now(), latency, is_shown, traces, facts };
+        match &self.writer {
+            Some(writer) => writer.push(Item::Finished(finished)),
+            None => finished.trace(),
+        }
     }
 
-    /// Hands over the record of a finished request.
-    pub fn write(&self, record: AccessRecord) {
-        if let Some(writer) = self.writer.as_ref().filter(|_| !self.hidden) {
-            writer.push(Item::Access(record));
+    /// Waits until what was handed over so far is written and its spans are with the exporter, for at most two seconds.
+    pub fn flush(&self) {
+        if let Some(writer) = &self.writer {
+            writer.flush();
         }
     }
 }

@@ -194,7 +194,8 @@ impl<'a> Line<'a> {
 /// Appends the line for `item`.
 pub(super) fn write_line(format: LogFormat, item: &Item, out: &mut Vec<u8>) {
     match item {
-        Item::Access(record) => record.write(format, out),
+        Item::Finished(finished) if finished.is_shown => finished.write(format, out),
+        Item::Finished(_) => {}
         Item::Event { header, message, fields } => {
             let mut line = Line::begin(format, header, message, out);
             for (name, value) in &fields.0 {

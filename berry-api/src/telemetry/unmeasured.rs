@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use berry_core::config::snapshot::Telemetry;
 use berry_core::operation::Operation;
-use berry_core::time::Instant;
 use berry_relay::exchange::Facts;
 use berry_relay::forward::Seeds;
 use berry_relay::trace::Trace;
@@ -52,6 +51,7 @@ impl Metrics {
 }
 
 /// Traces nothing.
+#[derive(Debug)]
 pub struct Traces;
 
 impl Traces {
@@ -61,12 +61,15 @@ impl Traces {
     }
 
     /// No request is traced.
-    pub fn begin(&self, _: &HeaderMap) -> Option<Box<Trace>> {
+    pub fn begin(&self, _: &HeaderMap) -> Option<Trace> {
         None
     }
 
     /// Nothing.
-    pub fn settle(&self, _: &Facts, _: Instant) {}
+    pub fn take(&self, _: &Facts, _: Duration) {}
+
+    /// Nothing.
+    pub fn lose(&self, _: &Facts) {}
 
     /// Nothing.
     pub async fn export(self: Arc<Self>, _: CancellationToken) {}

@@ -1,8 +1,9 @@
-//! The one thread that writes logs.
+//! The one thread that writes logs, and encodes the spans of traced requests.
 //!
 //! Everything that is logged becomes an [`Item`] in a bounded batch in memory; this thread takes the batch, formats what is
 //! not text yet and writes it in one call for each sink. So lines never interleave, a slow disk or a blocked pipe never
-//! slows a request, and a busy server pays one wake-up for some `GATHER` worth of lines instead of one each.
+//! slows a request, and a busy server pays one wake-up for some [`GATHER`] worth of lines instead of one each. What somebody
+//! may be waiting for, warnings and errors, is written at once. While nothing is logged the thread sleeps.
 //!
 //! The batch holds at most [`ITEMS_MAX`] items. What comes on top is dropped and counted, and the count is logged when there
 //! is room again.
@@ -17,14 +18,17 @@ use berry_core::config::snapshot::LogFormat;
 use parking_lot::{Condvar, Mutex};
 use tracing::Level;
 
-use super::access::AccessRecord;
+use super::access::Finished;
 use super::format::{Fields, Header, write_line};
 
 /// Items held at once.
 pub const ITEMS_MAX: usize = 16 * 1024;
 
 /// How long lines are gathered before they are written.
-const GATHER: Duration = Duration::from_millis(25);
+const GATHER: Duration = Duration::from_millis(100);
+
+/// So many lines are not gathered any longer: they would outgrow the processor's caches before they are written.
+const GATHERED_MAX: usize = 512;
 
 /// Longest wait for the thread to write what it has, at the end of the process.
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
@@ -46,7 +50,14 @@ pub enum Item {
         fields: Fields,
     },
     /// A finished request.
-    Access(AccessRecord),
+    Finished(Finished),
+}
+
+impl Item {
+    /// Whether somebody may be waiting for it.
+    fn is_urgent(&self) -> bool {
+        matches!(self, Self::Event { header, .. } if header.level <= Level::WARN)
+    }
 }
 
 /// Where lines go, and how they look there.
@@ -61,6 +72,7 @@ pub struct Sink {
 #[derive(Clone)]
 pub struct LogWriter(Arc<Shared>);
 
+#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
@@ -94,13 +106,7 @@ impl LogWriter {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(sinks: Vec<Sink>) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State::default()),
-            wake: Condvar::new(),
-            written: Condvar::new(),
-            dropped: AtomicU64::new(0),
-            dropped_ever: AtomicU64::new(0),
-        });
+        let shared = Arc::<Shared>::default();
         let writer = Self(Arc::clone(&shared));
         thread::Builder::new().name("berry-log".to_owned()).spawn(move || run(&shared, sinks))?;
         Ok(writer)
@@ -111,16 +117,29 @@ impl LogWriter {
         let mut state = self.0.state.lock();
         if state.items.len() >= ITEMS_MAX {
             drop(state);
-            self.0.dropped.fetch_add(1, Ordering::Relaxed);
-            self.0.dropped_ever.fetch_add(1, Ordering::Relaxed);
+            self.drop_item(&item);
             return;
         }
+        let is_urgent = item.is_urgent();
         state.items.push(item);
-        let first = !std::mem::replace(&mut state.armed, true);
+        let is_first = !std::mem::replace(&mut state.armed, true);
+        let hurries = !state.urgent && (is_urgent || state.items.len() >= GATHERED_MAX);
+        state.urgent |= hurries;
         drop(state);
-        if first {
+        if is_first || hurries {
             self.0.wake.notify_one();
         }
+    }
+
+    fn drop_item(&self, item: &Item) {
+        if let Item::Finished(finished) = item {
+            finished.lose_trace();
+            if !finished.is_shown {
+                return;
+            }
+        }
+        self.0.dropped.fetch_add(1, Ordering::Relaxed);
+        self.0.dropped_ever.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Items that did not fit, since the start.
@@ -128,7 +147,7 @@ impl LogWriter {
         self.0.dropped_ever.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything pushed so far is on its sinks, for at most two seconds.
+    /// Waits until everything pushed so far is on its sinks or with the exporter of spans, for at most two seconds.
     pub fn flush(&self) {
         let mut state = self.0.state.lock();
         let batch = state.taken + u64::from(!state.items.is_empty());
@@ -148,6 +167,11 @@ fn run(shared: &Shared, mut sinks: Vec<Sink>) {
         let dropped = shared.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             batch.push(dropped_notice(dropped));
+        }
+        for item in &batch {
+            if let Item::Finished(finished) = item {
+                finished.trace();
+            }
         }
         for sink in &mut sinks {
             text.clear();
@@ -185,5 +209,36 @@ fn dropped_notice(dropped: u64) -> Item {
         header: Header { time: SystemTime::now(), level: Level::WARN, target: "berry_api::telemetry" },
         message: "log lines were dropped: the log could not be written as fast as it grew".to_owned(),
         fields,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(level: Level) -> Item {
+        let header = Header { time: SystemTime::UNIX_EPOCH, level, target: "test" };
+        Item::Event { header, message: String::new(), fields: Fields::default() }
+    }
+
+    /// Whether the thread would still gather after so many lines of a level. There is none.
+    fn gathers(level: Level, lines: usize) -> bool {
+        let writer = LogWriter(Arc::default());
+        (0..lines).for_each(|_| writer.push(event(level)));
+        let state = writer.0.state.lock();
+        assert!(state.armed);
+        !state.urgent
+    }
+
+    #[test]
+    fn what_somebody_may_be_waiting_for_is_not_gathered() {
+        assert!(gathers(Level::INFO, 1) && gathers(Level::TRACE, 1));
+        assert!(!gathers(Level::WARN, 1) && !gathers(Level::ERROR, 1));
+    }
+
+    #[test]
+    fn no_more_is_gathered_than_fits_the_caches() {
+        assert!(gathers(Level::INFO, GATHERED_MAX - 1));
+        assert!(!gathers(Level::INFO, GATHERED_MAX));
     }
 }

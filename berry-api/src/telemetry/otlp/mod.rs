@@ -1,8 +1,9 @@
 //! Traces for a collector: OpenTelemetry's protocol over HTTP, Protocol Buffers bodies.
 //!
-//! A request that is traced pays for encoding its spans once, when it settles; they wait as bytes in one bounded batch that an
-//! exporter task sends every second. What does not fit is counted and lost: a request never waits for a collector. Without
-//! `telemetry.otlp_endpoint` a request pays for one look at an `Option`.
+//! A request that is traced pays for three numbers and a header. Its spans are encoded once, by the log's thread from the record of
+//! the access line ([`super::access`]); they wait as bytes in one bounded batch that an exporter task sends every second. What does
+//! not fit is counted and lost: a request never waits for a collector. Without `telemetry.otlp_endpoint` a request pays for one look
+//! at an `Option`, and without spans the exporter sleeps.
 //!
 //! Whether a request is traced is the client's decision where its `traceparent` says so, else a throw of
 //! `telemetry.trace_sample_ratio`.
@@ -17,7 +18,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use berry_core::config::snapshot::Telemetry;
-use berry_core::time::Instant;
 use berry_relay::client::{self, Outside};
 use berry_relay::exchange::Facts;
 use berry_relay::forward::Seeds;
@@ -28,6 +28,7 @@ use http::{Request, StatusCode, Uri};
 use parking_lot::Mutex;
 use rand::Rng as _;
 use rand::RngExt as _;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::status::WallClock;
@@ -55,7 +56,15 @@ struct Tracer {
     seeds: Arc<Seeds>,
     wall: WallClock,
     queue: Mutex<Batch>,
+    /// The queue has something to send.
+    begun: Notify,
     dropped: AtomicU64,
+}
+
+impl std::fmt::Debug for Traces {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Traces")
+    }
 }
 
 /// Spans, encoded one after the other behind [`HEAD_ROOM`] bytes.
@@ -81,12 +90,13 @@ impl Traces {
             seeds,
             wall,
             queue: Mutex::default(),
+            begun: Notify::new(),
             dropped: AtomicU64::new(0),
         }))
     }
 
     /// Where a request with these headers stands in a trace; `None` when it is not traced.
-    pub fn begin(&self, headers: &http::HeaderMap) -> Option<Box<Trace>> {
+    pub fn begin(&self, headers: &http::HeaderMap) -> Option<Trace> {
         let tracer = self.0.as_ref()?;
         let parent = Parent::of(headers);
         let mut rng = tracer.seeds.next_rng();
@@ -94,19 +104,24 @@ impl Traces {
             Some(parent) => parent.sampled,
             None => rng.random_bool(tracer.ratio),
         };
-        traced.then(|| {
-            Box::new(Trace {
-                trace_id: parent.map_or_else(|| rng.random::<u128>().max(1), |parent| parent.trace_id),
-                parent: parent.map(|parent| parent.span_id),
-                span_id: rng.next_u64().max(1),
-            })
+        traced.then(|| Trace {
+            trace_id: parent.map_or_else(|| rng.random::<u128>().max(1), |parent| parent.trace_id),
+            parent: parent.map(|parent| parent.span_id),
+            span_id: rng.next_u64().max(1),
         })
     }
 
-    /// Takes a finished request, if it is traced.
-    pub fn settle(&self, facts: &Facts, now: Instant) {
+    /// Takes the spans of a request that took so long, if it is traced.
+    pub fn take(&self, facts: &Facts, latency: Duration) {
         if let (Some(tracer), Some(trace)) = (&self.0, &facts.trace) {
-            tracer.add(|queue| span::write(facts, trace, tracer.wall, now, queue));
+            tracer.add(|queue| span::write(facts, trace, tracer.wall, facts.started + latency, queue));
+        }
+    }
+
+    /// Counts the spans of a request as lost, if it is traced.
+    pub fn lose(&self, facts: &Facts) {
+        if let (Some(tracer), Some(_)) = (&self.0, &facts.trace) {
+            tracer.dropped.fetch_add(span::count(facts), Ordering::Relaxed);
         }
     }
 
@@ -121,6 +136,10 @@ impl Traces {
         let client = client::outside();
         let mut refused = false;
         loop {
+            tokio::select! {
+                () = tracer.begun.notified() => {}
+                () = last.cancelled() => {}
+            }
             let _ = tokio::time::timeout(PERIOD, last.cancelled()).await;
             let batch = std::mem::take(&mut *tracer.queue.lock());
             if batch.spans > 0 {
@@ -133,13 +152,18 @@ impl Traces {
 }
 
 impl Tracer {
-    /// Adds what `write` encodes, so many spans; straight into the queue, which is held for a microsecond or two.
+    /// Adds what `write` encodes, so many spans.
     fn add(&self, write: impl FnOnce(&mut Message) -> u64) {
         let mut queue = self.queue.lock();
         let before = queue.message.len();
         let spans = write(&mut queue.message);
         if queue.message.len() <= QUEUE_BYTES_MAX {
+            let is_first = queue.spans == 0;
             queue.spans += spans;
+            drop(queue);
+            if is_first {
+                self.begun.notify_one();
+            }
             return;
         }
         queue.message.truncate(before);
@@ -247,11 +271,22 @@ fn traces_address(endpoint: &Uri) -> Uri {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use berry_core::config::snapshot::LogFormat;
+    use berry_core::id::RequestId;
+    use berry_core::operation::Operation;
+    use berry_core::time::Instant;
+    use berry_relay::clock::Clock;
+    use berry_relay::exchange::{Exchange, ExchangeSink};
+
     use super::*;
+    use crate::telemetry::access::AccessLog;
+    use crate::telemetry::writer::{ITEMS_MAX, LogWriter, Sink};
 
     fn traces(ratio: f64) -> Traces {
         let settings = Telemetry {
-            log_format: berry_core::config::snapshot::LogFormat::Text,
+            log_format: LogFormat::Text,
             log_file: None,
             otlp_endpoint: Some(Uri::from_static("http://127.0.0.1:4318")),
             trace_sample_ratio: ratio,
@@ -323,5 +358,64 @@ mod tests {
         add(2, 3);
         add(1, 1);
         assert_eq!((tracer.queue.lock().spans, tracer.dropped.load(Ordering::Relaxed)), (8, 3));
+    }
+
+    /// Hands what ends to the log and the traces.
+    struct Settled(AccessLog, Arc<Traces>);
+
+    impl ExchangeSink for Settled {
+        fn settle(&self, facts: Facts, _: Instant) {
+            self.0.take(facts, Duration::from_millis(1), &self.1);
+        }
+    }
+
+    /// Ends so many traced requests that made no attempt.
+    fn end_requests(access: &AccessLog, traces: &Arc<Traces>, requests: usize) {
+        let sink: Arc<dyn ExchangeSink> = Arc::new(Settled(access.clone(), Arc::clone(traces)));
+        for _ in 0..requests {
+            let id = RequestId::new(0, 0);
+            let mut exchange = Exchange::begin(id, Operation::ChatCompletions, Clock::start(), Arc::clone(&sink));
+            exchange.trace = traces.begin(&http::HeaderMap::new());
+        }
+    }
+
+    #[test]
+    fn a_request_without_a_line_has_its_spans_all_the_same() {
+        let traces = Arc::new(traces(1.0));
+        let writer = LogWriter::start(Vec::new()).unwrap();
+        for (access, after) in [(AccessLog::hidden(writer), 1), (AccessLog::default(), 2)] {
+            end_requests(&access, &traces, 1);
+            access.flush();
+            assert_eq!(traces.0.as_ref().unwrap().queue.lock().spans, after);
+        }
+    }
+
+    /// Blocks its writer until the other end is dropped.
+    struct Blocked(std::sync::mpsc::Receiver<()>);
+
+    impl io::Write for Blocked {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn spans_for_which_a_blocked_log_has_no_room_are_counted() {
+        let (open, blocked) = std::sync::mpsc::channel();
+        let sinks = vec![Sink { format: LogFormat::Text, out: Box::new(Blocked(blocked)) }];
+        let (access, traces) = (AccessLog::new(LogWriter::start(sinks).unwrap()), Arc::new(traces(1.0)));
+        // Two batches may be in memory: the one being written and the one being gathered.
+        end_requests(&access, &traces, 3 * ITEMS_MAX);
+        drop(open);
+        access.flush();
+        let taken = traces.0.as_ref().unwrap().queue.lock().spans;
+        assert!(traces.dropped() >= ITEMS_MAX as u64);
+        assert_eq!(taken + traces.dropped(), 3 * ITEMS_MAX as u64);
+        assert_eq!(access.lines_dropped(), traces.dropped());
     }
 }

@@ -32,6 +32,11 @@ pub(super) fn write(facts: &Facts, trace: &Trace, wall: WallClock, now: Instant,
     for (number, attempt) in (1..).zip(&facts.tries) {
         out.message(SPANS, |span| tried(span, facts, attempt, trace, number, wall));
     }
+    count(facts)
+}
+
+/// How many spans a request has.
+pub(super) fn count(facts: &Facts) -> u64 {
     1 + facts.tries.len() as u64
 }
 
