@@ -16,6 +16,7 @@
 //! Bounds: all segments together, and the memory that takes records while the disk takes none. Beyond both a record is dropped and
 //! counted; the request that it belongs to is served.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -35,6 +36,11 @@ const FRAME_MAX: usize = 4 << 20;
 
 /// How much is read at once, bytes.
 const READ_BYTES: usize = 256 << 10;
+
+thread_local! {
+    /// A frame, and what is needed to make it: of each thread, so that nothing but a copy is done while others wait.
+    static BUFFERS: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
 
 /// A place in the journal: everything before it is meant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,8 +110,6 @@ struct Active {
     unsynced: Vec<Arc<File>>,
     /// The file may end in half a frame that could not be cut off: nothing more goes into it.
     torn: bool,
-    frame: Vec<u8>,
-    scratch: Vec<u8>,
     held: Vec<u8>,
     held_rows: u64,
     written: u64,
@@ -142,8 +146,6 @@ impl Journal {
             earlier_bytes,
             unsynced: Vec::new(),
             torn: false,
-            frame: Vec::new(),
-            scratch: Vec::new(),
             held: Vec::new(),
             held_rows: 0,
             written: 0,
@@ -174,28 +176,29 @@ impl Journal {
 
     /// Takes a record. Blocks for no longer than one `write` of some hundred bytes takes.
     pub(crate) fn append(&self, record: &Record<'_>) -> Appended {
+        BUFFERS.with_borrow_mut(|(frame, scratch)| {
+            frame.clear();
+            frame.extend_from_slice(&[0; FRAME_HEAD]);
+            record.encode(frame, scratch);
+            seal(frame);
+            self.append_frame(frame)
+        })
+    }
+
+    fn append_frame(&self, frame: &[u8]) -> Appended {
         let mut active = self.active.lock();
         let active = &mut *active;
-        active.frame.clear();
-        active.frame.extend_from_slice(&[0; FRAME_HEAD]);
-        record.encode(&mut active.frame, &mut active.scratch);
-        seal(&mut active.frame);
-        let size = active.frame.len();
+        let size = frame.len();
         let full = active.earlier_bytes + active.len + active.held.len() as u64 + size as u64 > self.bounds.journal_max;
         if full || size > FRAME_MAX {
             active.dropped += 1;
             active.losing = true;
             return Appended::Dropped;
         }
-        if active.held.is_empty() {
-            let frame = std::mem::take(&mut active.frame);
-            let result = self.write(active, &frame);
-            active.frame = frame;
-            if result.is_ok() {
-                active.written += 1;
-                active.losing = false;
-                return Appended::Written(Position { segment: active.number, offset: active.len });
-            }
+        if active.held.is_empty() && self.write(active, frame).is_ok() {
+            active.written += 1;
+            active.losing = false;
+            return Appended::Written(Position { segment: active.number, offset: active.len });
         }
         // Behind those that wait already, so that one failed write is not followed by one for each request.
         if active.held.len() + size > self.bounds.memory_max {
@@ -203,7 +206,7 @@ impl Journal {
             active.losing = true;
             return Appended::Dropped;
         }
-        active.held.extend_from_slice(&active.frame);
+        active.held.extend_from_slice(frame);
         active.held_rows += 1;
         active.losing = false;
         Appended::Held

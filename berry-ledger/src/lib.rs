@@ -191,7 +191,9 @@ impl Ledger {
     /// Records a request. Returns at once; what was [`Appended::Written`] survives the death of this process.
     pub fn append(&self, record: &Record<'_>) -> Appended {
         let appended = self.shared.journal.append(record);
-        if !self.shared.pending.swap(true, Ordering::AcqRel) {
+        // It is set nearly always, and a look leaves it in the caches of all cores. Where the thread clears it behind our back, it reads
+        // the journal after that, and then ours is in it.
+        if !self.shared.pending.load(Ordering::Acquire) && !self.shared.pending.swap(true, Ordering::AcqRel) {
             // Under the lock, so that the thread is either waiting or has not looked yet.
             let _state = self.shared.state.lock();
             self.shared.wake.notify_one();

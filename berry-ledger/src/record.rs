@@ -380,8 +380,10 @@ fn put_text(out: &mut Vec<u8>, text: Option<&str>) {
 
 /// The beginning of a text that is too long. It ends before a zero, which PostgreSQL takes in no text.
 fn cut(text: &str) -> &str {
-    let mut end = text.len().min(TEXT_MAX);
-    end = text.as_bytes()[..end].iter().position(|byte| *byte == 0).unwrap_or(end);
+    if text.len() <= TEXT_MAX && !text.as_bytes().contains(&0) {
+        return text;
+    }
+    let mut end = text.find('\0').unwrap_or(text.len()).min(TEXT_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;
     }

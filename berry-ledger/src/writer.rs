@@ -35,8 +35,8 @@ const ROLLUP_US: i64 = MINUTE_US;
 /// Rows that retention deletes in one transaction.
 const RETENTION_STEP: i64 = 2000;
 
-/// Rows that are made and inserted at once: few enough for the second cache of a core.
-const ROWS_AT_ONCE: usize = 256;
+/// Rows that are made and inserted at once: few enough for the caches of a core.
+const ROWS_AT_ONCE: usize = 128;
 
 /// Names in memory; beyond, they are all forgotten and looked up again.
 const NAMES_MAX: usize = 100_000;
