@@ -86,8 +86,8 @@ impl ApiError {
     /// The reply, without the request id: that is set on every reply alike.
     pub fn respond(&self, dialect: Dialect, id: &RequestId) -> Response<Bytes> {
         let status = self.status.unwrap_or_else(|| status(self.kind, dialect));
-        let body = body(self.kind, dialect, &self.message, self.param, id);
-        let mut response = Response::new(body);
+        let body = body(self.kind, status.as_u16(), dialect, &self.message, self.param, id);
+        let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -240,13 +240,15 @@ fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("text and numbers in structures always serialise")
 }
 
-/// The body of an error.
-fn body(kind: ErrorKind, dialect: Dialect, message: &str, param: Option<&'static str>, id: &RequestId) -> Bytes {
-    Bytes::from(body_text(kind, dialect, message, param, id))
-}
-
-fn body_text(kind: ErrorKind, dialect: Dialect, message: &str, param: Option<&'static str>, id: &RequestId) -> Vec<u8> {
-    let status = status(kind, dialect).as_u16();
+/// The body of an error that is answered with `status`.
+fn body(
+    kind: ErrorKind,
+    status: u16,
+    dialect: Dialect,
+    message: &str,
+    param: Option<&'static str>,
+    id: &RequestId,
+) -> Vec<u8> {
     match dialect {
         Dialect::OpenAi => {
             json(&OpenAiBody { error: OpenAiError { message, r#type: openai_type(status), param, code: kind.code() } })
@@ -269,6 +271,11 @@ fn body_text(kind: ErrorKind, dialect: Dialect, message: &str, param: Option<&'s
             },
         }),
     }
+}
+
+/// The body of an error inside an answer whose status has gone out.
+fn body_of_kind(kind: ErrorKind, dialect: Dialect, message: &str, id: &RequestId) -> Vec<u8> {
+    body(kind, status(kind, dialect).as_u16(), dialect, message, None, id)
 }
 
 #[derive(Serialize)]
@@ -308,9 +315,9 @@ fn event(kind: ErrorKind, operation: Operation, message: &str, id: &RequestId) -
             };
             ("event: response.failed\n", json(&failed))
         }
-        StreamFormat::Messages => ("event: error\n", body_text(kind, operation.dialect(), message, None, id)),
+        StreamFormat::Messages => ("event: error\n", body_of_kind(kind, operation.dialect(), message, id)),
         StreamFormat::Chat | StreamFormat::Completions | StreamFormat::Gemini | StreamFormat::Opaque => {
-            ("", body_text(kind, operation.dialect(), message, None, id))
+            ("", body_of_kind(kind, operation.dialect(), message, id))
         }
     };
     let mut event = Vec::with_capacity(name.len() + data.len() + 8);
@@ -332,7 +339,7 @@ impl SayError for Voice {
 
     fn body(&self, error: &ForwardError, facts: &Facts) -> Bytes {
         let dialect = facts.operation.dialect();
-        body(error.kind(), dialect, &error.public_message(), None, &facts.request_id)
+        Bytes::from(body_of_kind(error.kind(), dialect, &error.public_message(), &facts.request_id))
     }
 }
 

@@ -582,3 +582,14 @@ async fn a_stream_whose_type_is_not_told_is_one_when_it_reads_like_one() {
         fleet.ask(true).await.assert_clean(true, "b", 2, "text that is no stream");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_error_page_of_an_upstream_is_told_with_the_type_of_its_status() {
+    for (status, kind) in [(400, "invalid_request_error"), (429, "rate_limit_error"), (503, "server_error")] {
+        let page = Script { replies: vec![Reply { status, ..Reply::json("/", "<html>") }], ..Script::default() };
+        let fleet = scripted([page]).settings("max_retries = 0").build().await;
+        let got = fleet.ask(false).await;
+        assert_eq!((got.status(), got.answer.error_code().as_str()), (status, "upstream_error"));
+        assert_eq!(got.answer.json()["error"]["type"], kind);
+    }
+}
