@@ -263,7 +263,7 @@ fn with_record<T>(facts: &Facts, ended: SystemTime, now: Instant, then: impl FnO
         .iter()
         .map(|one| Attempt {
             provider: one.backend.id.provider.as_str(),
-            model: one.backend.id.upstream.as_str(),
+            model: facts.upstream_model(&one.backend),
             reason: one.reason.as_str(),
             outcome: one.outcome_name(),
             status: one.status,
@@ -282,7 +282,7 @@ fn with_record<T>(facts: &Facts, ended: SystemTime, now: Instant, then: impl FnO
         labels: facts.labels.as_deref(),
         model: facts.model.as_deref().map(|model| model.name.as_str()),
         provider: backend.map(|backend| backend.id.provider.as_str()),
-        upstream_model: backend.map(|backend| backend.id.upstream.as_str()),
+        upstream_model: backend.map(|backend| facts.upstream_model(backend)),
         status: facts.status,
         stream: facts.stream,
         ttft_us: facts.ttft.map(micros),

@@ -165,6 +165,8 @@ pub struct Facts {
     pub user: Option<Arc<User>>,
     /// Which model.
     pub model: Option<Arc<Model>>,
+    /// The name that was asked for, of a model that has many.
+    pub requested: Option<Box<str>>,
     /// The backend of the last attempt.
     pub backend: Option<Arc<Backend>>,
     /// Where the figures of that backend grow.
@@ -199,6 +201,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// The model that `backend` was asked for.
+    pub fn upstream_model<'a>(&'a self, backend: &'a Backend) -> &'a str {
+        self.requested.as_deref().map_or(backend.id.upstream.as_str(), |requested| backend.upstream_model(requested))
+    }
+
     /// Notes that an attempt begins with `lease`, now.
     pub(crate) fn begin_try(&mut self, lease: &Lease, forced: bool, now: Instant) {
         let reason = match lease.rescue() {
@@ -318,6 +325,7 @@ impl Exchange {
             started: clock.now(),
             user: None,
             model: None,
+            requested: None,
             backend: None,
             figures: None,
             attempts: 0,

@@ -236,6 +236,7 @@ where
     exchange.stream = asked.stream;
     exchange.end_user = end_user(&asked.body, &snapshot.ledger);
     let model = permitted(runtime, &user, asked.body.model())?;
+    exchange.requested = model.pattern.is_some().then(|| asked.body.model().into());
     exchange.model = Some(Arc::clone(&model));
     let provider = match asked.backend {
         Some(provider) => Some(provider),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use berry_core::config::snapshot::LogFormat;
-use berry_relay::exchange::{End, Facts, Try};
+use berry_relay::exchange::{End, Facts};
 use tracing::Level;
 
 use super::format::{Header, Line};
@@ -72,14 +72,14 @@ impl Finished {
             line.text("model", model.name.as_str());
         }
         if let Some(backend) = &facts.backend {
-            line.text("upstream_model", backend.id.upstream.as_str());
+            line.text("upstream_model", facts.upstream_model(backend));
         }
         if let Some(model) = &facts.model {
             line.text("strategy", model.strategy.as_str());
         }
         line.number("attempts", u64::from(facts.attempts));
         if facts.tries.len() > 1 {
-            line.text("tries", &tries(&facts.tries));
+            line.text("tries", &tries(facts));
         }
         line.number("status", u64::from(facts.status));
         line.milliseconds("latency_ms", self.latency);
@@ -105,12 +105,12 @@ impl Finished {
 }
 
 /// Each attempt as `provider:model=outcome`, with commas between.
-fn tries(tries: &[Try]) -> String {
+fn tries(facts: &Facts) -> String {
     let mut text = String::new();
-    for (i, one) in tries.iter().enumerate() {
-        let (comma, id) = (if i == 0 { "" } else { "," }, &one.backend.id);
+    for (i, one) in facts.tries.iter().enumerate() {
+        let (comma, model) = (if i == 0 { "" } else { "," }, facts.upstream_model(&one.backend));
         // Writing to a string cannot fail.
-        let _ = write!(text, "{comma}{}:{}={}", id.provider, id.upstream, one.outcome_name());
+        let _ = write!(text, "{comma}{}:{model}={}", one.backend.id.provider, one.outcome_name());
     }
     text
 }

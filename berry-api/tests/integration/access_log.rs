@@ -229,3 +229,17 @@ async fn a_long_body_is_cut_before_the_word_that_the_bound_goes_through() {
     let body = asked[0]["body"].as_str().unwrap();
     assert!(body.len() < LOGGED_BYTES_MAX && body.ends_with("x "), "…{}", &body[body.len() - 20..]);
 }
+
+#[tokio::test]
+async fn the_record_of_a_pattern_names_what_the_upstream_was_asked_for() {
+    let lines = Lines::default();
+    let writer = lines.writer(LogFormat::Json);
+    let config = CONFIG.to_owned()
+        + "[models.any]\nname = \"any-*\"\n[[models.any.backends]]\nprovider = \"nowhere\"\nmodel = \"$name\"\n";
+    let gateway = TestGateway::with_access(&config, AccessLog::new(writer.clone()));
+    gateway.post("/v1/chat/completions", ADMIN, r#"{"model":"any-thing"}"#).await;
+    writer.flush();
+    let [line] = &lines.json()[..] else { panic!("{}", lines.text()) };
+    let fields = &line["fields"];
+    assert_eq!((&fields["model"], &fields["upstream_model"]), (&"any-*".into(), &"any-thing".into()), "{line}");
+}

@@ -78,7 +78,7 @@ fn request(span: &mut Message, facts: &Facts, trace: &Trace, wall: WallClock, no
 
 fn tried(span: &mut Message, facts: &Facts, attempt: &Try, trace: &Trace, number: u32, wall: WallClock) {
     let backend = &attempt.backend;
-    let (operation, upstream_model) = (operation_name(facts.operation), backend.id.upstream.as_str());
+    let (operation, upstream_model) = (operation_name(facts.operation), facts.upstream_model(backend));
     let end = attempt.started + attempt.duration.unwrap_or_default();
     let ids = Ids { trace: trace.trace_id, span: trace.attempt(number), parent: Some(trace.span_id) };
     begin(span, ids, [operation, upstream_model], KIND_CLIENT, wall, (attempt.started, end));
