@@ -162,7 +162,7 @@ pub fn try_it_line(snapshot: &Snapshot, address: SocketAddr) -> Option<String> {
         let user = snapshot.users.of_token(&TokenDigest::of(token))?;
         Some((token, user)).filter(|(_, user)| user.enabled)
     });
-    let mut models = snapshot.models.all.iter().filter(|model| model.enabled);
+    let mut models = snapshot.models.all.iter().filter(|model| model.enabled && model.pattern.is_none());
     let (token, model) = match public {
         Some((token, user)) => {
             (token, models.find(|model| user.models.allows(&model.id, &model.name, &model.aliases))?)

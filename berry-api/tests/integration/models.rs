@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::json;
 
-use crate::support::{ADMIN, Answer, CONFIG, NARROW, TestGateway};
+use crate::support::{ADMIN, Answer, CONFIG, NARROW, TestGateway, snapshot};
 
 fn ids(answer: &Answer) -> Vec<String> {
     let data = answer.json()["data"].as_array().expect("a list").clone();
@@ -66,4 +66,13 @@ async fn anthropics_clients_get_their_own_shape() {
     assert_eq!(gateway.send(Method::GET, "/v1/models/narrow", &headers, "").await.json(), one);
     let missing = gateway.send(Method::GET, "/v1/models/ghost", &headers, "").await;
     assert_eq!(missing.json()["error"]["type"], "not_found_error");
+}
+
+#[test]
+fn the_line_to_try_names_a_model_that_can_be_asked_for() {
+    let pattern = "[models.a]\nname = \"a-*\"\n[[models.a.backends]]\nprovider = \"nowhere\"\nmodel = \"$name\"\n";
+    let line = berry_api::run::try_it_line(&snapshot(&format!("{CONFIG}{pattern}")), ([127, 0, 0, 1], 3000).into());
+    assert!(line.as_deref().is_some_and(|line| !line.contains('*')), "{line:?}");
+    let only = format!("[providers.nowhere]\nbase_url = \"http://127.0.0.1:9\"\n{pattern}");
+    assert_eq!(berry_api::run::try_it_line(&snapshot(&only), ([127, 0, 0, 1], 3000).into()), None);
 }
