@@ -543,6 +543,20 @@ impl Grant {
 }
 
 impl Rate {
+    /// Whether a limit is zero, which no request could keep.
+    fn has_zero(self) -> bool {
+        let Self {
+            requests_per_minute,
+            requests_per_hour,
+            requests_per_day,
+            tokens_per_minute,
+            tokens_per_day,
+            max_concurrent,
+        } = self;
+        let limits = [requests_per_minute, requests_per_hour, requests_per_day, tokens_per_minute, tokens_per_day];
+        limits.contains(&Some(0)) || max_concurrent == Some(0)
+    }
+
     fn compile(self) -> RateLimit {
         let Self {
             requests_per_minute,
@@ -577,7 +591,7 @@ impl Money {
 
 /// Refuses what a key cannot be. A file that was written by hand may hold more.
 fn check(grant: &Grant) -> Result<(), KeyError> {
-    let Grant { name, allowed_models, allowed_networks, tags, model_rate_limits, .. } = grant;
+    let Grant { name, allowed_models, allowed_networks, tags, rate_limit, model_rate_limits, budget: _ } = grant;
     let invalid = |why: &str| Err(KeyError::Invalid(why.to_owned()));
     if name.trim().is_empty() || name.len() > TEXT_MAX {
         return invalid("`name` must have 1 to 200 bytes: say whose key it is");
@@ -590,6 +604,9 @@ fn check(grant: &Grant) -> Result<(), KeyError> {
     let texts = lists.into_iter().flatten().chain(model_rate_limits.keys());
     if too_many || texts.into_iter().any(|text| text.is_empty() || text.len() > TEXT_MAX) {
         return invalid("a list may have 200 entries of 1 to 200 bytes");
+    }
+    if std::iter::once(rate_limit).chain(model_rate_limits.values()).any(|rate| rate.has_zero()) {
+        return invalid("a rate limit must be at least 1; a key that may do nothing is revoked");
     }
     Ok(())
 }

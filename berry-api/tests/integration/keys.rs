@@ -127,6 +127,8 @@ async fn what_cannot_be_is_refused_and_only_administrators_may_ask() {
         json!({"name": "x", "allowed_networks": ["10.0.0.0/33"]}),
         json!({"name": "x", "expires_in_seconds": 0}),
         json!({"name": "x", "unknown": 1}),
+        json!({"name": "x", "rate_limit": {"requests_per_minute": 0}}),
+        json!({"name": "x", "model_rate_limits": {"narrow": {"max_concurrent": 0}}}),
         json!([]),
     ] {
         let refused = gateway.post("/admin/keys", ADMIN, &bad.to_string()).await;

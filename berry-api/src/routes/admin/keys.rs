@@ -127,7 +127,7 @@ pub(in crate::routes) async fn audit_list(State(app): AppState, Query(Listed { l
 fn wanted(body: &[u8]) -> Result<(Grant, Option<Duration>), ApiError> {
     let told = |error: serde_json::Error| {
         let kind = if error.is_data() { ErrorKind::InvalidRequest } else { ErrorKind::InvalidJson };
-        ApiError::new(kind, format!("{error}; send {{\"name\": …}}"))
+        ApiError::new(kind, format!("{error}; send {{\"name\": …}}, and \"expires_in_seconds\" for a key that ends"))
     };
     let mut members: Map<String, Value> = serde_json::from_slice(body).map_err(told)?;
     let lifetime = members.remove("expires_in_seconds").filter(|value| !value.is_null()).map(|value| {
