@@ -21,6 +21,27 @@ use crate::demo;
 
 /// Changes that a line of the log names.
 const CHANGES_LOGGED: usize = 20;
+/// Keys that are read once, when the process starts: what is listened on and how, files that are open, links that stand.
+const READ_AT_START: &[&str] = &[
+    "server.bind_address",
+    "server.max_connections",
+    "server.tls_cert",
+    "server.tls_key",
+    "server.client_ca",
+    "server.proxy_protocol",
+    "server.header_timeout_seconds",
+    "server.idle_timeout_seconds",
+    "server.write_stall_seconds",
+    "server.data_dir",
+    "ledger.backend",
+    "ledger.url",
+    "ledger.path",
+    "ledger.retention_days",
+    "ledger.fsync",
+    "ledger.journal_max_bytes",
+    "cluster",
+    "telemetry",
+];
 
 /// Why the old configuration stays.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +71,25 @@ pub struct Reloaded {
     pub diff: Diff,
     /// Its warnings.
     pub warnings: Report,
+}
+
+impl Reloaded {
+    /// The keys that differ and hold from the next start of the process only.
+    pub fn waiting(&self) -> Vec<String> {
+        let mut waiting = Vec::new();
+        for Change { path, from, to, .. } in &self.diff.changes {
+            let below = |key: &&&str| {
+                let member = key.strip_prefix(path.as_str()).and_then(|rest| rest.strip_prefix('.'));
+                member.is_some_and(|member| [from, to].into_iter().flatten().any(|value| value.get(member).is_some()))
+            };
+            let own = |key: &&str| path.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+            match READ_AT_START.iter().any(own) {
+                true => waiting.push(path.clone()),
+                false => waiting.extend(READ_AT_START.iter().filter(below).map(|key| (*key).to_owned())),
+            }
+        }
+        waiting
+    }
 }
 
 /// Notes the configuration that the process started with.
@@ -119,6 +159,10 @@ fn put_in_force(
 fn tell(reloaded: &Reloaded, cause: &str) {
     for (_, line) in reloaded.warnings.lines().filter(|(severity, _)| *severity == Severity::Warning) {
         tracing::warn!("{line}");
+    }
+    let waiting = reloaded.waiting();
+    if !waiting.is_empty() {
+        tracing::warn!(keys = waiting.join(", "), "changes that hold from the next start only");
     }
     let Reloaded { generation, summary: Summary { providers, models, users, .. }, diff, .. } = reloaded;
     let named: Vec<String> = diff.changes.iter().take(CHANGES_LOGGED).map(words).collect();

@@ -150,6 +150,28 @@ async fn a_reload_tells_what_is_different_and_a_dry_run_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reload_names_what_has_no_effect_before_the_next_start() {
+    let (gateway, _folder, path) = with_file();
+    gateway.post("/admin/reload-config", ADMIN, "").await;
+    for (keys, waiting) in [
+        ("[server]\nbind_address = \"127.0.0.1:1\"\nmax_body_bytes = 2048\n", vec!["server.bind_address"]),
+        ("[server]\nbind_address = \"127.0.0.1:2\"\nmax_body_bytes = 4096\n", vec!["server.bind_address"]),
+        (
+            "[server]\nmax_body_bytes = 4096\n[telemetry]\nlog_format = \"json\"\n",
+            vec!["server.bind_address", "telemetry"],
+        ),
+        ("[server]\nmax_body_bytes = 8192\n[telemetry]\nlog_format = \"json\"\n", vec![]),
+    ] {
+        std::fs::write(&path, format!("{keys}{CONFIG}")).unwrap();
+        let told = gateway.post("/admin/reload-config", ADMIN, "").await.json();
+        let problems = told["problems"].as_array().unwrap().iter().filter_map(|problem| problem["message"].as_str());
+        let named: Vec<&str> =
+            problems.filter_map(|text| text.strip_suffix(": holds from the next start only")).collect();
+        assert_eq!(named, waiting, "{told}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rollback_brings_an_earlier_configuration_back() {
     let (gateway, _folder, path) = with_file();
     gateway.post("/admin/reload-config", ADMIN, "").await;

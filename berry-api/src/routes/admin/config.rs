@@ -10,7 +10,7 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse as _, Response};
 use berry_core::config::snapshot::Snapshot;
-use berry_core::config::{Diff, LoadError, Report, Summary};
+use berry_core::config::{Diff, LoadError, Report, Severity, Summary};
 use berry_core::error::ErrorKind;
 use bytes::Bytes;
 use http::StatusCode;
@@ -128,12 +128,12 @@ pub(in crate::routes) async fn history(State(app): AppState) -> Response {
 pub(in crate::routes) async fn validate(State(app): AppState, body: String) -> Response {
     let checked = yielding::run(move || reload::validate(&app, &body)).await;
     match checked {
-        Some(Ok(Reloaded { summary, diff, warnings, .. })) => Json(json!({
+        Some(Ok(checked)) => Json(json!({
             "valid": true,
-            "problems": problems(&warnings),
-            "counts": Counts::from(summary),
-            "changes": diff.changes,
-            "left_out": diff.left_out,
+            "problems": problems_with(&checked),
+            "counts": Counts::from(checked.summary),
+            "changes": checked.diff.changes,
+            "left_out": checked.diff.left_out,
         }))
         .into_response(),
         Some(Err(error)) => Json(json!({"valid": false, "problems": problems_of(&error)})).into_response(),
@@ -201,16 +201,16 @@ async fn answer(
 ) -> Response {
     let app = Arc::clone(app);
     match yielding::run(move || change(&app)).await {
-        Some(Ok(Reloaded { generation, summary, diff, warnings })) => Json(json!({
+        Some(Ok(reloaded)) => Json(json!({
             "reloaded": true,
             "config": config,
-            "generation": generation,
-            "providers": summary.providers,
-            "models": summary.models,
-            "users": summary.users,
-            "changes": diff.changes,
-            "left_out": diff.left_out,
-            "problems": problems(&warnings),
+            "generation": reloaded.generation,
+            "providers": reloaded.summary.providers,
+            "models": reloaded.summary.models,
+            "users": reloaded.summary.users,
+            "changes": reloaded.diff.changes,
+            "left_out": reloaded.diff.left_out,
+            "problems": problems_with(&reloaded),
         }))
         .into_response(),
         Some(Err(error)) => {
@@ -235,6 +235,14 @@ fn problems_of(error: &LoadError) -> Vec<Value> {
         Some(report) => problems(report),
         None => vec![json!({"severity": "error", "message": error.to_string()})],
     }
+}
+
+/// Its warnings, and the keys that have no effect before the next start.
+fn problems_with(reloaded: &Reloaded) -> Vec<Value> {
+    let waiting = reloaded.waiting().into_iter().map(|key| {
+        json!({"severity": Severity::Warning.as_str(), "message": format!("{key}: holds from the next start only")})
+    });
+    problems(&reloaded.warnings).into_iter().chain(waiting).collect()
 }
 
 fn problems(report: &Report) -> Vec<Value> {
