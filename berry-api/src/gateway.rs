@@ -74,8 +74,10 @@ impl Gateway {
                 // What a panic may have left half done is dropped with the request; what requests share holds no such state.
                 let answer = match operation {
                     Some(operation) => {
-                        let call =
-                            routes::relay::serve(&self.app, runtime, connection, id, operation, &mut parts, body);
+                        let started = active.started;
+                        let call = routes::relay::serve(
+                            &self.app, runtime, connection, id, started, operation, &mut parts, body,
+                        );
                         AssertUnwindSafe(call).catch_unwind().await
                     }
                     None => AssertUnwindSafe(self.page(connection, id, parts, body)).catch_unwind().await,

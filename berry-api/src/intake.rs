@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use berry_core::config::snapshot::Server;
 use berry_core::error::ErrorKind;
+use berry_relay::alarm::Alarm;
 use berry_relay::body::Chunks;
 use berry_relay::buffer::BufferPermit;
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use http::Version;
 use http::header::EXPECT;
 use http::request::Parts;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use crate::error::ApiError;
 use crate::reply::BoxError;
@@ -33,27 +34,19 @@ const DISCARD_WAIT: Duration = Duration::from_secs(1);
 struct Patience {
     allowed: Duration,
     began: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
 }
 
 impl Patience {
     fn new(allowed: Duration) -> Self {
-        Self { allowed, began: None, timer: None }
+        Self { allowed, began: None, alarm: Alarm::default() }
     }
 
     /// Ready when a body of which `received` bytes came has taken too long.
     fn poll(&mut self, cx: &mut Context<'_>, received: usize) -> Poll<()> {
         let began = *self.began.get_or_insert_with(Instant::now);
         let earned = EARNED_PER_KIB * u32::try_from(received / 1024).unwrap_or(u32::MAX);
-        let deadline = began + self.allowed + earned;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        while timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= deadline {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(deadline);
-        }
-        Poll::Pending
+        self.alarm.poll(cx, began + self.allowed + earned)
     }
 }
 

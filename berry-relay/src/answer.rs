@@ -17,9 +17,9 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use crate::alarm::Alarm;
 use crate::attempt::{self, Through};
 use crate::body::Chunks;
 use crate::buffer::BufferPermit;
@@ -430,7 +430,6 @@ impl Passing {
             && exchange.ttft.is_none()
         {
             let now = exchange.now();
-            exchange.ttft = Some(now.since(exchange.started));
             exchange.note_first_content(now);
         }
         let decoded = match &mut self.through.decoder {
@@ -581,8 +580,7 @@ enum Silence {
 
 /// Watches both silences of an answer with one timer.
 ///
-/// What happens between two waits is only marked; the clock is read and the timer moved when there is nothing else to do, and
-/// a timer that is early is left alone until it fires.
+/// What happens between two waits is only marked; the clock is read when there is nothing else to do.
 struct Quiet {
     period: Duration,
     idle: Option<Duration>,
@@ -593,14 +591,24 @@ struct Quiet {
     received: bool,
     meant: bool,
     sent: bool,
-    timer: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
 }
 
 impl Quiet {
     fn new(period: Duration, idle: Option<Duration>) -> Self {
         let now = tokio::time::Instant::now();
         let (received, meant, sent) = (false, false, false);
-        Self { period, idle, received_at: now, meant_at: now, sent_at: now, received, meant, sent, timer: None }
+        Self {
+            period,
+            idle,
+            received_at: now,
+            meant_at: now,
+            sent_at: now,
+            received,
+            meant,
+            sent,
+            alarm: Alarm::default(),
+        }
     }
 
     fn received(&mut self, meant: bool) {
@@ -613,7 +621,7 @@ impl Quiet {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Silence> {
-        let mut now = tokio::time::Instant::now();
+        let now = tokio::time::Instant::now();
         if std::mem::take(&mut self.received) {
             self.received_at = now;
         }
@@ -626,24 +634,12 @@ impl Quiet {
         let client_at = self.sent_at + self.period;
         let upstream_at = self.idle.map(|idle| (self.received_at + idle).min(self.meant_at + idle * SIGNS_OF_LIFE_MAX));
         let next = upstream_at.map_or(client_at, |at| at.min(client_at));
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
-        loop {
-            if timer.deadline() > next {
-                timer.as_mut().reset(next);
-            }
-            ready!(timer.as_mut().poll(cx));
-            now = now.max(timer.deadline());
-            if let (Some(at), Some(idle)) = (upstream_at, self.idle)
-                && now >= at
-            {
-                let was_silent = self.received_at + idle <= now;
-                return Poll::Ready(Silence::Upstream(if was_silent { idle } else { now - self.meant_at }));
-            }
-            if now >= client_at {
-                return Poll::Ready(Silence::Client);
-            }
-            timer.as_mut().reset(next);
-        }
+        ready!(self.alarm.poll(cx, next));
+        Poll::Ready(match self.idle.filter(|_| upstream_at == Some(next)) {
+            Some(idle) if self.received_at + idle == next => Silence::Upstream(idle),
+            Some(_) => Silence::Upstream(next - self.meant_at),
+            None => Silence::Client,
+        })
     }
 }
 

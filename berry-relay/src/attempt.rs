@@ -423,17 +423,16 @@ impl Attempt<'_> {
         let timeouts = &self.backend.provider.timeouts;
         let patience = if self.streams { timeouts.stream_headers } else { timeouts.completion };
         let outgoing = self.outgoing(request, prepared, exchange)?;
-        let sending = pin!(self.upstream.pool.send(outgoing, Choice::Any));
-        let mut sent = self.within(patience, "the head of its answer", sending).await?;
+        let until = (self.relay.shared.clock.at(self.sent_at) + patience).min(self.deadline.at);
+        let mut sent = self.upstream.pool.send(outgoing, Choice::Any, until).await;
         if let Err(SendError::Broken { stale: true, .. }) = sent
             && request.body.can_be_sent_again()
         {
             let prepared = self.prepared(request, exchange)?;
             let outgoing = self.outgoing(request, prepared, exchange)?;
-            let again = self.upstream.pool.send(outgoing, Choice::Fresh);
-            sent = Box::pin(self.within(patience, "the head of its answer", again)).await?;
+            sent = Box::pin(self.upstream.pool.send(outgoing, Choice::Fresh, until)).await;
         }
-        let (parts, incoming) = sent.map_err(|error| self.not_sent(error))?.into_parts();
+        let (parts, incoming) = sent.map_err(|error| self.not_sent(error, until, patience))?.into_parts();
         Ok((Head { status: parts.status, headers: parts.headers }, incoming))
     }
 
@@ -473,7 +472,7 @@ impl Attempt<'_> {
         Ok(outgoing)
     }
 
-    fn not_sent(&self, error: SendError) -> ForwardError {
+    fn not_sent(&self, error: SendError, until: tokio::time::Instant, patience: Duration) -> ForwardError {
         let backend = self.backend.id.clone();
         match error {
             SendError::Connect(source) if is_connect_timeout(source.as_ref()) => {
@@ -485,6 +484,15 @@ impl Attempt<'_> {
                 let what = "the connection broke before an answer";
                 ForwardError::Network { backend, what, source: Box::new(source) }
             }
+            SendError::TimedOut => self.late(until, "the head of its answer", patience),
+        }
+    }
+
+    /// What did not come until then.
+    fn late(&self, until: tokio::time::Instant, what: &'static str, waited: Duration) -> ForwardError {
+        match until == self.deadline.at {
+            true => ForwardError::TotalTimeout(self.deadline.limit),
+            false => ForwardError::Timeout { backend: self.backend.id.clone(), what, waited },
         }
     }
 
@@ -530,7 +538,6 @@ impl Attempt<'_> {
             head.status = status;
             return Ok(Reply::Held(held.chunks, held.permit));
         }
-        exchange.ttft = Some(exchange.now().since(exchange.started));
         exchange.usage = meter::usage_of_answer(&held.chunks, &members);
         if let Some(translation) = &self.translation {
             exchange.usage = translation.estimated_usage().unwrap_or(exchange.usage);
@@ -681,9 +688,7 @@ impl Attempt<'_> {
         if let Some(id) = events.response_id() {
             self.note_issued(id, exchange);
         }
-        let now = exchange.now();
-        exchange.ttft = Some(now.since(exchange.started));
-        events.committed_at(now);
+        events.committed_at(exchange.now());
         Ok(Reply::Events(events))
     }
 
@@ -735,10 +740,7 @@ impl Attempt<'_> {
             let mut timer = timer.as_mut().as_pin_mut().expect("made above");
             timer.as_mut().poll(cx).map(|()| Err(timer.deadline()))
         });
-        until.await.map_err(|until| match until == self.deadline.at {
-            true => ForwardError::TotalTimeout(self.deadline.limit),
-            false => ForwardError::Timeout { backend: self.backend.id.clone(), what, waited: patience },
-        })
+        until.await.map_err(|until| self.late(until, what, patience))
     }
 
     fn bad(&self, why: String) -> ForwardError {

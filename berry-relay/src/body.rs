@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 /// when they arrive in crumbs.
 const JOIN_BYTES_MAX: usize = 16 * 1024;
 /// Chunks that are kept as they come, however small.
-const CHUNKS_INLINE: usize = 4;
+const CRUMBS_MAX: usize = 4;
 
 /// A body as a list of chunks. Cloning it copies no bytes.
 ///
@@ -18,7 +18,8 @@ const CHUNKS_INLINE: usize = 4;
 /// two neighbours behind the first few hold more than 16 KiB together, whatever the cuts.
 #[derive(Clone, Debug, Default)]
 pub struct Chunks {
-    chunks: SmallVec<[Bytes; CHUNKS_INLINE]>,
+    // Room for one: most bodies come in one piece, and a body moves from hand to hand.
+    chunks: SmallVec<[Bytes; 1]>,
     /// Chunks at the front that were taken.
     taken: usize,
     len: usize,
@@ -40,7 +41,7 @@ impl Chunks {
             return;
         }
         self.len += chunk.len();
-        let crowded = self.chunks.len() >= CHUNKS_INLINE;
+        let crowded = self.chunks.len() >= CRUMBS_MAX;
         match self.chunks.last_mut() {
             Some(last) if crowded && last.len() + chunk.len() <= JOIN_BYTES_MAX => {
                 *last = join(std::mem::take(last), &chunk);

@@ -271,10 +271,11 @@ impl Facts {
         self.usage = usage;
     }
 
-    /// Notes that the running attempt brought its first content, unless that is known already.
+    /// Notes that the running attempt brought the first content, which is the client's.
     pub(crate) fn note_first_content(&mut self, now: Instant) {
+        self.ttft = Some(now.since(self.started));
         if let Some(last) = self.tries.last_mut() {
-            last.ttft.get_or_insert(now.since(last.started));
+            last.ttft = Some(now.since(last.started));
         }
     }
 
@@ -314,7 +315,13 @@ struct Inner {
 
 impl Exchange {
     /// Starts the record of a request.
-    pub fn begin(request_id: RequestId, operation: Operation, clock: Clock, sink: Arc<dyn ExchangeSink>) -> Self {
+    pub fn begin(
+        request_id: RequestId,
+        operation: Operation,
+        started: Instant,
+        clock: Clock,
+        sink: Arc<dyn ExchangeSink>,
+    ) -> Self {
         let facts = Facts {
             request_id,
             client_request_id: None,
@@ -322,7 +329,7 @@ impl Exchange {
             labels: None,
             trace: None,
             operation,
-            started: clock.now(),
+            started,
             user: None,
             model: None,
             requested: None,

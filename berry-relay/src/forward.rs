@@ -209,7 +209,7 @@ impl Relay {
     ///
     /// # Errors
     /// [`Refusal`] when nothing was sent to the client yet and nothing can be.
-    pub async fn forward(self: Arc<Self>, request: RelayRequest, exchange: Exchange) -> Result<Answer, Refusal> {
+    pub async fn forward(self: Arc<Self>, request: Box<RelayRequest>, exchange: Exchange) -> Result<Answer, Refusal> {
         let keep_alive = match (exchange.stream, self.limits.plain_keep_alive) {
             (true, _) => Some(KeepAlive::Comment(self.limits.keep_alive)),
             (false, Some(period)) if exchange.operation.holds_plain_answer() => Some(KeepAlive::WhiteSpace(period)),
@@ -217,7 +217,7 @@ impl Relay {
         };
         let (say, operation) = (Arc::clone(&self.shared.say), exchange.operation);
         // Boxed, so that what the attempts need is not part of every connection's task for as long as that lives.
-        let mut work = Box::pin(self.run(request, exchange));
+        let mut work = Box::into_pin(Box::write(Box::new_uninit(), self.run(request, exchange)));
         let Some(keep_alive) = keep_alive else {
             return work.await;
         };
@@ -227,13 +227,14 @@ impl Relay {
         }
     }
 
+    #[inline]
     #[expect(
         clippy::manual_async_fn,
         reason = "an async fn would hold the request twice: as it came and as it is used"
     )]
     fn run(
         self: Arc<Self>,
-        mut request: RelayRequest,
+        mut request: Box<RelayRequest>,
         mut exchange: Exchange,
     ) -> impl Future<Output = Result<Answer, Refusal>> + Send {
         async move {

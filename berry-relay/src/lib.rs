@@ -3,6 +3,7 @@
 //! [`forward::Relay`] is the way in; [`answer::Answer`] the way out. Between them stand one attempt (`attempt`), the edits
 //! of bodies ([`body`], [`envelope`]), the framing of streams ([`sse`]) and what is learnt on the way ([`meter`], [`exchange`]).
 
+pub mod alarm;
 pub mod answer;
 mod attempt;
 pub mod body;

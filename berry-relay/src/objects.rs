@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::error::ForwardError;
 use crate::forward::Relay;
@@ -95,18 +96,16 @@ impl Relay {
         *request.uri_mut() = address(provider, path, query).map_err(|error| internal(error.to_string()))?;
         *request.headers_mut() = headers::request(client, &provider.forward_headers, &upstream.headers);
         let patience = provider.timeouts.completion;
-        let sending = Box::pin(upstream.pool.send(request, Choice::Fresh));
-        let sent = tokio::time::timeout(patience, sending).await.map_err(|_| ForwardError::Timeout {
-            backend: id(),
-            what: "the head of its answer",
-            waited: patience,
-        })?;
+        let sent = Box::pin(upstream.pool.send(request, Choice::Fresh, Instant::now() + patience)).await;
         let (mut parts, body) = sent
             .map_err(|error| match error {
                 SendError::Connect(source) => ForwardError::Unreachable { backend: id(), source },
                 SendError::Broken { source, .. } => {
                     let what = "the connection broke before an answer";
                     ForwardError::Network { backend: id(), what, source: Box::new(source) }
+                }
+                SendError::TimedOut => {
+                    ForwardError::Timeout { backend: id(), what: "the head of its answer", waited: patience }
                 }
             })?
             .into_parts();

@@ -7,7 +7,8 @@
 //!
 //! An HTTP/1.1 connection has no task: whoever waits for its answer drives it. So a request is one task from end to end, is woken
 //! once by the upstream's bytes instead of twice, and closes its connection by being dropped. Nobody drives an idle connection;
-//! whether it still stands is seen when it is looked at, before its next use or by [`Pool::close_idle`].
+//! whether it still stands is seen when it is looked at, before its next use or by [`Pool::close_idle`]. The timer of its requests is
+//! the connection's too, so that a request sets none.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -31,6 +32,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
 
+use crate::alarm::Alarm;
 use crate::client::{Connector, UpstreamIo};
 use crate::error::BoxError;
 use crate::upstream_body::UpstreamBody;
@@ -74,13 +76,15 @@ struct Link {
     bell: Arc<Bell>,
     /// Rings the bell.
     waker: Waker,
+    /// For the head of an answer.
+    alarm: Alarm,
 }
 
 impl Link {
     fn new(sender: http1::SendRequest<UpstreamBody>, connection: http1::Connection<UpstreamIo, UpstreamBody>) -> Self {
         let bell = Arc::new(Bell::rung());
         let waker = Waker::from(Arc::clone(&bell));
-        Self { sender, connection: Some(connection), bell, waker }
+        Self { sender, connection: Some(connection), bell, waker, alarm: Alarm::default() }
     }
 
     /// Takes a request. The answer comes while the connection is polled.
@@ -191,6 +195,9 @@ pub(crate) enum SendError {
         #[source]
         source: hyper::Error,
     },
+    /// No head came in time.
+    #[error("no answer in time")]
+    TimedOut,
 }
 
 /// Which connection to use.
@@ -220,7 +227,7 @@ impl Pool {
         }
     }
 
-    /// Sends a request whose address is a path; waits for the head of the answer.
+    /// Sends a request whose address is a path; waits for the head of the answer, no longer than `until`.
     #[expect(
         clippy::manual_async_fn,
         reason = "an async fn would hold the request twice: as it came and as it is used"
@@ -229,16 +236,17 @@ impl Pool {
         self: &Arc<Self>,
         mut request: Request<UpstreamBody>,
         choice: Choice,
+        until: Instant,
     ) -> impl Future<Output = Result<Response<PooledBody>, SendError>> + Send {
         async move {
             let (connection, used_before) = match self.waiting(choice) {
                 Some(connection) => (connection, true),
                 // Boxed, as everything that is rare: what a request's future may need, every request has room for.
-                None => (Box::pin(self.connect()).await?, false),
+                None => (Box::pin(in_time(until, self.connect())).await?, false),
             };
             let mut link = match connection {
                 Connection::Own(link) => link,
-                Connection::Shared(sender) => return Box::pin(self.send_shared(sender, request)).await,
+                Connection::Shared(sender) => return Box::pin(in_time(until, self.send_shared(sender, request))).await,
             };
             request.headers_mut().insert(header::HOST, self.host.clone());
             if self.absolute_form {
@@ -247,9 +255,13 @@ impl Pool {
             let sending = link.begin(request);
             // Outside of the runtime's budget, whose end it would tell to a waker that nobody listens to.
             let mut sending = pin!(unconstrained(sending));
-            let sent = poll_fn(|cx| link.poll(cx, |cx| sending.as_mut().poll(cx)));
+            let sent = poll_fn(|cx| match link.poll(cx, |cx| sending.as_mut().poll(cx)) {
+                Poll::Ready(sent) => Poll::Ready(Some(sent)),
+                Poll::Pending => link.alarm.poll(cx, until).map(|()| None),
+            });
             let response = sent
                 .await
+                .ok_or(SendError::TimedOut)?
                 .map_err(|source| SendError::Broken { stale: used_before && closed_under_us(&source), source })?;
             let home = Some((Arc::clone(self), link));
             Ok(response.map(|incoming| PooledBody { incoming, home }))
@@ -339,6 +351,11 @@ impl Pool {
             idle.push(Idle { link, seen: None });
         }
     }
+}
+
+/// What has come to nothing by then has timed out.
+async fn in_time<T>(until: Instant, work: impl Future<Output = Result<T, SendError>>) -> Result<T, SendError> {
+    tokio::time::timeout_at(until, work).await.unwrap_or(Err(SendError::TimedOut))
 }
 
 /// Whether the other side closed or reset the connection instead of answering. hyper does not tell a reset inside the head

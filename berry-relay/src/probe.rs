@@ -180,7 +180,7 @@ pub async fn ask(
     request.headers_mut().extend(upstream.headers.iter().cloned());
     let started = tokio::time::Instant::now();
     let answered = async {
-        let (response, body) = upstream.pool.send(request, Choice::Any).await?.into_parts();
+        let (response, body) = upstream.pool.send(request, Choice::Any, started + timeout).await?.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX);
         let body = body.collect().await.map_err(ProbeError::Answer)?.to_bytes();
         Ok(Finding::new(response, &body, started.elapsed(), &provider.errors))

@@ -11,6 +11,7 @@ use berry_core::end_user;
 use berry_core::error::ErrorKind;
 use berry_core::id::RequestId;
 use berry_core::operation::{BodyForm, Dialect, Operation};
+use berry_core::time::Instant;
 use berry_relay::answer::Answer;
 use berry_relay::body::Chunks;
 use berry_relay::dialect::Malformed;
@@ -50,6 +51,7 @@ pub async fn serve<B>(
     runtime: Arc<Runtime>,
     connection: &Connection,
     id: RequestId,
+    started: Instant,
     operation: Operation,
     parts: &mut Parts,
     body: B,
@@ -57,7 +59,7 @@ pub async fn serve<B>(
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
-    let mut exchange = Exchange::begin(id, operation, app.clock, Arc::clone(&app.sink));
+    let mut exchange = Exchange::begin(id, operation, started, app.clock, Arc::clone(&app.sink));
     exchange.trace = app.traces.begin(&parts.headers);
     let wishes = Wishes::read(&parts.headers);
     exchange.client_request_id = wishes.request_id.as_ref().and_then(exchange::client_request_id);
@@ -107,7 +109,7 @@ where
 async fn forward(
     app: &App,
     runtime: &Runtime,
-    request: RelayRequest,
+    request: Box<RelayRequest>,
     explain: bool,
     mut exchange: Exchange,
 ) -> Response<Content> {
@@ -211,7 +213,7 @@ async fn admit<B>(
     wishes: &Wishes,
     parts: &mut Parts,
     body: &mut Option<B>,
-) -> Result<RelayRequest, ApiError>
+) -> Result<Box<RelayRequest>, ApiError>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
@@ -231,7 +233,7 @@ where
     let reader = Reader::new(incoming, &snapshot.server, &mut permit);
     let asked = match exchange.operation.body_form() {
         BodyForm::Json => read_json(reader, exchange.operation, &parts.uri).await?,
-        BodyForm::Multipart => read_form(reader, &parts.headers).await?,
+        BodyForm::Multipart => Box::pin(read_form(reader, &parts.headers)).await?,
     };
     exchange.stream = asked.stream;
     exchange.end_user = end_user(&asked.body, &snapshot.ledger);
@@ -248,7 +250,8 @@ where
         }
         _ => provider,
     };
-    Ok(RelayRequest {
+    // Boxed, because it moves from hand to hand.
+    Ok(Box::new(RelayRequest {
         user,
         model,
         provider,
@@ -257,7 +260,7 @@ where
         headers: std::mem::take(&mut parts.headers),
         permit,
         timeout,
-    })
+    }))
 }
 
 /// The client's own user, in the form in which the ledger records it; not looked for where there is no ledger.

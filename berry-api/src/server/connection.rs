@@ -86,7 +86,8 @@ pub struct ActiveRequest {
     connection: Arc<Connection>,
     path: Path,
     method: MethodLabel,
-    started: Instant,
+    /// When its head had arrived.
+    pub started: Instant,
     status: u16,
 }
 

@@ -22,9 +22,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use berry_relay::alarm::Alarm;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::HEAD_BYTES_MAX;
 use super::connection::Connection;
@@ -77,21 +78,20 @@ pub struct GuardedIo<T> {
     /// The first bytes, read to see which protocol it is, until the parser takes them.
     first: Bytes,
     head: Option<Head>,
-    timer: Pin<Box<Sleep>>,
-    /// Runs while a write waits; made when the first one does.
-    stall: Option<Pin<Box<Sleep>>>,
-    /// Whether the last write waited.
-    stalled: bool,
+    alarm: Alarm,
+    /// Since when a write waits.
+    stalled: Option<Instant>,
+    stall: Alarm,
     /// What stands in for the library's answer to a malformed head, as far as it is not written.
     substitute: Option<Bytes>,
     expired: bool,
-    drained: bool,
+    /// Once our side is shut: how long an unread body is read away.
+    drain_until: Option<Instant>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> GuardedIo<T> {
     /// Guards `io`.
     pub fn new(io: T, connection: Arc<Connection>, deadlines: Deadlines) -> Self {
-        let timer = Box::pin(sleep_until(Instant::now() + deadlines.idle));
         Self {
             io,
             connection,
@@ -99,12 +99,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> GuardedIo<T> {
             http2: false,
             first: Bytes::new(),
             head: None,
-            timer,
-            stall: None,
-            stalled: false,
+            alarm: Alarm::default(),
+            stalled: None,
+            stall: Alarm::default(),
             substitute: None,
             expired: false,
-            drained: false,
+            drain_until: None,
         }
     }
 
@@ -178,18 +178,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> GuardedIo<T> {
                 self.connection.app().clock.at(self.connection.idle_since()) + self.deadlines.idle
             }
         };
-        // A timer that is early is left alone: it is set anew when it fires, which spares every request of a busy
-        // connection a visit to the timer wheel.
-        if self.timer.deadline() > deadline {
-            self.timer.as_mut().reset(deadline);
-        }
-        while self.timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= deadline {
-                return Poll::Ready(phase);
-            }
-            self.timer.as_mut().reset(deadline);
-        }
-        Poll::Pending
+        self.alarm.poll(cx, deadline).map(|()| phase)
     }
 
     /// Ends a connection whose deadline passed. A half-sent head is answered 408, an idle connection just closes.
@@ -207,15 +196,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> GuardedIo<T> {
     /// Looks at what became of a write: one that waits may not do so for ever.
     fn watch<R>(&mut self, written: Poll<io::Result<R>>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
         if written.is_ready() {
-            self.stalled = false;
+            self.stalled = None;
             return written;
         }
-        let deadline = Instant::now() + self.deadlines.write_stall;
-        let timer = self.stall.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if !std::mem::replace(&mut self.stalled, true) {
-            timer.as_mut().reset(deadline);
-        }
-        ready!(timer.as_mut().poll(cx));
+        let since = *self.stalled.get_or_insert_with(Instant::now);
+        ready!(self.stall.poll(cx, since + self.deadlines.write_stall));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
     }
 
@@ -248,10 +233,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> GuardedIo<T> {
     }
 
     /// Reads away what the client still sends, until it stops or [`LINGER`] is over.
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_drain(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
         let mut scratch = [0; 16 * 1024];
         loop {
-            if self.timer.as_mut().poll(cx).is_ready() {
+            if self.alarm.poll(cx, until).is_ready() {
                 return Poll::Ready(());
             }
             let mut buf = ReadBuf::new(&mut scratch);
@@ -334,16 +319,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedIo<T> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.drained {
+        if this.drain_until.is_none() {
             ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
-            this.drained = true;
-            if !this.connection.lingers() {
-                return Poll::Ready(Ok(()));
-            }
-            this.timer.as_mut().reset(Instant::now() + LINGER);
         }
         if this.connection.lingers() {
-            ready!(this.poll_drain(cx));
+            let until = *this.drain_until.get_or_insert_with(|| Instant::now() + LINGER);
+            ready!(this.poll_drain(cx, until));
         }
         Poll::Ready(Ok(()))
     }

@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use smallvec::SmallVec;
-
 use super::{Cursor, DEPTH_MAX, JsonError, Kind, lex};
 use crate::body::Chunks;
 
@@ -33,7 +31,7 @@ pub struct Member {
 /// What was found in a valid body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
-    found: SmallVec<[Member; 3]>,
+    found: Vec<Member>,
     /// Offset of the brace that closes the top-level object; `None` when the top level is something else.
     close: Option<usize>,
     empty: bool,

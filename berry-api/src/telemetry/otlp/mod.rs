@@ -374,7 +374,8 @@ mod tests {
         let sink: Arc<dyn ExchangeSink> = Arc::new(Settled(access.clone(), Arc::clone(traces)));
         for _ in 0..requests {
             let id = RequestId::new(0, 0);
-            let mut exchange = Exchange::begin(id, Operation::ChatCompletions, Clock::start(), Arc::clone(&sink));
+            let clock = Clock::start();
+            let mut exchange = Exchange::begin(id, Operation::ChatCompletions, clock.now(), clock, Arc::clone(&sink));
             exchange.trace = traces.begin(&http::HeaderMap::new());
         }
     }
