@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use berry_core::config::snapshot::{Backend, Commit};
-use berry_core::operation::{Dialect, Operation};
+use berry_core::operation::{BodyForm, Dialect, Operation};
 use berry_core::time::Instant;
 use berry_loadbalance::course::{self, Retry};
 use berry_loadbalance::lease::{Lease, Remaining};
@@ -450,6 +450,9 @@ impl Attempt<'_> {
             .url(provider, self.operation, self.backend.upstream_model(request.body.model()))
             .map_err(|error| ForwardError::Internal(format!("{}: {error}", self.backend.id)))?;
         let mut headers = headers::request(&request.headers, &provider.forward_headers, &self.upstream.headers);
+        if self.operation.body_form() == BodyForm::Json {
+            headers::of_json(&mut headers, &self.upstream.headers);
+        }
         if self.translation.is_some() {
             headers::of_another_dialect(&mut headers);
         }

@@ -66,12 +66,18 @@ pub(crate) fn request(client: &HeaderMap, forward: &[HeaderName], fixed: &[(Head
     headers
 }
 
+/// Says what a body is that was read as JSON, whatever the client called it: upstreams go by the name. A provider's own word holds.
+pub(crate) fn of_json(headers: &mut HeaderMap, fixed: &[(HeaderName, HeaderValue)]) {
+    if fixed.iter().all(|(name, _)| *name != CONTENT_TYPE) {
+        headers.insert(CONTENT_TYPE, JSON);
+    }
+}
+
 /// Takes away what only means something in the client's own dialect.
 pub(crate) fn of_another_dialect(headers: &mut HeaderMap) {
     for name in ["anthropic-beta", "anthropic-version", "openai-beta"] {
         headers.remove(name);
     }
-    headers.insert(CONTENT_TYPE, JSON);
 }
 
 const BETA: HeaderName = HeaderName::from_static("anthropic-beta");

@@ -68,6 +68,21 @@ async fn an_answer_comes_back_byte_for_byte_and_says_which_way_it_went() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn json_is_called_json_upstream_whatever_the_client_called_it() {
+    let (gateway, mock) = gateway(Script { replies: vec![Reply::json("/", "{}")], ..Script::default() });
+    // What curl says of `-d` where nothing else is said.
+    for kind in [&[][..], &[("content-type", "application/x-www-form-urlencoded"), ("content-type", "text/plain")]] {
+        let headers: Vec<_> = kind.iter().copied().chain([("x-api-key", ADMIN)]).collect();
+        let body = r#"{"model":"org/wide"}"#;
+        assert_eq!(gateway.send(http::Method::POST, "/v1/chat/completions", &headers, body).await.status, 200);
+    }
+    for seen in mock.requests() {
+        let kinds: Vec<_> = seen.headers.get_all("content-type").iter().collect();
+        assert_eq!(kinds, ["application/json"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_headers_that_tell_the_way_can_be_switched_off() {
     let answers = Script { replies: vec![Reply::json("/", "{}")], ..Script::default() };
     let (gateway, _mock) = gateway_with("[server]\nberry_headers = false\n", answers);
