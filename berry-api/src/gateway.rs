@@ -11,6 +11,7 @@ use axum::Router;
 use berry_core::error::ErrorKind;
 use berry_core::id::RequestId;
 use berry_core::operation::{Dialect, Operation};
+use berry_relay::exchange::Exchange;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::request::Parts;
@@ -74,10 +75,9 @@ impl Gateway {
                 // What a panic may have left half done is dropped with the request; what requests share holds no such state.
                 let answer = match operation {
                     Some(operation) => {
-                        let started = active.started;
-                        let call = routes::relay::serve(
-                            &self.app, runtime, connection, id, started, operation, &mut parts, body,
-                        );
+                        let (clock, sink) = (self.app.clock, Arc::clone(&self.app.sink));
+                        let exchange = Exchange::begin(id, operation, active.started, clock, sink);
+                        let call = routes::relay::serve(&self.app, runtime, connection, exchange, &mut parts, body);
                         AssertUnwindSafe(call).catch_unwind().await
                     }
                     None => AssertUnwindSafe(self.page(connection, id, parts, body)).catch_unwind().await,

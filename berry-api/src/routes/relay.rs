@@ -11,7 +11,6 @@ use berry_core::end_user;
 use berry_core::error::ErrorKind;
 use berry_core::id::RequestId;
 use berry_core::operation::{BodyForm, Dialect, Operation};
-use berry_core::time::Instant;
 use berry_relay::answer::Answer;
 use berry_relay::body::Chunks;
 use berry_relay::dialect::Malformed;
@@ -45,21 +44,18 @@ const ESTIMATED: HeaderName = HeaderName::from_static("x-berry-estimated");
 const LOSS: HeaderName = HeaderName::from_static("x-berry-loss");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-berry-attempts");
 
-/// Serves one API call.
+/// Serves one API call, whose record `exchange` is.
 pub async fn serve<B>(
     app: &App,
     runtime: Arc<Runtime>,
     connection: &Connection,
-    id: RequestId,
-    started: Instant,
-    operation: Operation,
+    mut exchange: Exchange,
     parts: &mut Parts,
     body: B,
 ) -> Response<Content>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
-    let mut exchange = Exchange::begin(id, operation, started, app.clock, Arc::clone(&app.sink));
     exchange.trace = app.traces.begin(&parts.headers);
     let wishes = Wishes::read(&parts.headers);
     exchange.client_request_id = wishes.request_id.as_ref().and_then(exchange::client_request_id);
@@ -78,6 +74,7 @@ where
     // The clock is asked only where something may want to know.
     let may_be_limited = request.user.limits.is_some() || !runtime.snapshot.tags.is_empty();
     let now = if may_be_limited { exchange.now() } else { exchange.started };
+    let operation = exchange.operation;
     let decide = |patience, now| admission::admit(app, &runtime, &request, operation, patience, now);
     let decided = match decide(Patience::Fresh, now) {
         Err(refused) if refused.is_unasked() => Box::pin(cluster::ask(app, &request.user, decide)).await,

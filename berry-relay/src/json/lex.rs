@@ -142,8 +142,8 @@ const LONG_BYTES_MIN: usize = 128;
 #[cfg(target_arch = "x86_64")]
 fn long_plain_length<const OVER_ESCAPES: bool>(text: &[u8]) -> Result<usize, usize> {
     use std::arch::x86_64::{
-        __m256i, _mm256_and_si256, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_min_epu8, _mm256_movemask_epi8,
-        _mm256_or_si256, _mm256_set1_epi8, _mm256_setr_epi8, _mm256_setzero_si256, _mm256_shuffle_epi8,
+        __m256i, _mm256_and_si256, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8, _mm256_or_si256,
+        _mm256_set1_epi8, _mm256_setr_epi8, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_slli_epi16,
         _mm256_srli_epi16,
     };
 
@@ -157,42 +157,31 @@ fn long_plain_length<const OVER_ESCAPES: bool>(text: &[u8]) -> Result<usize, usi
         }
     }
 
-    /// One bit for each byte of two vectors, set where `marks` has all bits set.
+    /// What each byte is, one bit for each class: 1, 2, 4, 8 = what may stand behind a backslash alone, by the upper half of the letter,
+    /// which makes 2 the backslash; 64 = a quote; 128 = a control character. A byte belongs to the classes that both of its halves
+    /// allow. Those beyond ASCII belong to none: for them the look-up by the lower half gives 0.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn bits(block: [__m256i; 2], marks: impl Fn(__m256i) -> __m256i) -> u64 {
-        let [low, high] = block.map(|half| u64::from(_mm256_movemask_epi8(marks(half)).cast_unsigned()));
-        low | high << 32
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn is(bytes: __m256i, byte: u8) -> __m256i {
-        _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(byte.cast_signed()))
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn quotes_and_controls(bytes: __m256i) -> __m256i {
-        let control = _mm256_cmpeq_epi8(_mm256_min_epu8(bytes, _mm256_set1_epi8(0x1f)), bytes);
-        _mm256_or_si256(is(bytes, b'"'), control)
-    }
-
-    /// Marks what [`is_short_escape`] does not hold for. The letters have four upper halves, each with a bit here, and both halves of a
-    /// byte must have one in common.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn no_short_escapes(bytes: __m256i) -> __m256i {
+    fn classes(bytes: __m256i) -> __m256i {
+        const C: i8 = i8::MIN;
         let by_upper = _mm256_setr_epi8(
-            0, 0, 1, 0, 0, 2, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 2, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0,
+            C, C, 65, 0, 0, 2, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, C, C, 65, 0, 0, 2, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0,
         );
+        let (at_2, at_4, at_6, at_c, at_e, at_f) = (C | 64 | 13, C | 8, C | 4, C | 2, C | 4, C | 1);
         let by_lower = _mm256_setr_epi8(
-            0, 0, 13, 0, 8, 0, 4, 0, 0, 0, 0, 0, 2, 0, 4, 1, 0, 0, 13, 0, 8, 0, 4, 0, 0, 0, 0, 0, 2, 0, 4, 1,
+            C, C, at_2, C, at_4, C, at_6, C, C, C, C, C, at_c, C, at_e, at_f, C, C, at_2, C, at_4, C, at_6, C, C, C, C,
+            C, at_c, C, at_e, at_f,
         );
-        let half = _mm256_set1_epi8(0x0f);
-        let upper = _mm256_shuffle_epi8(by_upper, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), half));
-        let lower = _mm256_shuffle_epi8(by_lower, _mm256_and_si256(bytes, half));
-        _mm256_cmpeq_epi8(_mm256_and_si256(upper, lower), _mm256_setzero_si256())
+        let upper = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), _mm256_set1_epi8(0x0f));
+        _mm256_and_si256(_mm256_shuffle_epi8(by_upper, upper), _mm256_shuffle_epi8(by_lower, bytes))
+    }
+
+    /// The top bits of the bytes of two vectors.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn tops(low: __m256i, high: __m256i) -> u64 {
+        let [low, high] = [low, high].map(|half| u64::from(_mm256_movemask_epi8(half).cast_unsigned()));
+        low | high << 32
     }
 
     #[target_feature(enable = "avx2")]
@@ -200,15 +189,20 @@ fn long_plain_length<const OVER_ESCAPES: bool>(text: &[u8]) -> Result<usize, usi
         let mut at = 0;
         while let Some(block) = text.get(at..).and_then(<[u8]>::first_chunk::<64>) {
             let (Some(low), Some(high)) = (block.first_chunk(), block.last_chunk()) else { break };
-            let block = [load(low), load(high)];
-            let (backslashes, mut stops) =
-                (bits(block, |half| is(half, b'\\')), bits(block, |half| quotes_and_controls(half)));
+            let (low, high) = (classes(load(low)), classes(load(high)));
+            let backslashes = tops(_mm256_slli_epi16(low, 6), _mm256_slli_epi16(high, 6));
+            let quotes = [low, high].map(|half| _mm256_slli_epi16(half, 1));
+            let mut stops = tops(_mm256_or_si256(low, quotes[0]), _mm256_or_si256(high, quotes[1]));
             let mut cut = 0;
             if backslashes != 0 {
                 let starts = if OVER_ESCAPES { escape_starts(backslashes) } else { 0 };
                 // What an escape at the end of the block says stands in the next one, which then begins with it.
                 cut = starts >> 63;
-                let long = starts & (bits(block, |half| no_short_escapes(half)) >> 1);
+                let [low, high] = [low, high].map(|half| {
+                    let letters = _mm256_and_si256(half, _mm256_set1_epi8(0x0f));
+                    _mm256_cmpeq_epi8(letters, _mm256_setzero_si256())
+                });
+                let long = starts & (tops(low, high) >> 1);
                 stops = (stops & !(starts << 1)) | long | if OVER_ESCAPES { 0 } else { backslashes };
             }
             if stops != 0 {

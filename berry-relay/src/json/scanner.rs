@@ -347,13 +347,14 @@ impl Scanner {
         }
     }
 
-    /// The end of a member's value that lies in this chunk whole, which is found faster than by going through the states. Only
-    /// the last value of a chunk can be cut, so no chunk is read twice but for its last few bytes.
+    /// The end of a value that lies in this chunk whole, which is found faster than by going through the states. Looked for below the
+    /// second level, where the turns of a conversation and the definitions of tools stand, and below the first where little is
+    /// left. Only the last value of a chunk can be cut, and nothing inside of it is looked for again, so that no byte is read
+    /// more than four times.
     fn glance(&self, chunk: &[u8], at: usize) -> Option<usize> {
-        if self.depth != 1 || chunk.len() - at > GLANCE_BYTES_MAX {
-            return None;
-        }
-        Cursor::length_of_value(&chunk[at..], self.depth).map(|length| at + length)
+        let is_worth_it = self.depth == 2 || (self.depth == 1 && chunk.len() - at <= GLANCE_BYTES_MAX);
+        let length = is_worth_it.then(|| Cursor::length_of_value(&chunk[at..], self.depth)).flatten();
+        length.map(|length| at + length)
     }
 
     fn open(&mut self, at: usize, object: bool) -> Result<usize, JsonError> {
