@@ -274,7 +274,7 @@ impl Attempt<'_> {
                 exchange.note_first_content(now);
                 let mut head = head;
                 if self.translation.is_some() {
-                    head.headers = headers::translated(&head.headers, "text/event-stream");
+                    head.headers = headers::translated(std::mem::take(&mut head.headers), "text/event-stream");
                 }
                 return Ok(head.committed(Content::Events(events, lease)));
             }
@@ -306,7 +306,7 @@ impl Attempt<'_> {
             Some(translation) => {
                 let (status, body) = translation.error(head.status, &chunks.slice(0..chunks.len()).into_owned().into());
                 head.status = status;
-                head.headers = headers::translated(&head.headers, "application/json");
+                head.headers = headers::translated(std::mem::take(&mut head.headers), "application/json");
                 (Chunks::from(body), true)
             }
             None => (chunks, is_json),
@@ -545,7 +545,7 @@ impl Attempt<'_> {
         if let Some(translation) = &self.translation {
             exchange.usage = translation.estimated_usage().unwrap_or(exchange.usage);
             let answer = translation.answer(&held.chunks.into_bytes()).map_err(|error| self.bad(error.to_string()))?;
-            head.headers = headers::translated(&head.headers, "application/json");
+            head.headers = headers::translated(std::mem::take(&mut head.headers), "application/json");
             return Ok(Reply::Held(Chunks::from(answer), held.permit));
         }
         if let Some(id) = members.get("id") {

@@ -75,12 +75,13 @@ pub(crate) fn of_json(headers: &mut HeaderMap, fixed: &[(HeaderName, HeaderValue
 
 /// Takes away what only means something in the client's own dialect.
 pub(crate) fn of_another_dialect(headers: &mut HeaderMap) {
-    for name in ["anthropic-beta", "anthropic-version", "openai-beta"] {
+    for name in [BETA, VERSION, HeaderName::from_static("openai-beta")] {
         headers.remove(name);
     }
 }
 
-const BETA: HeaderName = HeaderName::from_static("anthropic-beta");
+pub(crate) const BETA: HeaderName = HeaderName::from_static("anthropic-beta");
+const VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 
 /// The values of `anthropic-beta`, which may stand in one header or in several.
 pub(crate) fn betas(headers: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -100,15 +101,13 @@ pub(crate) fn filter_betas(headers: &mut HeaderMap, known: &Betas) {
 
 /// Anthropic refuses requests without a version.
 pub(crate) fn default_version(headers: &mut HeaderMap) {
-    const NAME: HeaderName = HeaderName::from_static("anthropic-version");
-    if !headers.contains_key(NAME) {
-        headers.insert(NAME, HeaderValue::from_static("2023-06-01"));
+    if !headers.contains_key(VERSION) {
+        headers.insert(VERSION, HeaderValue::from_static("2023-06-01"));
     }
 }
 
 /// What an answer of another dialect keeps of its headers.
-pub(crate) fn translated(upstream: &HeaderMap, content_type: &'static str) -> HeaderMap {
-    let mut headers = upstream.clone();
+pub(crate) fn translated(mut headers: HeaderMap, content_type: &'static str) -> HeaderMap {
     let own = |name: &HeaderName| {
         let name = name.as_str();
         name.contains("ratelimit") || name.starts_with("anthropic-") || name.starts_with("openai-")

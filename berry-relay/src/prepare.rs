@@ -92,7 +92,7 @@ pub(crate) fn translated(
         &mut losses,
     );
     let body = body.map_err(|error| untranslatable(error.to_string()))?;
-    if request.headers.contains_key("anthropic-beta") && facts.operation.dialect() == Dialect::Anthropic {
+    if facts.operation.dialect() == Dialect::Anthropic && request.headers.contains_key(headers::BETA) {
         losses.add("anthropic-beta", Reason::Unsupported);
     }
     if request.model.loss_policy == LossPolicy::Reject && !losses.is_empty() {

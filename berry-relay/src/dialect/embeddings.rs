@@ -102,12 +102,12 @@ impl Request {
         let mut writer = Writer::new();
         let mut bad = None;
         writer.object(|w| {
-            w.key("object").string("list");
+            w.key("object").word("list");
             w.key("data").list(|w| {
                 for (index, vector) in vectors.iter().enumerate() {
                     let values = vector.fields().take("values").unwrap_or_else(|| Json::fixed("[]"));
                     w.object(|w| {
-                        w.key("object").string("embedding");
+                        w.key("object").word("embedding");
                         w.key("index").integer(index as u64);
                         w.key("embedding");
                         bad = write_vector(&values, self.encoding, w).err().or(bad.take());

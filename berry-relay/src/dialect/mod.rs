@@ -130,8 +130,8 @@ pub trait Codec: Send + Sync {
 /// Reads one upstream stream. A state machine of one answer: what it holds is bounded.
 pub trait StreamDecoder: Send + Sync {
     /// Takes the name and the data of the next event that has any, without white space around it, and adds what it means to
-    /// `out`. An event that means a piece of text and nothing else ([`ir::Delta::Text`]) leaves the decoder as one with any other
-    /// text would: [`reader`] does not show it the next one that is like it.
+    /// `out`. An event that means a piece of text ([`ir::Delta::Text`]), figures at most behind it, and nothing else, leaves the
+    /// decoder as one with any other text and figures would: [`reader`] does not show it the next one that is like it.
     ///
     /// # Errors
     /// [`Malformed`]: not what the dialect says.

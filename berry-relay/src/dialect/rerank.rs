@@ -94,7 +94,7 @@ impl Request {
         let mut writer = Writer::new();
         writer.object(|w| {
             if self.for_voyage {
-                w.key("object").string("list");
+                w.key("object").word("list");
             }
             if let Some(id) = fields.take("id") {
                 w.key("id").json(&id);

@@ -33,7 +33,7 @@ pub fn of_tool(schema: Option<&Json>) -> Json {
     }
     let mut writer = Writer::new();
     writer.object(|w| {
-        w.key("type").string("object");
+        w.key("type").word("object");
         for (name, value) in schema.fields().rest().filter(|(name, _)| name != "type") {
             w.quoted_key(&name).json(&value);
         }

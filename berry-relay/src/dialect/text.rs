@@ -21,6 +21,12 @@ const PIECE_BYTES_MIN: usize = 16 * 1024;
 /// Room that a writer begins with, bytes: enough for a short answer, and for what stands around a long prompt.
 const ROOM_BYTES: usize = 2 * 1024;
 
+/// Digits of the longest number that is written.
+const DIGITS_MAX: usize = 20;
+
+/// The elements of a list; most have few.
+pub type Elements = SmallVec<[Json; 2]>;
+
 /// A JSON value as it is written. Always one whole, valid value.
 #[derive(Clone)]
 pub struct Json {
@@ -84,7 +90,7 @@ impl Json {
 
     /// The text read, when it is a string.
     pub fn string(&self) -> Option<String> {
-        self.text().map(|text| text.read().into_owned())
+        Raw(&self.text).text().map(|text| read_text(text).into_owned())
     }
 
     /// The number, when it is one without sign and fraction. `3.0` counts as 3.
@@ -114,18 +120,18 @@ impl Json {
     }
 
     /// The elements of a list; none of anything else.
-    pub fn elements(&self) -> Vec<Self> {
+    pub fn elements(&self) -> Elements {
         match self.opened(Kind::Array) {
             Some((list, place)) => list.outline.elements(place).map(|element| list.value(element)).collect(),
-            None => Vec::new(),
+            None => Elements::new(),
         }
     }
 
     /// The members of an object, or nothing of anything else.
     pub fn fields(&self) -> Fields {
         let Some((object, place)) = self.opened(Kind::Object) else { return Fields::default() };
-        let members = object.outline.members(place).map(|named| Member { named, taken: false }).collect();
-        Fields { object: Some(object), members }
+        let left = object.outline.members(place).count();
+        Fields { object: Some((object, place)), left, taken: SmallVec::from_elem(0, left.div_ceil(MARKS)) }
     }
 
     /// Itself as a place where others stand in, where it is of this kind.
@@ -221,7 +227,8 @@ impl Text {
 /// What stands between quotes, its escapes resolved.
 fn read_text(written: &[u8]) -> Cow<'_, str> {
     if !written.contains(&b'\\') {
-        return String::from_utf8_lossy(written);
+        // Nearly always it is UTF-8, and this is told sooner than what is wrong.
+        return std::str::from_utf8(written).map_or_else(|_| String::from_utf8_lossy(written), Cow::Borrowed);
     }
     let quoted = [b"\"", written, b"\""].concat();
     match json::unquote(&quoted) {
@@ -280,8 +287,14 @@ impl Object {
         Json { text, place: Some((self.outline.clone(), place)) }
     }
 
-    fn name(&self, member: Named) -> Range<usize> {
-        self.own(self.outline.name(member))
+    /// A value that stands in it, as it is written.
+    fn written(&self, place: Place) -> &[u8] {
+        &self.text[self.own(self.outline.range(place))]
+    }
+
+    /// The name of a member, without quotes.
+    fn name(&self, member: Named) -> &[u8] {
+        &self.text[self.own(member.name())]
     }
 
     fn own(&self, range: Range<usize>) -> Range<usize> {
@@ -294,16 +307,15 @@ impl Object {
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
     /// The object that they stand in: they are cut out of it when they are taken, and most never are.
-    object: Option<Object>,
-    members: SmallVec<[Member; 8]>,
+    object: Option<(Object, Place)>,
+    /// A mark for each member that was taken.
+    taken: SmallVec<[u64; 1]>,
+    /// Members that were not taken.
+    left: usize,
 }
 
-/// A member of an object.
-#[derive(Clone, Debug)]
-struct Member {
-    named: Named,
-    taken: bool,
-}
+/// Marks in a word of them.
+const MARKS: usize = u64::BITS as usize;
 
 impl Fields {
     /// Checks a body and gives its members, or nothing where it is no object.
@@ -321,29 +333,39 @@ impl Fields {
 
     /// Takes a member, `null` too.
     pub fn take_any(&mut self, name: &str) -> Option<Json> {
-        let object = self.object.as_ref()?;
-        let mut found = None;
-        for member in self.members.iter_mut().filter(|member| !member.taken) {
-            let written = &object.text[object.name(member.named)];
-            member.taken = match object.outline.is_escaped(member.named) {
-                false => written == name.as_bytes(),
-                true => read_text(written) == name,
-            };
-            if member.taken {
-                found = Some(member.named.value());
-            }
-        }
-        found.map(|value| object.value(value))
+        let (object, place) = self.found(name)?;
+        Some(object.value(place))
     }
 
     /// Takes a member that is a string.
     pub fn text(&mut self, name: &str) -> Option<Text> {
-        self.take(name)?.text()
+        let (object, place) = self.found(name)?;
+        Raw(object.written(place)).text().map(|text| Text(object.text.slice_ref(text)))
     }
 
     /// Takes a member that is a string, and reads it.
     pub fn string(&mut self, name: &str) -> Option<String> {
-        self.take(name)?.string()
+        let (object, place) = self.found(name)?;
+        Raw(object.written(place)).text().map(|text| read_text(text).into_owned())
+    }
+
+    /// Takes a member: where its value stands, in which object.
+    fn found(&mut self, name: &str) -> Option<(&Object, Place)> {
+        let (object, place) = self.object.as_ref().filter(|_| self.left > 0)?;
+        let mut found = None;
+        for (number, member) in object.outline.members(*place).enumerate() {
+            let is_it = match member.is_escaped() {
+                false => member.name().len() == name.len() && object.name(member) == name.as_bytes(),
+                true => read_text(object.name(member)) == name,
+            };
+            let (word, mark) = (&mut self.taken[number / MARKS], 1 << (number % MARKS));
+            if is_it && *word & mark == 0 {
+                *word |= mark;
+                self.left -= 1;
+                found = Some(member.value());
+            }
+        }
+        Some((object, found?))
     }
 
     /// Takes a member that is an object, and gives its members; none where it is not there.
@@ -352,24 +374,25 @@ impl Fields {
     }
 
     /// Takes a member that is a list, and gives its elements.
-    pub fn list(&mut self, name: &str) -> Vec<Json> {
+    pub fn list(&mut self, name: &str) -> Elements {
         self.take(name).map(|value| value.elements()).unwrap_or_default()
     }
 
     /// What was not taken, in order; `null` left out.
     pub fn rest(self) -> impl Iterator<Item = (String, Json)> {
-        let object = self.object;
-        self.members.into_iter().filter(|member| !member.taken).filter_map(move |member| {
-            let object = object.as_ref()?;
-            let value = object.value(member.named.value());
-            let name = || read_text(&object.text[object.name(member.named)]).into_owned();
-            (value.kind() != Kind::Null).then(|| (name(), value))
+        let object = self.object.filter(|_| self.left > 0);
+        let members: SmallVec<[Named; 4]> =
+            object.iter().flat_map(|(object, place)| object.outline.members(*place)).collect();
+        members.into_iter().enumerate().filter_map(move |(number, member)| {
+            let (object, _) = object.as_ref().filter(|_| self.taken[number / MARKS] & 1 << (number % MARKS) == 0)?;
+            let value = object.value(member.value());
+            (value.kind() != Kind::Null).then(|| (read_text(object.name(member)).into_owned(), value))
         })
     }
 
     /// Whether nothing is left.
     pub fn is_empty(&self) -> bool {
-        self.members.iter().all(|member| member.taken)
+        self.left == 0
     }
 }
 
@@ -428,10 +451,7 @@ impl Writer {
 
     /// Writes a key that needs no escapes; its value comes next.
     pub fn key(&mut self, key: &str) -> &mut Self {
-        self.separate();
-        self.open.extend_from_slice(b"\"");
-        self.open.extend_from_slice(key.as_bytes());
-        self.open.extend_from_slice(b"\":");
+        self.quoted(key, true);
         self.comma = false;
         self
     }
@@ -462,13 +482,32 @@ impl Writer {
 
     /// Writes a string with the escapes it needs.
     pub fn string(&mut self, text: &str) {
-        self.separate();
         if json::is_plain(text) {
-            self.open.extend_from_slice(b"\"");
-            self.open.extend_from_slice(text.as_bytes());
-            self.open.extend_from_slice(b"\"");
-        } else {
-            self.open.extend_from_slice(&json::quote(text));
+            return self.quoted(text, false);
+        }
+        self.separate();
+        self.open.extend_from_slice(&json::quote(text));
+        self.comma = true;
+    }
+
+    /// Writes a string of ours that needs no escapes.
+    pub fn word(&mut self, text: &'static str) {
+        debug_assert!(json::is_plain(text));
+        self.quoted(text, false);
+    }
+
+    /// Writes a text that needs no escapes, with a colon behind it where it is a key.
+    fn quoted(&mut self, text: &str, is_key: bool) {
+        let (start, comma) = (self.open.len(), usize::from(self.comma));
+        // Quotes all over, and the rest in their midst: the buffer grows once.
+        self.open.resize(start + comma + text.len() + 2 + usize::from(is_key), b'"');
+        let room = &mut self.open[start..];
+        if self.comma {
+            room[0] = b',';
+        }
+        room[comma + 1..][..text.len()].copy_from_slice(text.as_bytes());
+        if is_key {
+            room[comma + 1 + text.len() + 1] = b':';
         }
         self.comma = true;
     }
@@ -489,7 +528,15 @@ impl Writer {
 
     /// Writes a number.
     pub fn integer(&mut self, number: u64) {
-        self.literal(&number.to_string());
+        let (mut digits, mut left, mut at) = ([0; DIGITS_MAX], number, DIGITS_MAX);
+        while at == DIGITS_MAX || left > 0 {
+            at -= 1;
+            digits[at] = b'0' + (left % 10) as u8;
+            left /= 10;
+        }
+        self.separate();
+        self.open.extend_from_slice(&digits[at..]);
+        self.comma = true;
     }
 
     /// Writes `true` or `false`.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use berry_core::config::provider_data::{ErrorTable, RerankForm};
+use berry_core::config::provider_data::RerankForm;
 use berry_core::config::snapshot::{Backend, Provider};
 use berry_core::operation::{Dialect, Operation};
 use berry_core::usage::Usage;
@@ -217,8 +217,8 @@ pub struct Translation {
     client: &'static dyn Codec,
     upstream: &'static dyn Codec,
     reply: Reply,
-    issuer: String,
-    errors: ErrorTable,
+    /// Who answers.
+    provider: Arc<Provider>,
     /// Names of tools as the upstream was told them, with those of the client, where they differ.
     names: Vec<(String, String)>,
     vectors: Option<Arc<embeddings::Request>>,
@@ -242,8 +242,7 @@ impl Translation {
             client: codec(client_wire(operation).unwrap_or(Wire::OpenAiChat)),
             upstream: codec(client_wire(upstream).unwrap_or(Wire::GeminiGenerate)),
             reply,
-            issuer: issuer_of(&backend.provider),
-            errors: backend.provider.errors.clone(),
+            provider: Arc::clone(&backend.provider),
             names: names(&decoded.request),
             vectors: decoded.vectors.clone(),
             ranking: decoded.ranking.clone(),
@@ -272,7 +271,7 @@ impl Translation {
         losses.extend(&decoded.losses);
         let mut request = Cow::Borrowed(&decoded.request);
         if decoded.has_state() {
-            claim(request.to_mut(), &self.issuer, losses);
+            claim(request.to_mut(), &issuer_of(&self.provider), losses);
         }
         let assumed = backend.edits.max_output_tokens.or(output_max);
         if request.max_tokens.is_none() && assumed.is_some() {
@@ -304,7 +303,7 @@ impl Translation {
         for part in response.candidates.iter_mut().flat_map(|candidate| &mut candidate.parts) {
             match part {
                 Part::Thinking(thinking) => self.tag(&mut thinking.signature),
-                Part::RedactedThinking(data) => *data = issuer::tag(data, &self.issuer),
+                Part::RedactedThinking(data) => *data = issuer::tag(data, &issuer_of(&self.provider)),
                 Part::Text(text) => self.tag(&mut text.signature),
                 Part::ToolCall(ToolCall { name, signature, .. }) => {
                     self.tag(signature);
@@ -318,7 +317,7 @@ impl Translation {
 
     /// The client's form of an error answer.
     pub fn error(&self, status: StatusCode, body: &Bytes) -> (StatusCode, Bytes) {
-        let error = error::of_answer(status.as_u16(), body, &self.errors);
+        let error = error::of_answer(status.as_u16(), body, &self.provider.errors);
         let (told, body) = self.client.encode_error(&error, status.as_u16(), &self.reply.request_id);
         (StatusCode::from_u16(told).unwrap_or(status), body)
     }
@@ -336,7 +335,7 @@ impl Translation {
 
     fn tag(&self, signature: &mut Option<Text>) {
         if let Some(signature) = signature {
-            *signature = issuer::tag(signature, &self.issuer);
+            *signature = issuer::tag(signature, &issuer_of(&self.provider));
         }
     }
 
@@ -352,9 +351,11 @@ impl Translation {
                 self.tag(signature);
                 self.rename(name);
             }
-            Event::Open { block: Block::RedactedThinking(data), .. } => *data = issuer::tag(data, &self.issuer),
+            Event::Open { block: Block::RedactedThinking(data), .. } => {
+                *data = issuer::tag(data, &issuer_of(&self.provider))
+            }
             Event::Delta { delta: Delta::Signature(signature), .. } => {
-                *signature = issuer::tag(signature, &self.issuer)
+                *signature = issuer::tag(signature, &issuer_of(&self.provider))
             }
             _ => {}
         }

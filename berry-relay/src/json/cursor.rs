@@ -116,7 +116,7 @@ impl<'a> Cursor<'a> {
 
     /// Skips white space and gives the byte behind it.
     #[inline]
-    pub(super) fn peek(&mut self) -> Option<u8> {
+    fn peek(&mut self) -> Option<u8> {
         match self.rest.first() {
             Some(byte) if *byte > b' ' => Some(*byte),
             _ => self.peek_behind_space(),

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Cursor;
+use super::{DEPTH_MAX, lex};
 
 /// Bytes of a text for which room for one value is made at first: most texts have fewer values.
 const BYTES_PER_VALUE: usize = 16;
@@ -37,25 +37,38 @@ impl Place {
 /// A member of an object of an [`Outline`].
 #[derive(Clone, Copy, Debug)]
 pub struct Named {
-    name: u32,
+    /// Where its name begins and ends, without its quotes.
+    start: u32,
+    end: u32,
+    is_escaped: bool,
+    value: Place,
 }
 
 impl Named {
+    /// Bytes of its name, without its quotes.
+    pub fn name(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+
+    /// Whether its name is written with escapes.
+    pub fn is_escaped(self) -> bool {
+        self.is_escaped
+    }
+
     /// Its value.
     pub fn value(self) -> Place {
-        Place(self.name + 1)
+        self.value
     }
 }
 
 impl Outline {
-    /// Reads a text from its beginning. `None` where it is not one JSON value, or longer than 4 GiB.
+    /// Reads a text. `None` where it is not one JSON value, or longer than 4 GiB.
     pub fn read(text: &[u8]) -> Option<Self> {
         u32::try_from(text.len()).ok()?;
-        let mut outline = Self(Vec::with_capacity((text.len() / BYTES_PER_VALUE).min(ROOM_MAX) + 1));
-        let mut cursor = Cursor::new(text);
-        outline.value(text, &mut cursor)?;
-        cursor.end()?;
-        Some(outline)
+        let entries = Vec::with_capacity((text.len() / BYTES_PER_VALUE).min(ROOM_MAX) + 1);
+        let mut reader = Reader { text, at: 0, entries };
+        reader.value(0)?;
+        reader.next().is_none().then_some(Self(reader.entries))
     }
 
     /// Bytes of a value.
@@ -64,23 +77,14 @@ impl Outline {
         entry.start as usize..entry.end as usize
     }
 
-    /// Bytes of a member's name, without its quotes.
-    pub fn name(&self, member: Named) -> Range<usize> {
-        self.range(Place(member.name))
-    }
-
-    /// Whether a member's name is written with escapes.
-    pub fn is_escaped(&self, member: Named) -> bool {
-        self.0[member.name as usize].next != 0
-    }
-
     /// The members of an object. Of any other value it must not be asked.
     pub fn members(&self, place: Place) -> impl Iterator<Item = Named> {
         let (mut at, end) = self.inside(place);
         std::iter::from_fn(move || {
-            let name = (at < end).then_some(at)?;
-            at = self.0[name as usize + 1].next;
-            Some(Named { name })
+            let value = Place((at < end).then_some(at + 1)?);
+            let Entry { start, end, next } = self.0[at as usize];
+            at = self.0[value.0 as usize].next;
+            Some(Named { start, end, is_escaped: next != 0, value })
         })
     }
 
@@ -98,27 +102,102 @@ impl Outline {
     fn inside(&self, place: Place) -> (u32, u32) {
         (place.0 + 1, self.0[place.0 as usize].next)
     }
+}
 
-    /// Notes the next value of a cursor in `text`.
-    fn value(&mut self, text: &[u8], cursor: &mut Cursor<'_>) -> Option<()> {
-        let first = cursor.peek()?;
-        let at = self.0.len();
-        let start = text.len() - cursor.left();
-        self.0.push(Entry { start: short(start), end: 0, next: 0 });
-        match first {
-            b'{' => cursor.members(|name, cursor| {
-                let start = name.as_ptr().addr() - text.as_ptr().addr();
-                let next = u32::from(name.contains(&b'\\'));
-                self.0.push(Entry { start: short(start), end: short(start + name.len()), next });
-                self.value(text, cursor)
-            })?,
-            b'[' => cursor.elements(|cursor| self.value(text, cursor))?,
-            _ => cursor.skip()?,
+/// What notes the values of a text, each behind the one before. Takes what a [`super::Cursor`] takes.
+struct Reader<'a> {
+    text: &'a [u8],
+    at: usize,
+    entries: Vec<Entry>,
+}
+
+impl Reader<'_> {
+    /// Skips white space and gives the byte behind it.
+    #[inline]
+    fn next(&mut self) -> Option<u8> {
+        loop {
+            let byte = *self.text.get(self.at)?;
+            if !lex::is_space(byte) {
+                return Some(byte);
+            }
+            self.at += 1;
         }
-        let next = short(self.0.len());
-        let entry = &mut self.0[at];
-        (entry.end, entry.next) = (short(text.len() - cursor.left()), next);
+    }
+
+    /// Reads past a byte that must come next.
+    #[inline]
+    fn expect(&mut self, byte: u8) -> Option<()> {
+        (self.next()? == byte).then(|| self.at += 1)
+    }
+
+    /// Goes on behind a member or an element: whether another one follows.
+    #[inline]
+    fn more(&mut self, close: u8) -> Option<bool> {
+        let byte = self.next()?;
+        self.at += 1;
+        match byte {
+            b',' => Some(true),
+            _ => (byte == close).then_some(false),
+        }
+    }
+
+    /// Notes the next value, which stands in `depth` others.
+    fn value(&mut self, depth: usize) -> Option<()> {
+        let first = self.next()?;
+        let (start, rest) = (self.at, &self.text[self.at..]);
+        let length = match first {
+            b'"' => 1 + lex::text_length(&rest[1..])?,
+            b'{' | b'[' => return self.nested(first, depth + 1),
+            b't' => rest.starts_with(b"true").then_some(4)?,
+            b'f' => rest.starts_with(b"false").then_some(5)?,
+            b'n' => rest.starts_with(b"null").then_some(4)?,
+            _ => lex::number_length(rest)?,
+        };
+        self.at += length;
+        let next = short(self.entries.len() + 1);
+        self.entries.push(Entry { start: short(start), end: short(self.at), next });
         Some(())
+    }
+
+    /// Notes an object or an array and all that is in it.
+    fn nested(&mut self, open: u8, depth: usize) -> Option<()> {
+        let own = self.entries.len();
+        self.entries.push(Entry { start: short(self.at), end: 0, next: 0 });
+        self.at += 1;
+        let is_object = open == b'{';
+        let close = if is_object { b'}' } else { b']' };
+        if depth > DEPTH_MAX {
+            return None;
+        }
+        if self.next()? == close {
+            self.at += 1;
+        } else {
+            loop {
+                if is_object {
+                    self.name()?;
+                }
+                self.value(depth)?;
+                if !self.more(close)? {
+                    break;
+                }
+            }
+        }
+        let next = short(self.entries.len());
+        let entry = &mut self.entries[own];
+        (entry.end, entry.next) = (short(self.at), next);
+        Some(())
+    }
+
+    /// Notes the name of a member, and reads past the colon behind it.
+    #[inline]
+    fn name(&mut self) -> Option<()> {
+        self.expect(b'"')?;
+        let start = self.at;
+        self.at += lex::text_length(&self.text[start..])?;
+        let end = self.at - 1;
+        let next = u32::from(self.text[start..end].contains(&b'\\'));
+        self.entries.push(Entry { start: short(start), end: short(end), next });
+        self.expect(b':')
     }
 }
 

@@ -143,7 +143,7 @@ fn outlined(text: &[u8], outline: &Outline, place: Place, told: &mut Vec<(bool, 
     told.push((false, value.to_vec()));
     match Raw(value).kind() {
         Kind::Object => outline.members(place).for_each(|member| {
-            told.push((outline.is_escaped(member), text[outline.name(member)].to_vec()));
+            told.push((member.is_escaped(), text[member.name()].to_vec()));
             outlined(text, outline, member.value(), told);
         }),
         Kind::Array => outline.elements(place).for_each(|element| outlined(text, outline, element, told)),

@@ -14,7 +14,7 @@ use crate::json::{Kind, Raw, scalar_length};
 /// Longest event that is remembered.
 const EVENT_BYTES_MAX: usize = 4096;
 /// Most free values; those beyond are compared like the rest.
-const FREE_MAX: usize = 4;
+const FREE_MAX: usize = 8;
 
 /// Length of a string with nothing in it.
 const EMPTY_TEXT: usize = 2;
@@ -67,35 +67,52 @@ impl Template {
 
     /// Whether an event means the same as the learnt one.
     pub(super) fn matches(&self, event: &[u8]) -> bool {
-        self.fixed_and_free(event, 0).is_some()
+        self.compare(event, |_| {}).is_some()
     }
 
-    /// The free value at `place` of an event that means the same as the learnt one, as it is written; `None` where the event means
-    /// something else, or there is no such value.
-    pub(crate) fn value<'e>(&self, event: &'e [u8], place: usize) -> Option<&'e [u8]> {
-        self.fixed_and_free(event, place).filter(|value| !value.is_empty())
+    /// The free values of an event that means the same as the learnt one; `None` where it means something else.
+    pub(crate) fn values(&self, event: &[u8]) -> Option<Values> {
+        let mut values = Values::default();
+        self.compare(event, |value| values.0.push(value))?;
+        Some(values)
     }
 
-    fn fixed_and_free<'e>(&self, event: &'e [u8], wanted: usize) -> Option<&'e [u8]> {
+    /// Where a place of the learnt event, outside of its free values, is in the event of `values`.
+    pub(crate) fn moved(&self, place: usize, values: &Values) -> usize {
+        let before = self.free.iter().zip(&values.0).rev().find(|(free, _)| free.end <= place);
+        before.map_or(place, |(free, value)| value.end + (place - free.end))
+    }
+
+    fn compare(&self, event: &[u8], mut found: impl FnMut(Range<usize>)) -> Option<()> {
         // Nothing learnt.
         if self.event.is_empty() {
             return None;
         }
-        let (mut rest, mut at, mut found) = (event, 0, &event[..0]);
-        for (place, free) in self.free.iter().enumerate() {
+        let (mut rest, mut at) = (event, 0);
+        for free in &self.free {
             rest = rest.strip_prefix(&self.event[at..free.start])?;
             let length = scalar_length(rest)?;
             let is_text = rest[0] == b'"';
             if is_text != (self.event[free.start] == b'"') || is_text && length == EMPTY_TEXT {
                 return None;
             }
-            if place == wanted {
-                found = &rest[..length];
-            }
+            let start = event.len() - rest.len();
+            found(start..start + length);
             rest = &rest[length..];
             at = free.end;
         }
-        (rest == &self.event[at..]).then_some(found)
+        (rest == &self.event[at..]).then_some(())
+    }
+}
+
+/// Where the free values of an event stand in it.
+#[derive(Debug, Default)]
+pub(crate) struct Values(SmallVec<[Range<usize>; FREE_MAX]>);
+
+impl Values {
+    /// The value at `place`, counted as [`Free`] does.
+    pub(crate) fn get(&self, place: usize) -> Option<Range<usize>> {
+        self.0.get(place).cloned()
     }
 }
 
@@ -142,6 +159,21 @@ mod tests {
         ] {
             assert_eq!(template.matches(event.as_bytes()), same, "{event}");
         }
+    }
+
+    #[test]
+    fn what_stands_between_free_values_is_found_where_they_moved_it() {
+        let event = r#"{"a":1,"x":"one","b":"two","x":3,"c":4}"#;
+        let other = r#"{"a":1,"x":"a longer one","b":"two","x":3456,"c":4}"#;
+        let template = learnt(event);
+        let values = template.values(other.as_bytes()).unwrap();
+        assert_eq!(&other[values.get(0).unwrap()], r#""a longer one""#);
+        assert_eq!(&other[values.get(1).unwrap()], "3456");
+        for name in ["\"a\"", "\"b\"", "\"c\"", "}"] {
+            let place = template.moved(event.find(name).unwrap(), &values);
+            assert!(other[place..].starts_with(name), "{name}");
+        }
+        assert!(values.get(2).is_none());
     }
 
     #[test]

@@ -220,12 +220,12 @@ fn write_thinking(w: &mut Writer, request: &Request, target: &Target<'_>, thinks
     }
     w.key("thinking").object(|w| {
         match thinks {
-            Thinks::Unsaid | Thinks::Off => return w.key("type").string("disabled"),
+            Thinks::Unsaid | Thinks::Off => return w.key("type").word("disabled"),
             Thinks::Budget(tokens) => {
-                w.key("type").string("enabled");
+                w.key("type").word("enabled");
                 w.key("budget_tokens").integer(tokens);
             }
-            Thinks::Adaptive(_) => w.key("type").string("adaptive"),
+            Thinks::Adaptive(_) => w.key("type").word("adaptive"),
         }
         if let Some(show) = show.filter(|_| takes_display) {
             w.key("display").string(if show { "summarized" } else { "omitted" });
@@ -288,9 +288,9 @@ fn write_settings(w: &mut Writer, request: &Request, losses: &mut Losses) {
             if tier == ServiceTier::Priority {
                 losses.add("service_tier", Reason::Approximated);
             }
-            w.key("service_tier").string("auto");
+            w.key("service_tier").word("auto");
         }
-        Some(ServiceTier::Default) => w.key("service_tier").string("standard_only"),
+        Some(ServiceTier::Default) => w.key("service_tier").word("standard_only"),
         Some(ServiceTier::Flex) => losses.add("service_tier", Reason::Unsupported),
     }
     if request.stream {
@@ -337,7 +337,7 @@ fn write_output_config(w: &mut Writer, schema: Option<&Json>, thinks: Thinks, lo
         }
         if let Some(schema) = schema {
             w.key("format").object(|w| {
-                w.key("type").string("json_schema");
+                w.key("type").word("json_schema");
                 w.key("schema").json(schema);
             });
         }
@@ -397,15 +397,15 @@ impl Parts<'_, '_> {
         }
         w.key("tool_choice").object(|w| {
             match &choice {
-                None | Some(ToolChoice::Auto) => w.key("type").string("auto"),
-                Some(ToolChoice::None) => w.key("type").string("none"),
-                Some(ToolChoice::Required) => w.key("type").string("any"),
+                None | Some(ToolChoice::Auto) => w.key("type").word("auto"),
+                Some(ToolChoice::None) => w.key("type").word("none"),
+                Some(ToolChoice::Required) => w.key("type").word("any"),
                 Some(ToolChoice::OneOf(_)) => {
                     self.losses.add("tool_choice", Reason::Approximated);
-                    w.key("type").string("any");
+                    w.key("type").word("any");
                 }
                 Some(ToolChoice::Tool(name)) => {
-                    w.key("type").string("tool");
+                    w.key("type").word("tool");
                     w.key("name").string(&ids::tool_name(name, ids::ANTHROPIC_NAME_MAX));
                 }
             }
@@ -424,14 +424,14 @@ impl Parts<'_, '_> {
         w.key("system").list(|w| {
             for block in blocks {
                 w.object(|w| {
-                    w.key("type").string("text");
+                    w.key("type").word("text");
                     w.key("text").text(&block.text);
                     self.mark(w, block.cache);
                 });
             }
             if let Some(instruction) = instruction {
                 w.object(|w| {
-                    w.key("type").string("text");
+                    w.key("type").word("text");
                     w.key("text").string(&instruction);
                 });
             }
@@ -483,21 +483,21 @@ impl Parts<'_, '_> {
         match (part, own) {
             (Part::Text(text), _) if text.text.is_blank() => return Ok(false),
             (Part::Text(text), _) => w.object(|w| {
-                w.key("type").string("text");
+                w.key("type").word("text");
                 w.key("text").text(&text.text);
                 self.mark(w, text.cache);
             }),
             (Part::Refusal(text), _) => w.object(|w| {
-                w.key("type").string("text");
+                w.key("type").word("text");
                 w.key("text").text(text);
             }),
             (Part::Thinking(thinking), Some(signature)) => w.object(|w| {
-                w.key("type").string("thinking");
+                w.key("type").word("thinking");
                 w.key("thinking").text(&thinking.text);
                 w.key("signature").text(&signature);
             }),
             (Part::RedactedThinking(_), Some(data)) => w.object(|w| {
-                w.key("type").string("redacted_thinking");
+                w.key("type").word("redacted_thinking");
                 w.key("data").text(&data);
             }),
             (Part::Thinking(_) | Part::RedactedThinking(_), None) => {
@@ -526,7 +526,7 @@ impl Parts<'_, '_> {
             Source::Text(_) => self.losses.add("messages.image.source", Reason::Invalid),
             source => {
                 w.object(|w| {
-                    w.key("type").string("image");
+                    w.key("type").word("image");
                     write_source(w, source);
                     self.mark(w, image.cache);
                 });
@@ -549,7 +549,7 @@ impl Parts<'_, '_> {
             return Err(Malformed::new("messages.content.file", why));
         }
         w.object(|w| {
-            w.key("type").string("document");
+            w.key("type").word("document");
             write_source(w, &document.source);
             if let Some(name) = document.name.as_ref().filter(|name| !name.is_empty()) {
                 w.key("title").text(name);
@@ -571,7 +571,7 @@ impl Parts<'_, '_> {
             self.losses.add("messages.tool_calls.arguments", Reason::Invalid);
         }
         w.object(|w| {
-            w.key("type").string("tool_use");
+            w.key("type").word("tool_use");
             w.key("id").string(&ids::sent(call.id.as_deref().unwrap_or_default(), ids::TOOLU));
             w.key("name").string(&ids::tool_name(&call.name, ids::ANTHROPIC_NAME_MAX));
             w.key("input").json(&input);
@@ -582,7 +582,7 @@ impl Parts<'_, '_> {
     fn result(&mut self, w: &mut Writer, result: &ToolResult) -> Result<(), Malformed> {
         let mut failed = None;
         w.object(|w| {
-            w.key("type").string("tool_result");
+            w.key("type").word("tool_result");
             w.key("tool_use_id").string(&ids::sent(result.id.as_deref().unwrap_or_default(), ids::TOOLU));
             let says = result.parts.iter().any(|part| !matches!(part, Part::Text(text) if text.text.is_blank()));
             if says {
@@ -611,7 +611,7 @@ fn no_audio(audio: &Audio) -> Malformed {
 
 fn write_text(w: &mut Writer, text: &'static str) {
     w.object(|w| {
-        w.key("type").string("text");
+        w.key("type").word("text");
         w.key("text").string(text);
     });
 }
@@ -619,21 +619,21 @@ fn write_text(w: &mut Writer, text: &'static str) {
 fn write_source(w: &mut Writer, source: &Source) {
     w.key("source").object(|w| match source {
         Source::Base64 { media_type, data } => {
-            w.key("type").string("base64");
+            w.key("type").word("base64");
             w.key("media_type").text(media_type);
             w.key("data").text(data);
         }
         Source::Url { url, .. } => {
-            w.key("type").string("url");
+            w.key("type").word("url");
             w.key("url").text(url);
         }
         Source::Text(text) => {
-            w.key("type").string("text");
-            w.key("media_type").string("text/plain");
+            w.key("type").word("text");
+            w.key("media_type").word("text/plain");
             w.key("data").text(text);
         }
         Source::File(id) => {
-            w.key("type").string("file");
+            w.key("type").word("file");
             w.key("file_id").text(id);
         }
     });

@@ -60,8 +60,8 @@ pub(super) fn encode(response: &Response, reply: &Reply) -> Bytes {
     let mut writer = Writer::new();
     writer.object(|w| {
         w.key("id").string(&format!("msg_{}", reply.request_id));
-        w.key("type").string("message");
-        w.key("role").string("assistant");
+        w.key("type").word("message");
+        w.key("role").word("assistant");
         w.key("model").string(model(response.model.as_deref(), reply));
         w.key("content").list(|w| {
             let mut calls = 0;
@@ -78,16 +78,16 @@ pub(super) fn encode(response: &Response, reply: &Reply) -> Bytes {
 fn write_part(w: &mut Writer, part: &Part, reply: &Reply, calls: &mut usize) {
     match part {
         Part::Text(TextPart { text, .. }) | Part::Refusal(text) if !text.is_empty() => w.object(|w| {
-            w.key("type").string("text");
+            w.key("type").word("text");
             w.key("text").text(text);
         }),
         Part::Thinking(thinking) => w.object(|w| {
-            w.key("type").string("thinking");
+            w.key("type").word("thinking");
             w.key("thinking").text(&thinking.text);
             w.key("signature").text(thinking.signature.as_ref().unwrap_or(&Text::default()));
         }),
         Part::RedactedThinking(data) => w.object(|w| {
-            w.key("type").string("redacted_thinking");
+            w.key("type").word("redacted_thinking");
             w.key("data").text(data);
         }),
         Part::ToolCall(call) => {
@@ -115,7 +115,7 @@ pub(super) fn call_id(id: Option<&str>, reply: &Reply, index: usize) -> String {
 fn write_call(w: &mut Writer, call: &ToolCall, id: &str) {
     let (input, _) = call.arguments.as_object();
     w.object(|w| {
-        w.key("type").string("tool_use");
+        w.key("type").word("tool_use");
         w.key("id").string(id);
         w.key("name").string(&call.name);
         w.key("input").json(&input);

@@ -205,8 +205,8 @@ impl Encoder {
         event(out, "message_start", |w| {
             w.key("message").object(|w| {
                 w.key("id").string(&format!("msg_{}", self.reply.request_id));
-                w.key("type").string("message");
-                w.key("role").string("assistant");
+                w.key("type").word("message");
+                w.key("role").word("assistant");
                 w.key("model").string(response::model(model, &self.reply));
                 w.key("content").list(|_| {});
                 w.key("stop_reason").literal("null");
@@ -249,20 +249,20 @@ impl Encoder {
             w.key("index").integer(index);
             w.key("content_block").object(|w| match block {
                 Block::Text | Block::Refusal => {
-                    w.key("type").string("text");
-                    w.key("text").string("");
+                    w.key("type").word("text");
+                    w.key("text").word("");
                 }
                 Block::Thinking => {
-                    w.key("type").string("thinking");
-                    w.key("thinking").string("");
-                    w.key("signature").string("");
+                    w.key("type").word("thinking");
+                    w.key("thinking").word("");
+                    w.key("signature").word("");
                 }
                 Block::RedactedThinking(data) => {
-                    w.key("type").string("redacted_thinking");
+                    w.key("type").word("redacted_thinking");
                     w.key("data").text(&data);
                 }
                 Block::ToolCall { id, name, .. } => {
-                    w.key("type").string("tool_use");
+                    w.key("type").word("tool_use");
                     w.key("id").string(&response::call_id(id.as_deref(), reply, calls));
                     w.key("name").string(&name);
                     w.key("input").object(|_| {});

@@ -57,9 +57,9 @@ pub(super) fn write_usage(w: &mut Writer, usage: &Usage) {
 pub(super) fn write_mark(w: &mut Writer, mark: Option<CacheMark>) {
     if let Some(mark) = mark {
         w.key("cache_control").object(|w| {
-            w.key("type").string("ephemeral");
+            w.key("type").word("ephemeral");
             if mark == CacheMark::OneHour {
-                w.key("ttl").string("1h");
+                w.key("ttl").word("1h");
             }
         });
     }

@@ -8,7 +8,7 @@ use super::super::ir::{
     SystemBlock, TextPart, Thinking, ThinkingMode, Tool, ToolCall, ToolChoice, ToolResult, Turn,
 };
 use super::super::loss::{Losses, Reason};
-use super::super::text::{Fields, Json, Text};
+use super::super::text::{Elements, Fields, Json, Text};
 use super::schema;
 
 /// Reads a request. Its model and whether it streams are said by its address.
@@ -43,9 +43,9 @@ fn any(fields: &mut Fields, names: &[&str]) -> Option<Json> {
     names.iter().find_map(|name| fields.take(name))
 }
 
-fn one_or_more(value: Json) -> Vec<Json> {
+fn one_or_more(value: Json) -> Elements {
     let elements = value.elements();
-    if elements.is_empty() && !value.fields().is_empty() { vec![value] } else { elements }
+    if elements.is_empty() && !value.fields().is_empty() { Elements::from_iter([value]) } else { elements }
 }
 
 fn system_blocks(system: &Json, losses: &mut Losses) -> Vec<SystemBlock> {

@@ -441,9 +441,9 @@ impl<'a> Out<'a, '_> {
     fn output(&mut self, w: &mut Writer) {
         match &self.request.output {
             None => {}
-            Some(OutputFormat::JsonObject) => w.key("responseMimeType").string("application/json"),
+            Some(OutputFormat::JsonObject) => w.key("responseMimeType").word("application/json"),
             Some(OutputFormat::Schema { name, description, schema, strict: _ }) => {
-                w.key("responseMimeType").string("application/json");
+                w.key("responseMimeType").word("application/json");
                 let mut lost = HashSet::new();
                 let schema = named(schema, name.as_ref(), description.as_ref());
                 self.schema("responseJsonSchema", "responseSchema", &schema, &mut lost, w);
@@ -599,7 +599,7 @@ fn arguments(arguments: &Arguments) -> Result<Json, Text> {
 /// taken for a reference.
 fn response(result: Option<&ToolResult>, w: &mut Writer) {
     let Some(result) = result else {
-        return w.object(|w| w.key("error").string("the client sent no result"));
+        return w.object(|w| w.key("error").word("the client sent no result"));
     };
     let texts: Vec<&Text> = result
         .parts

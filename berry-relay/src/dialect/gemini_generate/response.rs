@@ -143,7 +143,7 @@ pub(super) fn encode(response: &Response, reply: &Reply) -> Bytes {
                 w.object(|w| {
                     w.key("content").object(|w| {
                         w.key("parts").list(|w| candidate.parts.iter().for_each(|part| write_part(part, w)));
-                        w.key("role").string("model");
+                        w.key("role").word("model");
                     });
                     w.key("finishReason").string(stop_word(&stop));
                     w.key("index").integer(index as u64);

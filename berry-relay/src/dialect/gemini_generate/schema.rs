@@ -57,13 +57,13 @@ impl Google<'_> {
                 self.lost.insert("$ref".to_owned());
             }
             // `true` allows everything, and so does a schema that is cut off here.
-            return w.object(|w| w.key("type").string("OBJECT"));
+            return w.object(|w| w.key("type").word("OBJECT"));
         }
         let mut fields = schema.fields();
         if let Some(target) = fields.string("$ref") {
             return match self.resolve(&target) {
                 Some(target) => self.schema(&target, depth + 1, nullable, w),
-                None => w.object(|w| w.key("type").string("OBJECT")),
+                None => w.object(|w| w.key("type").word("OBJECT")),
             };
         }
         let (types, has_null) = types(fields.take("type"));

@@ -191,7 +191,7 @@ impl Encoder {
                 w.object(|w| {
                     w.key("content").object(|w| {
                         w.key("parts").list(part);
-                        w.key("role").string("model");
+                        w.key("role").word("model");
                     });
                     w.key("index").integer(u64::from(candidate));
                 });
@@ -222,7 +222,7 @@ impl Encoder {
             }
             (Some(Writing::Text), Delta::Signature(signature)) => self.chunk(candidate, out, |w| {
                 w.object(|w| {
-                    w.key("text").string("");
+                    w.key("text").word("");
                     w.key("thoughtSignature").text(signature);
                 });
             }),
@@ -302,8 +302,8 @@ impl StreamEncoder for Encoder {
                 for (candidate, stop) in &self.stops {
                     w.object(|w| {
                         w.key("content").object(|w| {
-                            w.key("parts").list(|w| w.object(|w| w.key("text").string("")));
-                            w.key("role").string("model");
+                            w.key("parts").list(|w| w.object(|w| w.key("text").word("")));
+                            w.key("role").word("model");
                         });
                         w.key("finishReason").string(stop_word(stop));
                         w.key("index").integer(u64::from(*candidate));

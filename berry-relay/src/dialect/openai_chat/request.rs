@@ -458,11 +458,11 @@ fn write_output(w: &mut Writer, request: &Request) {
     match &request.output {
         None => {}
         Some(OutputFormat::JsonObject) => {
-            w.key("response_format").object(|w| w.key("type").string("json_object"));
+            w.key("response_format").object(|w| w.key("type").word("json_object"));
         }
         Some(OutputFormat::Schema { name, description, schema, strict }) => {
             w.key("response_format").object(|w| {
-                w.key("type").string("json_schema");
+                w.key("type").word("json_schema");
                 w.key("json_schema").object(|w| {
                     w.key("name").text(name.as_ref().unwrap_or(&Text::plain("answer")));
                     if let Some(description) = description {
@@ -485,15 +485,15 @@ fn write_tools(w: &mut Writer, request: &Request, losses: &mut Losses) {
     w.key("tools").list(|w| request.tools.iter().for_each(|tool| write_tool(w, tool, losses)));
     match &request.tool_choice {
         None => {}
-        Some(ToolChoice::Auto) => w.key("tool_choice").string("auto"),
-        Some(ToolChoice::None) => w.key("tool_choice").string("none"),
-        Some(ToolChoice::Required) => w.key("tool_choice").string("required"),
+        Some(ToolChoice::Auto) => w.key("tool_choice").word("auto"),
+        Some(ToolChoice::None) => w.key("tool_choice").word("none"),
+        Some(ToolChoice::Required) => w.key("tool_choice").word("required"),
         Some(ToolChoice::OneOf(_)) => {
             losses.add("tool_choice", Reason::Approximated);
-            w.key("tool_choice").string("required");
+            w.key("tool_choice").word("required");
         }
         Some(ToolChoice::Tool(name)) => w.key("tool_choice").object(|w| {
-            w.key("type").string("function");
+            w.key("type").word("function");
             w.key("function").object(|w| w.key("name").string(&ids::tool_name(name, ids::OPENAI_NAME_MAX)));
         }),
     }
@@ -505,7 +505,7 @@ fn write_tools(w: &mut Writer, request: &Request, losses: &mut Losses) {
 fn write_tool(w: &mut Writer, tool: &Tool, losses: &mut Losses) {
     declare_mark(tool.cache, losses);
     w.object(|w| {
-        w.key("type").string("function");
+        w.key("type").word("function");
         w.key("function").object(|w| {
             w.key("name").string(&ids::tool_name(&tool.name, ids::OPENAI_NAME_MAX));
             if let Some(description) = &tool.description {
@@ -534,7 +534,7 @@ fn write_system(w: &mut Writer, request: &Request, losses: &mut Losses) {
         request.system.iter().filter(|block| !block.text.is_empty()).map(|block| block.text.clone()).collect();
     if !texts.is_empty() {
         w.object(|w| {
-            w.key("role").string("system");
+            w.key("role").word("system");
             w.key("content").text(&joined(&texts, "\\n\\n"));
         });
     }
@@ -614,7 +614,7 @@ fn write_result<'a>(w: &mut Writer, result: &'a ToolResult, losses: &mut Losses)
         content = Text::plain(ERROR_PREFIX).join(&content);
     }
     w.object(|w| {
-        w.key("role").string("tool");
+        w.key("role").word("tool");
         w.key("tool_call_id").string(&ids::sent(result.id.as_deref().unwrap_or_default(), ids::CALL));
         w.key("content").text(&content);
     });
@@ -665,7 +665,7 @@ fn write_part(w: &mut Writer, part: &Part, losses: &mut Losses) -> Result<(), Ma
                 _ => return Err(Malformed::new("messages.content", format!("{kind} cannot be sent to this backend"))),
             };
             w.object(|w| {
-                w.key("type").string("input_audio");
+                w.key("type").word("input_audio");
                 w.key("input_audio").object(|w| {
                     w.key("data").text(data);
                     w.key("format").string(format);
@@ -694,7 +694,7 @@ fn is_content(part: &Part, losses: &mut Losses) -> bool {
 
 fn write_text(w: &mut Writer, text: &Text) {
     w.object(|w| {
-        w.key("type").string("text");
+        w.key("type").word("text");
         w.key("text").text(text);
     });
 }
@@ -709,7 +709,7 @@ fn write_image(w: &mut Writer, image: &Image, losses: &mut Losses) {
         Source::File(_) => losses.add("messages.image.file_id", Reason::Foreign),
         Source::Text(_) => losses.add("messages.image.source", Reason::Invalid),
         source => w.object(|w| {
-            w.key("type").string("image_url");
+            w.key("type").word("image_url");
             w.key("image_url").object(|w| {
                 match source {
                     Source::Base64 { media_type, data } => write_data_url(w.key("url"), media_type, data),
@@ -740,7 +740,7 @@ fn write_document(w: &mut Writer, document: &Document, losses: &mut Losses) {
             write_text(w, text);
         }
         Source::Base64 { media_type, data } => w.object(|w| {
-            w.key("type").string("file");
+            w.key("type").word("file");
             w.key("file").object(|w| {
                 w.key("filename").text(document.name.as_ref().unwrap_or(&Text::plain(DOCUMENT_NAME)));
                 write_data_url(w.key("file_data"), media_type, data);
@@ -774,7 +774,7 @@ fn write_assistant(w: &mut Writer, turn: &Turn, echoes: bool, losses: &mut Losse
         return;
     }
     w.object(|w| {
-        w.key("role").string("assistant");
+        w.key("role").word("assistant");
         match texts.is_empty() {
             true => w.key("content").literal("null"),
             false => w.key("content").text(&joined(&texts, "")),
@@ -795,7 +795,7 @@ fn write_call(w: &mut Writer, call: &ToolCall, losses: &mut Losses) {
     declare_mark(call.cache, losses);
     w.object(|w| {
         w.key("id").string(&ids::sent(call.id.as_deref().unwrap_or_default(), ids::CALL));
-        w.key("type").string("function");
+        w.key("type").word("function");
         w.key("function").object(|w| {
             w.key("name").string(&ids::tool_name(&call.name, ids::OPENAI_NAME_MAX));
             w.key("arguments").text(&call.arguments.as_text());

@@ -41,7 +41,7 @@ pub(super) fn encode(response: &Response, reply: &Reply) -> Bytes {
     let mut writer = Writer::new();
     writer.object(|w| {
         w.key("id").string(&format!("chatcmpl-{}", reply.request_id));
-        w.key("object").string("chat.completion");
+        w.key("object").word("chat.completion");
         w.key("created").integer(reply.created);
         w.key("model").string(model(response.model.as_deref(), reply));
         w.key("choices").list(|w| {
@@ -87,7 +87,7 @@ fn write_message(w: &mut Writer, parts: &[Part], reply: &Reply) {
             Part::Image(_) | Part::Document(_) | Part::Audio(_) | Part::ToolResult(_) | Part::Unknown(_) => {}
         }
     }
-    w.key("role").string("assistant");
+    w.key("role").word("assistant");
     match texts.is_empty() {
         true => w.key("content").literal("null"),
         false => w.key("content").texts(&texts),
@@ -118,14 +118,14 @@ fn write_message(w: &mut Writer, parts: &[Part], reply: &Reply) {
 pub(super) fn write_thinking(w: &mut Writer, part: &Part) {
     match part {
         Part::Thinking(thinking) => w.object(|w| {
-            w.key("type").string("thinking");
+            w.key("type").word("thinking");
             w.key("thinking").text(&thinking.text);
             if let Some(signature) = &thinking.signature {
                 w.key("signature").text(signature);
             }
         }),
         Part::RedactedThinking(data) => w.object(|w| {
-            w.key("type").string("redacted_thinking");
+            w.key("type").word("redacted_thinking");
             w.key("data").text(data);
         }),
         _ => {}
@@ -135,7 +135,7 @@ pub(super) fn write_thinking(w: &mut Writer, part: &Part) {
 pub(super) fn write_citation(w: &mut Writer, citation: &Citation) {
     let empty = Text::default();
     w.object(|w| {
-        w.key("type").string("url_citation");
+        w.key("type").word("url_citation");
         w.key("url_citation").object(|w| {
             w.key("url").text(citation.url.as_ref().unwrap_or(&empty));
             w.key("title").text(citation.title.as_ref().unwrap_or(&empty));
@@ -158,7 +158,7 @@ pub(super) fn call_id(id: Option<&str>, reply: &Reply, index: usize) -> String {
 fn write_call(w: &mut Writer, call: &ToolCall, id: &str) {
     w.object(|w| {
         w.key("id").string(id);
-        w.key("type").string("function");
+        w.key("type").word("function");
         w.key("function").object(|w| {
             w.key("name").string(&call.name);
             w.key("arguments").text(&call.arguments.as_text());

@@ -335,7 +335,7 @@ impl Encoder {
         let mut writer = Writer::new();
         writer.object(|w| {
             w.key("id").string(&format!("chatcmpl-{}", self.reply.request_id));
-            w.key("object").string("chat.completion.chunk");
+            w.key("object").word("chat.completion.chunk");
             w.key("created").integer(self.reply.created);
             w.key("model").string(response::model(model, &self.reply));
         });
@@ -360,8 +360,8 @@ impl Encoder {
         if !self.spoken.contains(&candidate) {
             self.spoken.push(candidate);
             self.write_choice(candidate, None, out, |w| {
-                w.key("role").string("assistant");
-                w.key("content").string("");
+                w.key("role").word("assistant");
+                w.key("content").word("");
             });
         }
     }
@@ -390,10 +390,10 @@ impl Encoder {
                 self.calls.push(OpenCall { candidate, block: index, place, said: false });
                 self.call(candidate, place, out, |w| {
                     w.key("id").string(&id);
-                    w.key("type").string("function");
+                    w.key("type").word("function");
                     w.key("function").object(|w| {
                         w.key("name").string(&name);
-                        w.key("arguments").string("");
+                        w.key("arguments").word("");
                     });
                 });
             }
@@ -470,7 +470,7 @@ impl Encoder {
         let call = self.calls.iter().find(|call| (call.candidate, call.block) == (candidate, index));
         if let Some(place) = call.filter(|call| !call.said).map(|call| call.place) {
             self.call(candidate, place, out, |w| {
-                w.key("function").object(|w| w.key("arguments").string("{}"));
+                w.key("function").object(|w| w.key("arguments").word("{}"));
             });
         }
         let thought = self.thoughts.iter().position(|own| (own.candidate, own.block) == (candidate, index));

@@ -88,7 +88,7 @@ impl Out<'_, '_> {
         }
         let mut failed = None;
         w.object(|w| {
-            w.key("type").string("message");
+            w.key("type").word("message");
             w.key("role").string(match role {
                 Role::System => "developer",
                 Role::User => "user",
@@ -113,14 +113,14 @@ impl Out<'_, '_> {
                 });
             }
             Part::Refusal(text) => w.object(|w| {
-                w.key("type").string("refusal");
+                w.key("type").word("refusal");
                 w.key("refusal").text(text);
             }),
             Part::Image(image) => self.image(image, w)?,
             Part::Document(document) => self.document(document, w)?,
             Part::Audio(audio) => match &audio.source {
                 Source::Base64 { media_type, data } => w.object(|w| {
-                    w.key("type").string("input_audio");
+                    w.key("type").word("input_audio");
                     w.key("input_audio").object(|w| {
                         w.key("data").text(data);
                         let kind = media_type.read();
@@ -149,7 +149,7 @@ impl Out<'_, '_> {
         self.note_mark(image.cache);
         let url = address(&image.source, "messages.content.image")?;
         w.object(|w| {
-            w.key("type").string("input_image");
+            w.key("type").word("input_image");
             w.key("image_url").text(&url);
             w.key("detail").text(image.detail.as_ref().unwrap_or(&Text::plain("auto")));
         });
@@ -170,14 +170,14 @@ impl Out<'_, '_> {
         if let Source::Text(text) = &document.source {
             self.losses.add("messages.content.document", Reason::Approximated);
             w.object(|w| {
-                w.key("type").string("input_text");
+                w.key("type").word("input_text");
                 w.key("text").text(text);
             });
             return Ok(());
         }
         let address = address(&document.source, "messages.content.document")?;
         w.object(|w| {
-            w.key("type").string("input_file");
+            w.key("type").word("input_file");
             match &document.source {
                 Source::Url { .. } => w.key("file_url").text(&address),
                 _ => {
@@ -195,7 +195,7 @@ impl Out<'_, '_> {
             Part::ToolCall(call) => {
                 self.note_mark(call.cache);
                 w.object(|w| {
-                    w.key("type").string("function_call");
+                    w.key("type").word("function_call");
                     w.key("call_id").string(call.id.as_deref().unwrap_or_default());
                     w.key("name").string(&call.name);
                     w.key("arguments").text(&arguments_text(&call.arguments));
@@ -219,7 +219,7 @@ impl Out<'_, '_> {
         }
         let mut failed = None;
         w.object(|w| {
-            w.key("type").string("function_call_output");
+            w.key("type").word("function_call_output");
             w.key("call_id").string(result.id.as_deref().unwrap_or_default());
             w.key("output");
             if let [Part::Text(text)] = &result.parts[..] {
@@ -243,7 +243,7 @@ impl Out<'_, '_> {
             for tool in &self.request.tools {
                 self.note_mark(tool.cache);
                 w.object(|w| {
-                    w.key("type").string("function");
+                    w.key("type").word("function");
                     w.key("name").string(&tool.name);
                     if let Some(description) = &tool.description {
                         w.key("description").text(description);
@@ -262,13 +262,13 @@ impl Out<'_, '_> {
         }
         match &self.request.tool_choice {
             None => {}
-            Some(ToolChoice::Auto) => w.key("tool_choice").string("auto"),
-            Some(ToolChoice::None) => w.key("tool_choice").string("none"),
-            Some(ToolChoice::Required) => w.key("tool_choice").string("required"),
+            Some(ToolChoice::Auto) => w.key("tool_choice").word("auto"),
+            Some(ToolChoice::None) => w.key("tool_choice").word("none"),
+            Some(ToolChoice::Required) => w.key("tool_choice").word("required"),
             Some(ToolChoice::Tool(name)) => w.key("tool_choice").object(|w| named(name, w)),
             Some(ToolChoice::OneOf(names)) => w.key("tool_choice").object(|w| {
-                w.key("type").string("allowed_tools");
-                w.key("mode").string("required");
+                w.key("type").word("allowed_tools");
+                w.key("mode").word("required");
                 w.key("tools").list(|w| names.iter().for_each(|name| w.object(|w| named(name, w))));
             }),
         }
@@ -335,7 +335,7 @@ impl Out<'_, '_> {
                 w.key("effort").string(effort.name());
             }
             if reasoning.show == Some(true) {
-                w.key("summary").string("auto");
+                w.key("summary").word("auto");
             }
         });
     }
@@ -348,9 +348,9 @@ impl Out<'_, '_> {
         w.key("text").object(|w| {
             match &self.request.output {
                 None => {}
-                Some(OutputFormat::JsonObject) => w.key("format").object(|w| w.key("type").string("json_object")),
+                Some(OutputFormat::JsonObject) => w.key("format").object(|w| w.key("type").word("json_object")),
                 Some(OutputFormat::Schema { name, description, schema, strict }) => w.key("format").object(|w| {
-                    w.key("type").string("json_schema");
+                    w.key("type").word("json_schema");
                     w.key("name").text(name.as_ref().unwrap_or(&Text::plain("answer")));
                     if let Some(description) = description {
                         w.key("description").text(description);
@@ -401,17 +401,17 @@ fn is_content(part: &Part) -> bool {
 }
 
 fn named(name: &str, w: &mut Writer) {
-    w.key("type").string("function");
+    w.key("type").word("function");
     w.key("name").string(name);
 }
 
 fn reasoning(text: Option<&Text>, encrypted: &Text, w: &mut Writer) {
     w.object(|w| {
-        w.key("type").string("reasoning");
+        w.key("type").word("reasoning");
         w.key("summary").list(|w| {
             if let Some(text) = text {
                 w.object(|w| {
-                    w.key("type").string("summary_text");
+                    w.key("type").word("summary_text");
                     w.key("text").text(text);
                 });
             }

@@ -164,7 +164,7 @@ impl Call<'_> {
     pub(super) fn write(&self, reply: &Reply, index: usize, status: &str, w: &mut Writer) {
         w.object(|w| {
             w.key("id").string(&item_id("fc", reply, index));
-            w.key("type").string("function_call");
+            w.key("type").word("function_call");
             w.key("status").string(status);
             w.key("arguments").text(&self.arguments);
             match self.id {
@@ -186,17 +186,17 @@ pub(super) fn write_message(
 ) {
     w.object(|w| {
         w.key("id").string(&item_id("msg", reply, index));
-        w.key("type").string("message");
+        w.key("type").word("message");
         w.key("status").string(status);
         w.key("content").list(content);
-        w.key("role").string("assistant");
+        w.key("role").word("assistant");
     });
 }
 
 /// A text inside a message.
 pub(super) fn write_text(text: &Text, citations: &[Citation], w: &mut Writer) {
     w.object(|w| {
-        w.key("type").string("output_text");
+        w.key("type").word("output_text");
         w.key("annotations").list(|w| citations.iter().for_each(|citation| write_citation(citation, w)));
         w.key("logprobs").list(|_| {});
         w.key("text").text(text);
@@ -206,7 +206,7 @@ pub(super) fn write_text(text: &Text, citations: &[Citation], w: &mut Writer) {
 /// The words of a refusal inside a message.
 pub(super) fn write_refusal(text: &Text, w: &mut Writer) {
     w.object(|w| {
-        w.key("type").string("refusal");
+        w.key("type").word("refusal");
         w.key("refusal").text(text);
     });
 }
@@ -216,7 +216,7 @@ pub(super) fn write_citation(citation: &Citation, w: &mut Writer) {
     let Some(url) = &citation.url else { return };
     let (start, end) = citation.span.unwrap_or_default();
     w.object(|w| {
-        w.key("type").string("url_citation");
+        w.key("type").word("url_citation");
         w.key("start_index").integer(start);
         w.key("end_index").integer(end);
         w.key("url").text(url);
@@ -234,7 +234,7 @@ pub(super) fn write_reasoning(
 ) {
     w.object(|w| {
         w.key("id").string(&item_id("rs", reply, index));
-        w.key("type").string("reasoning");
+        w.key("type").word("reasoning");
         w.key("summary").list(|w| {
             if let Some(text) = text {
                 write_summary(text, w);
@@ -249,7 +249,7 @@ pub(super) fn write_reasoning(
 /// A part of a summary.
 pub(super) fn write_summary(text: &Text, w: &mut Writer) {
     w.object(|w| {
-        w.key("type").string("summary_text");
+        w.key("type").word("summary_text");
         w.key("text").text(text);
     });
 }
@@ -270,13 +270,13 @@ pub(super) fn write_response(shown: &Shown<'_>, reply: &Reply, w: &mut Writer) {
     let (status, reason) = shown.end.map_or(("in_progress", None), status_of);
     w.object(|w| {
         w.key("id").string(&format!("resp_{}", reply.request_id));
-        w.key("object").string("response");
+        w.key("object").word("response");
         w.key("created_at").integer(reply.created);
         w.key("status").string(status);
         match status {
             "failed" => w.key("error").object(|w| {
-                w.key("code").string("server_error");
-                w.key("message").string("The upstream ended the answer with an error.");
+                w.key("code").word("server_error");
+                w.key("message").word("The upstream ended the answer with an error.");
             }),
             _ => w.key("error").literal("null"),
         }
@@ -294,10 +294,10 @@ pub(super) fn write_response(shown: &Shown<'_>, reply: &Reply, w: &mut Writer) {
         w.key("store").boolean(false);
         w.key("temperature").literal("null");
         w.key("text").literal(r#"{"format":{"type":"text"}}"#);
-        w.key("tool_choice").string("auto");
+        w.key("tool_choice").word("auto");
         w.key("tools").list(|_| {});
         w.key("top_p").literal("null");
-        w.key("truncation").string("disabled");
+        w.key("truncation").word("disabled");
         match shown.usage.filter(|usage| !usage.is_empty()) {
             Some(usage) => w.key("usage").object(|w| write_usage(usage, w)),
             None => w.key("usage").literal("null"),

@@ -297,9 +297,9 @@ impl Encoder {
         self.event("response.failed", out, |w| {
             w.key("response").object(|w| {
                 w.key("id").string(&id);
-                w.key("object").string("response");
+                w.key("object").word("response");
                 w.key("created_at").integer(created);
-                w.key("status").string("failed");
+                w.key("status").word("failed");
                 w.key("error").object(|w| {
                     w.key("code").string(error_code(error.kind));
                     w.key("message").string(&error.message);
