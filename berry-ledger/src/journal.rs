@@ -1,8 +1,8 @@
 //! The journal: where a record is safe from the death of the process, before the database has it.
 //!
 //! A folder of segments, each a file of frames that only grows. A record is copied into memory that is shared with the operating
-//! system ([`Map`]), or where there is none it is one `write`; so what was appended is with the operating system when `append` returns
-//! and survives a `kill -9`. [`Journal::sync`] also brings it to the disk.
+//! system ([`Tail`]) and written to the segment with others, or where there is none it is one `write`; so what was appended is with
+//! the operating system when `append` returns and survives a `kill -9`. [`Journal::sync`] also brings it to the disk.
 //!
 //! ```text
 //! segment = "BERRYJ1\n" frame*
@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A process never appends to a segment of an earlier one, so a torn frame is always the last of its segment: it is counted and
-//! left behind. A segment that is damaged elsewhere is put aside as `*.damaged` when its turn to be deleted comes. A segment that is
-//! mapped is as long as the map while it grows, and is cut to its frames when it is full, when the process ends, or by the next process.
+//! left behind. A segment that is damaged elsewhere is put aside as `*.damaged` when its turn to be deleted comes. Earlier versions
+//! left segments with zeros behind their frames; those are cut.
 //!
 //! Bounds: all segments together, and the memory that takes records while the disk takes none. Beyond both a record is dropped and
 //! counted; the request that it belongs to is served.
@@ -25,8 +25,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::map::Map;
 use crate::record::Record;
+use crate::tail::{self, Tail};
 
 const MAGIC: &[u8; 8] = b"BERRYJ1\n";
 const FRAME_HEAD: usize = 8;
@@ -98,17 +98,19 @@ pub(crate) struct Journal {
 
 struct Active {
     file: Arc<File>,
-    /// Its bytes as memory, where there is such a thing.
-    map: Option<Map>,
+    /// The end of the segment, where there is such a thing.
+    tail: Option<Tail>,
     number: u64,
+    /// Bytes of the segment, and how many of them are in its file; the others are in the tail.
     len: u64,
+    filed: u64,
     /// Earlier segments that are still there, oldest first, with their lengths.
     earlier: VecDeque<(u64, u64)>,
     /// Bytes of all of `earlier`.
     earlier_bytes: u64,
     /// Earlier segments of this process that [`Journal::sync`] has not seen yet.
     unsynced: Vec<Arc<File>>,
-    /// The file may end in half a frame that could not be cut off: nothing more goes into it.
+    /// The file may be longer than `filed`, by a part of what could not be written.
     torn: bool,
     held: Vec<u8>,
     held_rows: u64,
@@ -132,16 +134,19 @@ impl Journal {
     pub(crate) fn open(directory: &Path, bounds: Bounds, fresh_id: i64) -> io::Result<Self> {
         let mut lock = lock(directory)?;
         let id = name(&mut lock, fresh_id)?;
+        tail::recover(directory, |number| path(directory, number))?;
         let mut earlier = segments(directory)?;
         earlier.make_contiguous().sort_unstable();
         let number = earlier.back().map_or(1, |(number, _)| number + 1);
-        let (file, map) = create(directory, number, capacity(bounds.segment))?;
+        let file = create(directory, number)?;
         let earlier_bytes = earlier.iter().map(|(_, len)| len).sum();
+        let len = MAGIC.len() as u64;
         let active = Active {
             file: Arc::new(file),
-            map,
+            tail: Tail::create(directory, number, len),
             number,
-            len: MAGIC.len() as u64,
+            len,
+            filed: len,
             earlier,
             earlier_bytes,
             unsynced: Vec::new(),
@@ -229,58 +234,39 @@ impl Journal {
 
     /// Appends whole frames, or nothing.
     fn write(&self, active: &mut Active, frames: &[u8]) -> io::Result<()> {
-        let result = self.rotate_if_due(active, frames.len()).and_then(|()| match &mut active.map {
-            Some(map) => {
-                map.put(capacity(active.len), frames);
-                Ok(())
-            }
-            None => (&*active.file).write_all(frames),
-        });
-        match &result {
-            Ok(()) => {
-                active.len += frames.len() as u64;
-                active.error = None;
-            }
-            Err(error) => {
-                active.error = Some(error.to_string());
-                // Part of a frame may be in the file. The cursor is at the end always: the file is open for appending.
-                active.torn = active.torn || (active.map.is_none() && active.file.set_len(active.len).is_err());
-            }
-        }
+        let due = active.len >= self.bounds.segment;
+        let result = if due { self.rotate(active) } else { Ok(()) }.and_then(|()| active.append(frames));
+        active.error = result.as_ref().err().map(io::Error::to_string);
         result
     }
 
-    /// Makes sure that frames of this size have room.
-    fn rotate_if_due(&self, active: &mut Active, size: usize) -> io::Result<()> {
-        let full = active.map.as_ref().is_some_and(|map| map.size() - capacity(active.len) < size);
-        if active.len < self.bounds.segment && !active.torn && !full { Ok(()) } else { self.rotate(active, size) }
-    }
-
-    /// Begins a segment with room for frames of this size.
-    fn rotate(&self, active: &mut Active, size: usize) -> io::Result<()> {
-        let room = capacity(self.bounds.segment).max(MAGIC.len() + size);
-        let (file, map) = create(&self.directory, active.number + 1, room)?;
-        active.finish();
+    /// Begins a segment.
+    fn rotate(&self, active: &mut Active) -> io::Result<()> {
+        active.file_tail()?;
+        let file = create(&self.directory, active.number + 1)?;
         let full = std::mem::replace(&mut active.file, Arc::new(file));
-        active.map = map;
         active.unsynced.push(full);
         active.earlier.push_back((active.number, active.len));
         active.earlier_bytes += active.len;
         active.number += 1;
         active.len = MAGIC.len() as u64;
-        active.torn = false;
+        active.filed = active.len;
+        active.begin_tail();
         Ok(())
     }
 
-    /// Cuts the last segment to its frames. What is appended later is written.
+    /// Brings everything into the segment's file. What is appended later is written.
     pub(crate) fn finish(&self) {
-        self.active.lock().finish();
+        let mut active = self.active.lock();
+        if active.file_tail().is_ok() && active.tail.take().is_some() {
+            tail::remove(&self.directory);
+        }
     }
 
     /// Begins a new segment, so that everything that was written so far can be deleted.
     pub(crate) fn begin_segment(&self) -> io::Result<()> {
         let mut active = self.active.lock();
-        if active.len > MAGIC.len() as u64 { self.rotate(&mut active, 0) } else { Ok(()) }
+        if active.len > MAGIC.len() as u64 { self.rotate(&mut active) } else { Ok(()) }
     }
 
     /// Brings everything up to `position` to the disk. Whoever waits while another syncs is done with that one's.
@@ -291,6 +277,7 @@ impl Journal {
         }
         let (tail, files) = {
             let mut active = self.active.lock();
+            active.file_tail()?;
             let mut files = std::mem::take(&mut active.unsynced);
             files.push(Arc::clone(&active.file));
             (Position { segment: active.number, offset: active.len }, files)
@@ -327,13 +314,15 @@ impl Journal {
     /// not read across.
     pub(crate) fn read(&self, from: Position, until: Option<Position>, buffer: &mut Vec<u8>) -> io::Result<Chunk> {
         buffer.clear();
-        let (segment, end, next_segment) = {
-            let active = self.active.lock();
-            let mut later = active.earlier.iter().copied().chain([(active.number, active.len)]);
+        let (segment, end, next_segment, filed) = {
+            let mut active = self.active.lock();
+            // Where the disk takes nothing, what is in the file goes on, so that there is room again.
+            let filed = active.file_tail();
+            let mut later = active.earlier.iter().copied().chain([(active.number, active.filed)]);
             let Some((segment, end)) = later.find(|(number, _)| *number >= from.segment) else {
                 return Ok(Chunk { next: from, lost: 0 });
             };
-            (segment, end, later.next().map(|(number, _)| number))
+            (segment, end, later.next().map(|(number, _)| number), filed)
         };
         let end = match until {
             Some(until) if until.segment == segment => end.min(until.offset),
@@ -370,7 +359,7 @@ impl Journal {
                 }
                 Ok(Chunk { next: Position { segment: next, offset: MAGIC.len() as u64 }, lost })
             }
-            None => Ok(Chunk { next: Position { segment, offset }, lost: 0 }),
+            None => filed.map(|()| Chunk { next: Position { segment, offset }, lost: 0 }),
         }
     }
 
@@ -410,12 +399,55 @@ impl Journal {
 }
 
 impl Active {
-    /// Gives back what was allotted and is not used.
-    fn finish(&mut self) {
-        if self.map.take().is_some() {
-            // A segment that stays too long is cut by the next process; nothing is written behind its zeros.
-            self.torn = self.file.set_len(self.len).is_err();
+    /// Appends whole frames to the tail, or where there is none or they have no room to the file.
+    fn append(&mut self, frames: &[u8]) -> io::Result<()> {
+        if self.tail.as_ref().is_some_and(|tail| !tail.has_room(frames.len())) {
+            self.file_tail()?;
+            self.begin_tail();
         }
+        match self.tail.as_mut().filter(|tail| tail.has_room(frames.len())) {
+            Some(tail) => tail.put(frames),
+            None => {
+                self.write(frames)?;
+                self.filed += frames.len() as u64;
+                self.begin_tail();
+            }
+        }
+        self.len += frames.len() as u64;
+        Ok(())
+    }
+
+    /// Brings what only the tail has into the file. It stays in the tail, too.
+    fn file_tail(&mut self) -> io::Result<()> {
+        if self.filed == self.len {
+            return Ok(());
+        }
+        let Some(tail) = self.tail.take() else { return Ok(()) };
+        let result = self.write(tail.since(self.filed));
+        self.tail = Some(tail);
+        self.error = result.as_ref().err().map(io::Error::to_string);
+        self.filed = if result.is_ok() { self.len } else { self.filed };
+        result
+    }
+
+    /// Empties the tail; the next frame lies behind what the file has.
+    fn begin_tail(&mut self) {
+        if let Some(tail) = &mut self.tail {
+            tail.begin(self.number, self.filed);
+        }
+    }
+
+    /// Writes to the end of the file, all or nothing.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.torn {
+            self.file.set_len(self.filed)?;
+            self.torn = false;
+        }
+        // The cursor is at the end always: the file is open for appending.
+        let result = (&*self.file).write_all(bytes);
+        // Part of it may be in the file.
+        self.torn = result.is_err() && self.file.set_len(self.filed).is_err();
+        result
     }
 }
 
@@ -499,23 +531,16 @@ fn cut(path: &Path) -> io::Result<u64> {
     Ok(kept)
 }
 
-/// Makes a segment, mapped where it can be, with room for so many bytes.
-fn create(directory: &Path, number: u64, room: usize) -> io::Result<(File, Option<Map>)> {
+/// Makes a segment.
+fn create(directory: &Path, number: u64) -> io::Result<File> {
     let path = path(directory, number);
     let mut file = OpenOptions::new().read(true).append(true).create_new(true).open(&path)?;
-    let made = file.write_all(MAGIC).and_then(|()| {
-        let map = Map::of(&file, room);
-        // What was allotted in vain is given back; what is written goes behind the magic.
-        if map.is_none() { file.set_len(MAGIC.len() as u64).map(|()| None) } else { Ok(map) }
-    });
-    match made {
-        Ok(map) => Ok((file, map)),
-        Err(error) => {
-            // A segment without its magic is nothing; it must not be in the way of the next try.
-            let _ = std::fs::remove_file(path);
-            Err(error)
-        }
+    if let Err(error) = file.write_all(MAGIC) {
+        // A segment without its magic is nothing; it must not be in the way of the next try.
+        let _ = std::fs::remove_file(path);
+        return Err(error);
     }
+    Ok(file)
 }
 
 /// A new file is found after a power cut only when its folder is on the disk as well.

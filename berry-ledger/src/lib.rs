@@ -27,6 +27,7 @@ mod query;
 mod record;
 mod rollup;
 mod store;
+mod tail;
 mod writer;
 
 pub use histogram::Histogram;

@@ -31,11 +31,6 @@ impl Map {
         None
     }
 
-    /// How many bytes it has.
-    pub(crate) fn size(&self) -> usize {
-        self.size
-    }
-
     /// Puts bytes at a place.
     ///
     /// # Panics
@@ -44,6 +39,26 @@ impl Map {
         assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= self.size), "nothing is put beyond the end");
         #[cfg(target_os = "linux")]
         linux::put(self.base, at, bytes);
+    }
+
+    /// Sets the number at a place that is a multiple of eight, little-endian; after everything that was put or set before.
+    ///
+    /// # Panics
+    /// Where it would reach beyond the end.
+    pub(crate) fn set(&mut self, at: usize, number: u64) {
+        assert!(at.is_multiple_of(8) && at < self.size && self.size - at >= 8, "nothing is set beyond the end");
+        #[cfg(target_os = "linux")]
+        linux::set(self.base, at, number.to_le());
+        #[cfg(not(target_os = "linux"))]
+        let _ = number;
+    }
+
+    /// All of it.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        #[cfg(target_os = "linux")]
+        return linux::bytes(self.base, self.size);
+        #[cfg(not(target_os = "linux"))]
+        &[]
     }
 }
 
@@ -63,6 +78,7 @@ mod linux {
     use std::fs::File;
     use std::os::fd::AsRawFd as _;
     use std::ptr::NonNull;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::Map;
 
@@ -99,6 +115,17 @@ mod linux {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), base.as_ptr().add(at), bytes.len()) }
     }
 
+    pub(super) fn set(base: NonNull<u8>, at: usize, number: u64) {
+        // SAFETY: the caller has checked that the number ends within the map and that its place is a multiple of eight; a map begins
+        // with a page.
+        unsafe { AtomicU64::from_ptr(base.as_ptr().add(at).cast()) }.store(number, Ordering::Release);
+    }
+
+    pub(super) fn bytes<'m>(base: NonNull<u8>, size: usize) -> &'m [u8] {
+        // SAFETY: the caller binds them to a borrow of the map, which is as long and is written through `&mut Map` only.
+        unsafe { std::slice::from_raw_parts(base.as_ptr(), size) }
+    }
+
     pub(super) fn unmap(base: NonNull<u8>, size: usize) {
         // SAFETY: it is what mmap gave, and it is used no more.
         let _ = unsafe { libc::munmap(base.as_ptr().cast(), size) };
@@ -116,7 +143,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"head").unwrap();
         let Some(mut map) = Map::of(&file, 5000) else { return };
-        assert_eq!((map.size(), file.metadata().unwrap().len()), (5000, 5000));
+        assert_eq!((map.bytes().len(), file.metadata().unwrap().len()), (5000, 5000));
         map.put(4, b"first");
         map.put(4991, b"and last.");
         let read = |at: u64, length: usize| {
@@ -125,6 +152,8 @@ mod tests {
             bytes
         };
         assert_eq!((read(0, 10), read(4991, 9)), (b"headfirst\0".to_vec(), b"and last.".to_vec()));
+        map.set(16, 0x0102);
+        assert_eq!((map.bytes()[16], read(16, 8)), (2, vec![2, 1, 0, 0, 0, 0, 0, 0]));
         drop(map);
         assert_eq!((read(0, 10), read(4991, 9)), (b"headfirst\0".to_vec(), b"and last.".to_vec()));
     }

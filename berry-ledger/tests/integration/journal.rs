@@ -13,10 +13,7 @@ fn what_a_dead_process_left_in_the_journal_is_brought_in() {
     let place = Place::new();
     let mut left = Vec::new();
     {
-        // A journal whose database can never be opened: nothing leaves it.
-        let mut options = place.options();
-        options.store = berry_ledger::Store::Sqlite(place.folder.path().join("missing").join("ledger.db"));
-        let ledger = Ledger::open(options).unwrap();
+        let ledger = Ledger::open(place.options_without_database()).unwrap();
         for counter in 0..10 {
             assert!(matches!(ledger.append(&record(counter)), Appended::Written(_)));
         }
@@ -34,25 +31,15 @@ fn what_a_dead_process_left_in_the_journal_is_brought_in() {
 #[test]
 fn a_journal_cut_at_any_byte_loses_only_the_record_that_was_cut() {
     let place = Place::new();
-    let mut ends = Vec::new();
-    {
-        let mut options = place.options();
-        options.store = berry_ledger::Store::Sqlite(place.folder.path().join("missing").join("ledger.db"));
-        let ledger = Ledger::open(options).unwrap();
-        for counter in 0..3 {
-            let Appended::Written(position) = ledger.append(&record(counter)) else { panic!("it is on the disk") };
-            ends.push(position.offset);
-        }
-    }
-    let [segment] = &segments(&place.journal())[..] else { panic!("one segment") };
-    let whole = std::fs::read(segment).unwrap();
-    assert_eq!(whole.len() as u64, ends[2]);
+    let (ends, segment) = place.leave(3);
+    let whole = std::fs::read(&segment).unwrap();
+    assert_eq!(whole.len(), ends[2]);
     for cut in 0..=whole.len() {
         let place = Place::new();
         std::fs::create_dir_all(place.journal()).unwrap();
         std::fs::write(place.journal().join(segment.file_name().unwrap()), &whole[..cut]).unwrap();
         let ledger = place.open();
-        let expected = ends.iter().filter(|end| **end <= cut as u64).count() as i64;
+        let expected = ends.iter().filter(|end| **end <= cut).count() as i64;
         assert_eq!(count(&ledger), expected, "cut at {cut}");
         // What is appended after the cut is not in its way.
         ledger.append(&record(100));
@@ -60,22 +47,12 @@ fn a_journal_cut_at_any_byte_loses_only_the_record_that_was_cut() {
     }
 }
 
-/// A segment as a process leaves it that is killed: as long as its map.
+/// A segment as an earlier version leaves it that is killed: as long as its map.
 #[test]
 fn a_segment_that_was_still_mapped_is_read_to_its_last_frame_wherever_it_is_cut_off() {
     let place = Place::new();
-    let mut options = place.options();
-    options.store = berry_ledger::Store::Sqlite(place.folder.path().join("missing").join("ledger.db"));
-    options.segment_bytes = 4096;
-    let ledger = Ledger::open(options).unwrap();
-    let mut ends = Vec::new();
-    for counter in 0..3 {
-        let Appended::Written(position) = ledger.append(&record(counter)) else { panic!("it is in the file") };
-        ends.push(position.offset as usize);
-    }
-    let [segment] = &segments(&place.journal())[..] else { panic!("one segment") };
-    let mut left = std::fs::read(segment).unwrap();
-    // Where segments are not mapped, this is what the map would leave.
+    let (ends, segment) = place.leave(3);
+    let mut left = std::fs::read(&segment).unwrap();
     left.resize(4096, 0);
     let written = left.clone();
     for cut in (ends[1] - 5..=ends[2]).rev() {
@@ -90,6 +67,44 @@ fn a_segment_that_was_still_mapped_is_read_to_its_last_frame_wherever_it_is_cut_
         ledger.append(&record(100));
         assert_eq!(count(&ledger), whole + 1, "cut at {cut}");
     }
+}
+
+/// What was appended is in the tail, and whatever part of it is in the segment too when the process is killed.
+#[test]
+fn a_tail_that_a_dead_process_left_is_brought_into_its_segment_whatever_that_has() {
+    let place = Place::new();
+    let ledger = Ledger::open(place.options_without_database()).unwrap();
+    append(&ledger, 0..3);
+    // Where there is no such memory, everything is in the segment.
+    let Ok(tail) = std::fs::read(place.journal().join("tail")) else { return };
+    drop(ledger);
+    assert!(!place.journal().join("tail").exists());
+    let [segment] = &segments(&place.journal())[..] else { panic!("one segment") };
+    let whole = std::fs::read(segment).unwrap();
+    for known in 8..=whole.len() {
+        let place = Place::new();
+        std::fs::create_dir_all(place.journal()).unwrap();
+        std::fs::write(place.journal().join(segment.file_name().unwrap()), &whole[..known]).unwrap();
+        std::fs::write(place.journal().join("tail"), &tail).unwrap();
+        let ledger = place.open();
+        assert_eq!((count(&ledger), ledger.status().lost_bytes), (3, 0), "{known} bytes were in the segment");
+        append(&ledger, 3..5);
+        assert_eq!((count(&ledger), ledger.status().duplicates), (5, 0), "{known} bytes were in the segment");
+    }
+}
+
+#[test]
+fn more_than_a_tail_holds_is_all_there_in_order() {
+    let place = Place::new();
+    let mut options = place.options();
+    options.segment_bytes = 200_000;
+    let ledger = Ledger::open(options).unwrap();
+    append(&ledger, 0..3000);
+    assert_eq!(count(&ledger), 3000);
+    let status = ledger.status();
+    assert_eq!((status.duplicates, status.lost_bytes, status.dropped), (0, 0, 0));
+    drop(ledger);
+    assert_eq!(count(&place.open()), 3000);
 }
 
 #[test]
@@ -110,17 +125,12 @@ fn a_journal_that_was_closed_is_no_longer_than_its_frames() {
 #[test]
 fn a_flipped_bit_ends_a_segment_and_is_counted() {
     let place = Place::new();
-    let mut options = place.options();
-    options.store = berry_ledger::Store::Sqlite(place.folder.path().join("missing").join("ledger.db"));
-    let ledger = Ledger::open(options).unwrap();
-    append(&ledger, 0..3);
-    drop(ledger);
-    let [segment] = &segments(&place.journal())[..] else { panic!("one segment") };
-    let whole = std::fs::read(segment).unwrap();
+    let (_, segment) = place.leave(3);
+    let whole = std::fs::read(&segment).unwrap();
     let second = 8 + (whole.len() - 8) / 3 + 20;
     let mut damaged = whole.clone();
     damaged[second] ^= 1;
-    std::fs::write(segment, &damaged).unwrap();
+    std::fs::write(&segment, &damaged).unwrap();
     let ledger = place.open();
     assert_eq!(count(&ledger), 1);
     assert_eq!(ledger.status().lost_bytes, (whole.len() as u64 - 8) / 3 * 2);

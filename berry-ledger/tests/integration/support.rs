@@ -8,7 +8,7 @@ use berry_core::id::RequestId;
 use berry_core::money::NanoUsd;
 use berry_core::secret::Secret;
 use berry_core::usage::Usage;
-use berry_ledger::{Attempt, Ledger, Options, Record, Store};
+use berry_ledger::{Appended, Attempt, Ledger, Options, Record, Store};
 
 /// 2026-01-05 00:00:00 UTC, a Monday.
 pub(crate) const START_US: i64 = 1_767_571_200_000_000;
@@ -65,6 +65,24 @@ impl Place {
 
     pub(crate) fn open(&self) -> Ledger {
         Ledger::open(self.options()).unwrap()
+    }
+
+    /// With a database that can never be opened, so that nothing leaves the journal.
+    pub(crate) fn options_without_database(&self) -> Options {
+        Options { store: Store::Sqlite(self.folder.path().join("missing").join("ledger.db")), ..self.options() }
+    }
+
+    /// Leaves so many records in the journal: where each ends, and the one segment.
+    pub(crate) fn leave(&self, records: u64) -> (Vec<usize>, PathBuf) {
+        let ledger = Ledger::open(self.options_without_database()).unwrap();
+        let end = |counter| match ledger.append(&record(counter)) {
+            Appended::Written(position) => position.offset as usize,
+            other => panic!("{other:?}"),
+        };
+        let ends = (0..records).map(end).collect();
+        drop(ledger);
+        let [segment] = &segments(&self.journal())[..] else { panic!("one segment") };
+        (ends, segment.clone())
     }
 }
 
