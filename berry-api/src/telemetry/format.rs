@@ -1,6 +1,7 @@
 //! How a log line looks: `2026-01-31T12:00:00.123456Z  INFO berry_api: message name=value` for people, or one JSON object
 //! `{timestamp, level, target, message, fields}`.
 
+use std::cell::Cell;
 use std::fmt::{Debug, Write as _};
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
@@ -120,7 +121,11 @@ impl<'a> Line<'a> {
 
     fn name(&mut self, name: &str) {
         match self.format {
-            LogFormat::Text => put_all(self.out, [" ", name, "="]),
+            LogFormat::Text => {
+                self.out.push(b' ');
+                self.out.extend_from_slice(name.as_bytes());
+                self.out.push(b'=');
+            }
             LogFormat::Json => put_all(self.out, [if self.first { "\"" } else { ",\"" }, name, "\":"]),
         }
         self.first = false;
@@ -213,19 +218,33 @@ pub fn rfc3339(time: SystemTime) -> String {
     String::from_utf8(text).expect("digits and signs are UTF-8")
 }
 
+/// Writes a moment. What stands before the point is the same for all lines of a second and is kept from one to the next.
 fn put_time(out: &mut Vec<u8>, time: SystemTime) {
+    thread_local!(static LAST: Cell<(i64, [u8; 20])> = const { Cell::new((i64::MIN, [0; 20])) });
     // Fails only for years that no clock shows.
-    let timestamp = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    let at = jiff::tz::Offset::UTC.to_datetime(timestamp);
-    put_number(out, u64::from(at.year().unsigned_abs()), 4);
-    let parts = [(b'-', at.month()), (b'-', at.day()), (b'T', at.hour()), (b':', at.minute()), (b':', at.second())];
-    for (sign, part) in parts {
-        out.push(sign);
-        put_number(out, u64::from(part.unsigned_abs()), 2);
+    let at = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let (second, mut text) = LAST.get();
+    if second != at.as_second() {
+        text = to_the_second(at);
+        LAST.set((at.as_second(), text));
     }
-    out.push(b'.');
+    out.extend_from_slice(&text);
     put_number(out, u64::from(at.subsec_nanosecond().unsigned_abs() / 1_000), 6);
     out.push(b'Z');
+}
+
+/// `2026-01-31T12:00:00.`
+fn to_the_second(at: jiff::Timestamp) -> [u8; 20] {
+    let at = jiff::tz::Offset::UTC.to_datetime(at);
+    let mut text = Vec::with_capacity(20);
+    put_number(&mut text, u64::from(at.year().unsigned_abs()), 4);
+    let parts = [(b'-', at.month()), (b'-', at.day()), (b'T', at.hour()), (b':', at.minute()), (b':', at.second())];
+    for (sign, part) in parts {
+        text.push(sign);
+        put_number(&mut text, u64::from(part.unsigned_abs()), 2);
+    }
+    text.push(b'.');
+    text.try_into().expect("four digits, and five times a sign and two digits, and a point")
 }
 
 /// A number with at least so many digits.
@@ -271,7 +290,9 @@ fn put_plain(out: &mut Vec<u8>, text: &str) {
 
 /// Whether a value can stand in a text line without quotes.
 fn is_bare(value: &str) -> bool {
-    if value.bytes().all(|byte| matches!(byte, b'!' | b'#'..=b'<' | b'>'..=b'~')) {
+    // Without an early end, so that the compiler looks at many bytes at once.
+    let is_plain = |byte| matches!(byte, b'!'..=b'~') & (byte != b'"') & (byte != b'=');
+    if value.bytes().fold(true, |all, byte| all & is_plain(byte)) {
         return !value.is_empty();
     }
     value.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '"' && c != '=')

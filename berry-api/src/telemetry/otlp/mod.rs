@@ -32,14 +32,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::status::WallClock;
-use wire::{Message, bytes_of_head};
+use span::Encoder;
+use wire::{Message, Open};
 
 /// How often what has gathered is sent.
 const PERIOD: Duration = Duration::from_secs(1);
 /// Most that waits for the exporter, bytes; some ten thousand spans.
 const QUEUE_BYTES_MAX: usize = 8 << 20;
-/// Room before the spans of a batch for what stands around them, so that megabytes need not be copied for it.
-const HEAD_ROOM: usize = 256;
 /// How long a collector may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a batch is sent that the collector says it may take later.
@@ -54,8 +53,7 @@ struct Tracer {
     endpoint: Uri,
     ratio: f64,
     seeds: Arc<Seeds>,
-    wall: WallClock,
-    queue: Mutex<Batch>,
+    queue: Mutex<Queue>,
     /// The queue has something to send.
     begun: Notify,
     dropped: AtomicU64,
@@ -67,17 +65,42 @@ impl std::fmt::Debug for Traces {
     }
 }
 
-/// Spans, encoded one after the other behind [`HEAD_ROOM`] bytes.
+/// What the exporter will take.
+struct Queue {
+    encoder: Encoder,
+    batch: Batch,
+}
+
+/// An `ExportTraceServiceRequest` in the making: one `ResourceSpans` with one `ScopeSpans`, in which span after span is written.
 struct Batch {
     message: Message,
+    resource_spans: Open,
+    scope_spans: Open,
     spans: u64,
 }
 
 impl Default for Batch {
     fn default() -> Self {
         let mut message = Message::default();
-        message.raw(&[0; HEAD_ROOM]);
-        Self { message, spans: 0 }
+        let resource_spans = message.open(1);
+        message.message(1, |resource| {
+            span::resource_text(resource, "service.name", "berry-api");
+            span::resource_text(resource, "service.version", env!("CARGO_PKG_VERSION"));
+        });
+        let scope_spans = message.open(2);
+        message.message(1, |scope| {
+            scope.text(1, "berry-api");
+            scope.text(2, env!("CARGO_PKG_VERSION"));
+        });
+        Self { message, resource_spans, scope_spans, spans: 0 }
+    }
+}
+
+impl Batch {
+    fn into_body(mut self) -> Bytes {
+        self.message.close(self.scope_spans);
+        self.message.close(self.resource_spans);
+        Bytes::from(self.message.into_bytes())
     }
 }
 
@@ -88,8 +111,7 @@ impl Traces {
             endpoint: traces_address(endpoint),
             ratio: settings.trace_sample_ratio,
             seeds,
-            wall,
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue { encoder: Encoder::new(wall), batch: Batch::default() }),
             begun: Notify::new(),
             dropped: AtomicU64::new(0),
         }))
@@ -114,7 +136,7 @@ impl Traces {
     /// Takes the spans of a request that took so long, if it is traced.
     pub fn take(&self, facts: &Facts, latency: Duration) {
         if let (Some(tracer), Some(trace)) = (&self.0, &facts.trace) {
-            tracer.add(|queue| span::write(facts, trace, tracer.wall, facts.started + latency, queue));
+            tracer.add(|encoder, batch| encoder.write(facts, trace, latency, batch));
         }
     }
 
@@ -141,7 +163,7 @@ impl Traces {
                 () = last.cancelled() => {}
             }
             let _ = tokio::time::timeout(PERIOD, last.cancelled()).await;
-            let batch = std::mem::take(&mut *tracer.queue.lock());
+            let batch = std::mem::take(&mut tracer.queue.lock().batch);
             if batch.spans > 0 {
                 tracer.send(&client, batch, &last, &mut refused).await;
             } else if last.is_cancelled() {
@@ -153,27 +175,28 @@ impl Traces {
 
 impl Tracer {
     /// Adds what `write` encodes, so many spans.
-    fn add(&self, write: impl FnOnce(&mut Message) -> u64) {
+    fn add(&self, write: impl FnOnce(&mut Encoder, &mut Message) -> u64) {
         let mut queue = self.queue.lock();
-        let before = queue.message.len();
-        let spans = write(&mut queue.message);
-        if queue.message.len() <= QUEUE_BYTES_MAX {
-            let is_first = queue.spans == 0;
-            queue.spans += spans;
+        let Queue { encoder, batch } = &mut *queue;
+        let before = batch.message.len();
+        let spans = write(encoder, &mut batch.message);
+        if batch.message.len() <= QUEUE_BYTES_MAX {
+            let is_first = batch.spans == 0;
+            batch.spans += spans;
             drop(queue);
             if is_first {
                 self.begun.notify_one();
             }
             return;
         }
-        queue.message.truncate(before);
+        batch.message.truncate(before);
         drop(queue);
         self.dropped.fetch_add(spans, Ordering::Relaxed);
     }
 
     /// Sends a batch, again where the collector asks for that. The log says when it begins to be lost, and when that is over.
     async fn send(&self, client: &Outside, batch: Batch, last: &CancellationToken, refused: &mut bool) {
-        let (body, spans) = (request_body(batch.message), batch.spans);
+        let (spans, body) = (batch.spans, batch.into_body());
         let mut pause = PERIOD;
         for sending in 1..=SENDINGS_MAX {
             let error = match self.send_once(client, body.clone()).await {
@@ -233,29 +256,6 @@ struct Refused {
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-/// `ExportTraceServiceRequest` around the spans of a batch: one `ResourceSpans` with one `ScopeSpans`.
-fn request_body(batch: Message) -> Bytes {
-    let (mut resource, mut scope) = (Message::default(), Message::default());
-    resource.message(1, |resource| {
-        span::resource_text(resource, "service.name", "berry-api");
-        span::resource_text(resource, "service.version", env!("CARGO_PKG_VERSION"));
-    });
-    scope.message(1, |scope| {
-        scope.text(1, "berry-api");
-        scope.text(2, env!("CARGO_PKG_VERSION"));
-    });
-    let scope_spans = scope.len() + batch.len() - HEAD_ROOM;
-    let mut head = Message::default();
-    head.head(1, resource.len() + bytes_of_head(scope_spans) + scope_spans);
-    head.raw(&resource.into_bytes());
-    head.head(2, scope_spans);
-    head.raw(&scope.into_bytes());
-    let (head, mut body) = (head.into_bytes(), batch.into_bytes());
-    let start = HEAD_ROOM - head.len();
-    body[start..HEAD_ROOM].copy_from_slice(&head);
-    Bytes::from(body).slice(start..)
 }
 
 /// Where the collector at `endpoint` takes traces: its address may be given with the path or without.
@@ -331,7 +331,7 @@ mod tests {
             });
             let mut batch = Batch::default();
             batch.message.raw(&spans);
-            assert_eq!(request_body(batch.message), nested.into_bytes());
+            assert_eq!(batch.into_body(), nested.into_bytes());
         }
     }
 
@@ -349,15 +349,15 @@ mod tests {
     fn what_the_queue_has_no_room_for_is_counted() {
         let Traces(Some(tracer)) = traces(1.0) else { unreachable!("a collector is configured") };
         let add = |bytes: usize, spans: u64| {
-            tracer.add(|queue| {
+            tracer.add(|_, queue| {
                 queue.raw(&vec![0; bytes]);
                 spans
             });
         };
-        add(QUEUE_BYTES_MAX - HEAD_ROOM - 1, 7);
+        add(QUEUE_BYTES_MAX - Batch::default().message.len() - 1, 7);
         add(2, 3);
         add(1, 1);
-        assert_eq!((tracer.queue.lock().spans, tracer.dropped.load(Ordering::Relaxed)), (8, 3));
+        assert_eq!((tracer.queue.lock().batch.spans, tracer.dropped.load(Ordering::Relaxed)), (8, 3));
     }
 
     /// Hands what ends to the log and the traces.
@@ -387,7 +387,7 @@ mod tests {
         for (access, after) in [(AccessLog::hidden(writer), 1), (AccessLog::default(), 2)] {
             end_requests(&access, &traces, 1);
             access.flush();
-            assert_eq!(traces.0.as_ref().unwrap().queue.lock().spans, after);
+            assert_eq!(traces.0.as_ref().unwrap().queue.lock().batch.spans, after);
         }
     }
 
@@ -414,7 +414,7 @@ mod tests {
         end_requests(&access, &traces, 3 * ITEMS_MAX);
         drop(open);
         access.flush();
-        let taken = traces.0.as_ref().unwrap().queue.lock().spans;
+        let taken = traces.0.as_ref().unwrap().queue.lock().batch.spans;
         assert!(traces.dropped() >= ITEMS_MAX as u64);
         assert_eq!(taken + traces.dropped(), 3 * ITEMS_MAX as u64);
         assert_eq!(access.lines_dropped(), traces.dropped());

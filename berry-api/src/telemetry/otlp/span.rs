@@ -4,9 +4,10 @@
 //! for is below `berry.`. Tokens stand on the attempt that answered, and only there, so that no reader counts them twice. Nothing
 //! of a prompt, an answer, a token or a key is in a span.
 
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use berry_core::config::snapshot::{Backend, Upstream};
+use berry_core::config::snapshot::{Backend, Model, Upstream};
 use berry_core::operation::Operation;
 use berry_core::time::Instant;
 use berry_core::usage::Usage;
@@ -26,13 +27,12 @@ const STATUS_ERROR: u64 = 2;
 /// W3C flag `sampled`, and that the parent is known to be remote or not.
 const FLAGS_SAMPLED: u32 = 1;
 
-/// Writes the spans of a request, as fields of `ScopeSpans`. Returns how many.
-pub(super) fn write(facts: &Facts, trace: &Trace, wall: WallClock, now: Instant, out: &mut Message) -> u64 {
-    out.message(SPANS, |span| request(span, facts, trace, wall, now));
-    for (number, attempt) in (1..).zip(&facts.tries) {
-        out.message(SPANS, |span| tried(span, facts, attempt, trace, number, wall));
-    }
-    count(facts)
+/// Makes spans.
+pub(super) struct Encoder {
+    /// Unix time at the clock's zero, nanoseconds.
+    epoch: u64,
+    of_models: Alike<Model>,
+    of_backends: Alike<Backend>,
 }
 
 /// How many spans a request has.
@@ -40,72 +40,153 @@ pub(super) fn count(facts: &Facts) -> u64 {
     1 + facts.tries.len() as u64
 }
 
-fn request(span: &mut Message, facts: &Facts, trace: &Trace, wall: WallClock, now: Instant) {
-    let path = facts.operation.path();
-    let route = path.split_once('?').map_or(path, |(path, _)| path);
-    let ids = Ids { trace: trace.trace_id, span: trace.span_id, parent: trace.parent };
-    begin(span, ids, ["POST", route], KIND_SERVER, wall, (facts.started, now));
-    text(span, "http.request.method", "POST");
-    text(span, "http.route", route);
-    if facts.status != 0 {
-        whole(span, "http.response.status_code", u64::from(facts.status));
+impl Encoder {
+    pub(super) fn new(wall: WallClock) -> Self {
+        let epoch = wall.start.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        Self {
+            epoch: u64::try_from(epoch).unwrap_or(u64::MAX),
+            of_models: Alike::default(),
+            of_backends: Alike::default(),
+        }
     }
-    text(span, "berry.request_id", facts.request_id.as_str());
-    if let Some(user) = &facts.user {
-        text(span, "user.id", user.id.as_str());
+
+    /// Writes the spans of a request that took so long, as fields of `ScopeSpans`. Returns how many.
+    pub(super) fn write(&mut self, facts: &Facts, trace: &Trace, latency: Duration, out: &mut Message) -> u64 {
+        out.message(SPANS, |span| self.request(span, facts, trace, latency));
+        for (number, attempt) in (1..).zip(&facts.tries) {
+            out.message(SPANS, |span| self.attempt(span, facts, attempt, trace, number));
+        }
+        count(facts)
     }
-    if let Some(model) = &facts.model {
-        text(span, "berry.model", model.name.as_str());
-        text(span, "berry.strategy", model.strategy.as_str());
+
+    fn request(&mut self, span: &mut Message, facts: &Facts, trace: &Trace, latency: Duration) {
+        let ids = Ids { trace: trace.trace_id, span: trace.span_id, parent: trace.parent };
+        self.begin(span, ids, facts.started, latency);
+        match &facts.model {
+            Some(model) => self.of_models.write(span, facts.operation, model, |span| {
+                of_operation(span, facts.operation);
+                text(span, "berry.model", model.name.as_str());
+                text(span, "berry.strategy", model.strategy.as_str());
+            }),
+            None => of_operation(span, facts.operation),
+        }
+        if facts.status != 0 {
+            whole(span, "http.response.status_code", u64::from(facts.status));
+        }
+        text(span, "berry.request_id", facts.request_id.as_str());
+        if let Some(user) = &facts.user {
+            text(span, "user.id", user.id.as_str());
+        }
+        text(span, "berry.outcome", facts.end.as_str());
+        whole(span, "berry.attempts", u64::from(facts.attempts));
+        if let Some(cost) = &facts.cost {
+            text(span, "berry.cost_usd", &cost.total.to_string());
+        }
+        let kind = match facts.end {
+            End::Failed(kind) => Some(kind.code()),
+            End::Complete | End::Cancelled => None,
+        };
+        if let Some(kind) = kind {
+            text(span, "error.type", kind);
+        }
+        // A caller's own mistake is no error of a server's span.
+        if facts.status >= 500 || (kind.is_some() && facts.status < 400) {
+            failed(span);
+        }
     }
-    text(span, "berry.outcome", facts.end.as_str());
-    whole(span, "berry.attempts", u64::from(facts.attempts));
-    if let Some(cost) = &facts.cost {
-        text(span, "berry.cost_usd", &cost.total.to_string());
+
+    fn attempt(&mut self, span: &mut Message, facts: &Facts, attempt: &Try, trace: &Trace, number: u32) {
+        let ids = Ids { trace: trace.trace_id, span: trace.attempt(number), parent: Some(trace.span_id) };
+        self.begin(span, ids, attempt.started, attempt.duration.unwrap_or_default());
+        let backend = &attempt.backend;
+        let upstream_model = facts.upstream_model(backend);
+        span.two_words(5, [operation_name(facts.operation), upstream_model]);
+        text(span, "gen_ai.request.model", upstream_model);
+        self.of_backends.write(span, facts.operation, backend, |span| of_backend(span, facts.operation, backend));
+        flag(span, "gen_ai.request.stream", facts.stream);
+        if attempt.status != 0 {
+            whole(span, "http.response.status_code", u64::from(attempt.status));
+        }
+        if let (true, Some(ttft)) = (facts.stream, attempt.ttft) {
+            seconds(span, "gen_ai.response.time_to_first_chunk", ttft);
+        }
+        if number == facts.attempts && matches!(attempt.outcome, Outcome::Success { .. } | Outcome::Cancelled) {
+            usage(span, &facts.usage);
+        }
+        text(span, "berry.attempt.reason", attempt.reason.as_str());
+        text(span, "berry.attempt.outcome", attempt.outcome_name());
+        if matches!(attempt.outcome, Outcome::Failure { .. } | Outcome::CallerFault) {
+            text(span, "error.type", attempt.outcome_name());
+            failed(span);
+        }
     }
-    let kind = match facts.end {
-        End::Failed(kind) => Some(kind.code()),
-        End::Complete | End::Cancelled => None,
-    };
-    if let Some(kind) = kind {
-        text(span, "error.type", kind);
-    }
-    // A caller's own mistake is no error of a server's span.
-    if facts.status >= 500 || (kind.is_some() && facts.status < 400) {
-        failed(span);
+
+    fn begin(&self, span: &mut Message, ids: Ids, started: Instant, duration: Duration) {
+        span.bytes(1, &ids.trace.to_be_bytes());
+        span.bytes(2, &ids.span.to_be_bytes());
+        if let Some(parent) = ids.parent {
+            span.bytes(4, &parent.to_be_bytes());
+        }
+        span.fixed64(7, self.epoch.saturating_add(started.as_nanos()));
+        span.fixed64(8, self.epoch.saturating_add((started + duration).as_nanos()));
+        span.fixed32(16, FLAGS_SAMPLED);
     }
 }
 
-fn tried(span: &mut Message, facts: &Facts, attempt: &Try, trace: &Trace, number: u32, wall: WallClock) {
-    let backend = &attempt.backend;
-    let (operation, upstream_model) = (operation_name(facts.operation), facts.upstream_model(backend));
-    let end = attempt.started + attempt.duration.unwrap_or_default();
-    let ids = Ids { trace: trace.trace_id, span: trace.attempt(number), parent: Some(trace.span_id) };
-    begin(span, ids, [operation, upstream_model], KIND_CLIENT, wall, (attempt.started, end));
-    text(span, "gen_ai.operation.name", operation);
+/// How a span is named and whose child it is.
+struct Ids {
+    trace: u128,
+    span: u64,
+    parent: Option<u64>,
+}
+
+/// Encoded fields that all spans of one thing of the configuration have alike, for each operation.
+struct Alike<T>(Vec<(Operation, Arc<T>, Message)>);
+
+/// Most that are kept; then they are encoded anew. Bounds what is kept of configurations that are no longer in force.
+const ALIKE_MAX: usize = 64;
+
+impl<T> Default for Alike<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Alike<T> {
+    /// Writes the fields of `of`; `encode` makes them when they are not known.
+    fn write(&mut self, span: &mut Message, operation: Operation, of: &Arc<T>, encode: impl FnOnce(&mut Message)) {
+        let known = self.0.iter().find(|(known, thing, _)| *known == operation && Arc::ptr_eq(thing, of));
+        if let Some((.., fields)) = known {
+            return span.append(fields);
+        }
+        let mut fields = Message::default();
+        encode(&mut fields);
+        span.append(&fields);
+        if self.0.len() == ALIKE_MAX {
+            self.0.clear();
+        }
+        self.0.push((operation, Arc::clone(of), fields));
+    }
+}
+
+fn of_operation(span: &mut Message, operation: Operation) {
+    let path = operation.path();
+    let route = path.split_once('?').map_or(path, |(path, _)| path);
+    span.two_words(5, ["POST", route]);
+    span.number(6, KIND_SERVER);
+    text(span, "http.request.method", "POST");
+    text(span, "http.route", route);
+}
+
+fn of_backend(span: &mut Message, operation: Operation, backend: &Backend) {
+    span.number(6, KIND_CLIENT);
+    text(span, "gen_ai.operation.name", operation_name(operation));
     text(span, "gen_ai.provider.name", provider_name(&backend.provider.upstream));
-    text(span, "gen_ai.request.model", upstream_model);
-    flag(span, "gen_ai.request.stream", facts.stream);
     if let Some((host, port)) = server(backend) {
         text(span, "server.address", host);
         whole(span, "server.port", u64::from(port));
     }
-    if attempt.status != 0 {
-        whole(span, "http.response.status_code", u64::from(attempt.status));
-    }
-    if let (true, Some(ttft)) = (facts.stream, attempt.ttft) {
-        seconds(span, "gen_ai.response.time_to_first_chunk", ttft);
-    }
-    if number == facts.attempts && matches!(attempt.outcome, Outcome::Success { .. } | Outcome::Cancelled) {
-        usage(span, &facts.usage);
-    }
     text(span, "berry.provider", backend.id.provider.as_str());
-    text(span, "berry.attempt.reason", attempt.reason.as_str());
-    text(span, "berry.attempt.outcome", attempt.outcome_name());
-    if matches!(attempt.outcome, Outcome::Failure { .. } | Outcome::CallerFault) {
-        text(span, "error.type", attempt.outcome_name());
-        failed(span);
-    }
 }
 
 fn usage(span: &mut Message, usage: &Usage) {
@@ -162,31 +243,6 @@ fn server(backend: &Backend) -> Option<(&str, u16)> {
     };
     let usual = if base.scheme_str() == Some("http") { 80 } else { 443 };
     Some((base.host()?, base.port_u16().unwrap_or(usual)))
-}
-
-/// How a span is named and whose child it is.
-struct Ids {
-    trace: u128,
-    span: u64,
-    parent: Option<u64>,
-}
-
-fn begin(span: &mut Message, ids: Ids, name: [&str; 2], kind: u64, wall: WallClock, (start, end): (Instant, Instant)) {
-    span.bytes(1, &ids.trace.to_be_bytes());
-    span.bytes(2, &ids.span.to_be_bytes());
-    if let Some(parent) = ids.parent {
-        span.bytes(4, &parent.to_be_bytes());
-    }
-    span.two_words(5, name);
-    span.number(6, kind);
-    span.fixed64(7, unix_nanos(wall, start));
-    span.fixed64(8, unix_nanos(wall, end));
-    span.fixed32(16, FLAGS_SAMPLED);
-}
-
-fn unix_nanos(wall: WallClock, at: Instant) -> u64 {
-    let start = wall.start.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from((start + at.since(Instant::START)).as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn failed(span: &mut Message) {

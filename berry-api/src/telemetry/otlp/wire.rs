@@ -12,6 +12,9 @@ const FIXED32: u64 = 5;
 #[derive(Default)]
 pub(super) struct Message(Vec<u8>);
 
+/// Where a message begins that has not ended.
+pub(super) struct Open(usize);
+
 impl Message {
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.0
@@ -20,6 +23,11 @@ impl Message {
     /// Fields that are encoded already.
     pub(super) fn raw(&mut self, fields: &[u8]) {
         self.0.extend_from_slice(fields);
+    }
+
+    /// The fields of another message.
+    pub(super) fn append(&mut self, fields: &Self) {
+        self.raw(&fields.0);
     }
 
     fn key(&mut self, field: u64, wire: u64) {
@@ -35,6 +43,7 @@ impl Message {
     }
 
     /// `KeyValue` of `common.proto` with a text.
+    #[inline]
     pub(super) fn text_pair(&mut self, field: u64, name: &str, value: &str) {
         self.pair_head(field, name, bytes_of_text(value));
         self.text(1, value);
@@ -53,17 +62,25 @@ impl Message {
     }
 
     /// Everything of a pair but its value, whose length has to be known: spans are made of pairs, so nothing is moved for one.
+    #[inline]
     fn pair_head(&mut self, field: u64, name: &str, value_bytes: usize) {
         let rest = bytes_of_text(name) + 1 + varint_bytes(value_bytes as u64) + value_bytes;
         // Key and length of the pair itself come on top.
         self.0.reserve(rest + 12);
+        if rest < 0x80 && field < 0x10 {
+            // So every length in it takes one byte, which is the usual case.
+            self.raw(&[(field << 3 | LENGTH) as u8, rest as u8, 1 << 3 | LENGTH as u8, name.len() as u8]);
+            self.raw(name.as_bytes());
+            self.raw(&[2 << 3 | LENGTH as u8, value_bytes as u8]);
+            return;
+        }
         self.head(field, rest);
         self.text(1, name);
         self.head(2, value_bytes);
     }
 
     /// Key and length of a message that follows.
-    pub(super) fn head(&mut self, field: u64, bytes: usize) {
+    fn head(&mut self, field: u64, bytes: usize) {
         self.key(field, LENGTH);
         self.raw_varint(bytes as u64);
     }
@@ -110,32 +127,34 @@ impl Message {
         }
     }
 
-    /// A message inside. Its length stands before it and is known after it: a byte is kept for it, which is enough for nearly
-    /// every one, and a longer message moves up.
+    /// A message inside.
     pub(super) fn message(&mut self, field: u64, fill: impl FnOnce(&mut Self)) {
-        self.key(field, LENGTH);
-        let at = self.0.len();
-        self.0.push(0);
+        let open = self.open(field);
         fill(self);
-        let length = self.0.len() - at - 1;
-        if length < 0x80 {
-            self.0[at] = length as u8;
-            return;
+        self.close(open);
+    }
+
+    /// Begins a message inside, of less than 256 MiB. Its length stands before it and is known after it: it takes four bytes, whatever
+    /// it is, so that nothing has to move. Readers of a number pass over digits that add nothing.
+    pub(super) fn open(&mut self, field: u64) -> Open {
+        self.key(field, LENGTH);
+        self.raw(&[0; 4]);
+        Open(self.0.len())
+    }
+
+    /// Ends what [`Message::open`] began.
+    pub(super) fn close(&mut self, Open(start): Open) {
+        let length = self.0.len() - start;
+        for (place, digit) in self.0[start - 4..start].iter_mut().enumerate() {
+            let more = if place < 3 { 0x80 } else { 0 };
+            *digit = (length >> (7 * place)) as u8 & 0x7f | more;
         }
-        let mut prefix = Self::default();
-        prefix.raw_varint(length as u64);
-        self.0.splice(at..=at, prefix.0);
     }
 }
 
 /// How many bytes a text of a field below 16 takes, with its key and length.
 fn bytes_of_text(text: &str) -> usize {
     1 + varint_bytes(text.len() as u64) + text.len()
-}
-
-/// How many bytes the head of a message of so many takes, in a field below 16.
-pub(super) fn bytes_of_head(bytes: usize) -> usize {
-    1 + varint_bytes(bytes as u64)
 }
 
 /// How many bytes a number takes.
@@ -154,27 +173,33 @@ mod tests {
         message.text(2, "testing");
         message.message(3, |inner| inner.number(1, 150));
         message.two_words(2, ["a", "b"]);
-        assert_eq!(message.into_bytes(), b"\x08\x96\x01\x12\x07testing\x1a\x03\x08\x96\x01\x12\x03a b");
+        assert_eq!(message.into_bytes(), b"\x08\x96\x01\x12\x07testing\x1a\x83\x80\x80\x00\x08\x96\x01\x12\x03a b");
     }
 
     #[test]
     fn a_pair_is_what_nested_messages_would_be() {
+        /// A message inside with the shortest length.
+        fn nest(outer: &mut Message, field: u64, fill: impl FnOnce(&mut Message)) {
+            let mut inner = Message::default();
+            fill(&mut inner);
+            outer.bytes(field, &inner.into_bytes());
+        }
         let long = "x".repeat(300);
         for (name, value) in [("a", ""), ("name", "value"), ("name", &long), (&long, "value")] {
             let (mut pair, mut nested) = (Message::default(), Message::default());
             pair.text_pair(9, name, value);
-            nested.message(9, |inner| {
+            nest(&mut nested, 9, |inner| {
                 inner.text(1, name);
-                inner.message(2, |any| any.text(1, value));
+                nest(inner, 2, |any| any.text(1, value));
             });
             assert_eq!(pair.into_bytes(), nested.into_bytes());
         }
         for value in [0, 1, 127, 128, 200, 16_383, 16_384, u64::from(u32::MAX), u64::MAX] {
             let (mut pair, mut nested) = (Message::default(), Message::default());
             pair.number_pair(9, "n", 3, value);
-            nested.message(9, |inner| {
+            nest(&mut nested, 9, |inner| {
                 inner.text(1, "n");
-                inner.message(2, |any| any.number(3, value));
+                nest(inner, 2, |any| any.number(3, value));
             });
             assert_eq!(pair.into_bytes(), nested.into_bytes(), "{value}");
         }
@@ -188,7 +213,7 @@ mod tests {
         let mut message = Message::default();
         message.message(1, |inner| inner.bytes(1, &[7; 300]));
         let bytes = message.into_bytes();
-        assert_eq!(bytes[..6], [0x0a, 0xaf, 0x02, 0x0a, 0xac, 0x02]);
-        assert_eq!(bytes.len(), 3 + 3 + 300);
+        assert_eq!(bytes[..8], [0x0a, 0xaf, 0x82, 0x80, 0x00, 0x0a, 0xac, 0x02]);
+        assert_eq!(bytes.len(), 5 + 3 + 300);
     }
 }
