@@ -162,26 +162,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--requests", type=int, default=30000, help="of each measurement of time")
-    parser.add_argument("--only", choices=["time", "counts"])
-    parser.add_argument("--no-build", action="store_true")
-    parser.add_argument("--binaries", type=pathlib.Path, default=run.BIN)
-    options = parser.parse_args()
-    if not options.no_build:
-        run.build(["berry"])
-    run.BIN = options.binaries.resolve()
-    port = run.free_port()
-    upstream = subprocess.Popen([str(run.BIN / "bench-upstream"), "--bind", f"127.0.0.1:{port}"], stdout=subprocess.DEVNULL)
-    run.wait_for(port, upstream)
-    try:
+    options = run.prepare(parser, ["time", "counts"])
+    with run.upstream() as port:
         if options.only != "counts":
             compare_time(options, port)
         if options.only != "time" and shutil.which("valgrind"):
             compare_instructions(port)
         if options.only != "time" and shutil.which("strace"):
             compare_calls(port)
-    finally:
-        upstream.terminate()
-        upstream.wait()
 
 
 if __name__ == "__main__":

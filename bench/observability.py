@@ -120,18 +120,12 @@ def main():
     receiver = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=receiver.serve_forever, daemon=True).start()
     Side.collector = f"http://127.0.0.1:{receiver.server_port}"
-    port = run.free_port()
-    upstream = subprocess.Popen([str(run.BIN / "bench-upstream"), "--bind", f"127.0.0.1:{port}"], stdout=subprocess.DEVNULL)
     figures = {}
-    try:
-        run.wait_for(port, upstream)
+    with run.upstream() as port:
         if options.only != "counts":
             figures |= measure_time(port, options)
         if options.only != "time" and shutil.which("valgrind"):
             figures |= measure_counts(port)
-    finally:
-        upstream.terminate()
-        upstream.wait()
     print(f"spans received: {Receiver.bytes / 1e6:.1f} MB")
     costs = {}
     for kind, sides in figures.items():

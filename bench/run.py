@@ -194,6 +194,22 @@ class Target:
         self.stop()
 
 
+@contextlib.contextmanager
+def upstream(**options):
+    """The fixed upstream with options of bench-upstream, ended with the `with` block; its port."""
+    port = free_port()
+    command = [str(BIN / "bench-upstream"), "--bind", f"127.0.0.1:{port}"]
+    for key, value in options.items():
+        command += ["--" + key.replace("_", "-"), str(value)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(port, process)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def on_path(report):
     """CPU microseconds of the threads on the request path, and of the others."""
     apart = sum(us for name, us in report["cpu_us_by_thread"].items() if APART.search(name))
@@ -412,6 +428,19 @@ def build(targets):
     subprocess.run(["cargo", "build", "--profile", "dist", *packages], cwd=ROOT, check=True)
 
 
+def prepare(parser, parts):
+    """Adds the options of a program that measures the gateway alone, reads them all, and builds; `parts` are what --only takes."""
+    global BIN
+    parser.add_argument("--only", choices=parts)
+    parser.add_argument("--no-build", action="store_true")
+    parser.add_argument("--binaries", type=pathlib.Path, default=BIN)
+    options = parser.parse_args()
+    if not options.no_build:
+        build(["berry"])
+    BIN = options.binaries.resolve()
+    return options
+
+
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -464,13 +493,8 @@ def main():
     for name in [name for name in targets if not usable(name)]:
         print(f"{name} is not here, left out", file=sys.stderr)
         targets.remove(name)
-    port = free_port()
-    upstream = subprocess.Popen([str(BIN / "bench-upstream"), "--bind", f"127.0.0.1:{port}"])
-    try:
-        wait_for(port, upstream)
+    with upstream() as port:
         results = measure(args, targets, port)
-    finally:
-        upstream.terminate()
     (ROOT / "target" / "bench-results.json").write_text(json.dumps(results, indent=1))
     text = "\n\n".join(part for part in (provenance(args), table(results), details(results)) if part)
     print(text)

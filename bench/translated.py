@@ -14,7 +14,6 @@ valgrind for the instructions (Debian: wrk, valgrind).
 """
 
 import argparse
-import contextlib
 import http.client
 import json
 import os
@@ -97,19 +96,6 @@ def count(port, path, body):
     return (many - few) / (COUNTED[1] - COUNTED[0])
 
 
-@contextlib.contextmanager
-def upstream(gap):
-    port = run.free_port()
-    command = [str(run.BIN / "bench-upstream"), "--bind", f"127.0.0.1:{port}", "--gap-ms", str(gap)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        run.wait_for(port, process)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def timed(port, kinds, connections, options):
     """The middle of some rounds for each kind: requests a second, and CPU microseconds of one."""
     rounds = {kind: [] for kind in kinds}
@@ -126,21 +112,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
-    parser.add_argument("--only", choices=["times", "counts"])
-    parser.add_argument("--no-build", action="store_true")
-    parser.add_argument("--binaries", type=pathlib.Path, default=run.BIN)
-    options = parser.parse_args()
+    options = run.prepare(parser, ["times", "counts"])
     for tool, part in {"wrk": "times", "valgrind": "counts"}.items():
         if options.only in (None, part) and shutil.which(tool) is None:
             sys.exit(f"{tool} is needed")
-    if not options.no_build:
-        run.build(["berry"])
-    run.BIN = options.binaries.resolve()
     print("| | requests/s | CPU us/request | instructions/request |\n|---|---:|---:|---:|")
     for case, (stream, gap, connections) in CASES.items():
         kinds = bodies(stream)
         figures = {kind: [None, None, None] for kind in kinds}
-        with upstream(gap) as port:
+        with run.upstream(gap_ms=gap) as port:
             if options.only != "counts":
                 for kind, (rate, cpu) in timed(port, kinds, connections, options).items():
                     figures[kind][:2] = rate, cpu
