@@ -216,7 +216,8 @@ impl Relay {
             (false, _) => None,
         };
         let (say, operation) = (Arc::clone(&self.shared.say), exchange.operation);
-        // Boxed, so that what the attempts need is not part of every connection's task for as long as that lives.
+        // Boxed, so that what the attempts need is not part of every connection's task for as long as that lives; and made where it
+        // stays, since to move it is to copy all that it may ever hold.
         let mut work = Box::into_pin(Box::write(Box::new_uninit(), self.run(request, exchange)));
         let Some(keep_alive) = keep_alive else {
             return work.await;

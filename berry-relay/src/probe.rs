@@ -180,12 +180,15 @@ pub async fn ask(
     request.headers_mut().extend(upstream.headers.iter().cloned());
     let started = tokio::time::Instant::now();
     let answered = async {
-        let (response, body) = upstream.pool.send(request, Choice::Any, started + timeout).await?.into_parts();
+        let (response, body) = match upstream.pool.send(request, Choice::Any, started + timeout).await {
+            Err(SendError::TimedOut) => return Err(ProbeError::Timeout(timeout)),
+            sent => sent?.into_parts(),
+        };
         let body = Limited::new(body, ANSWER_BYTES_MAX);
         let body = body.collect().await.map_err(ProbeError::Answer)?.to_bytes();
         Ok(Finding::new(response, &body, started.elapsed(), &provider.errors))
     };
-    tokio::time::timeout(timeout, answered).await.unwrap_or(Err(ProbeError::Timeout(timeout)))
+    tokio::time::timeout_at(started + timeout, answered).await.unwrap_or(Err(ProbeError::Timeout(timeout)))
 }
 
 /// Finds out how a backend does, by `method` and within `timeout`. `list` asks for the provider's models list, or knows it from

@@ -8,7 +8,8 @@ use std::time::Duration;
 use berry_api::prober;
 use berry_api::telemetry::access::AccessLog;
 use berry_loadbalance::endpoint::Endpoint;
-use berry_mock::{Fault, FaultScope, Mock, Script};
+use berry_mock::{Fault, FaultScope, Mock, Place, Script};
+use berry_relay::probe::{self, Probe, ProbeError};
 use http::Method;
 use tokio_util::task::TaskTracker;
 
@@ -154,6 +155,19 @@ async fn a_silent_upstream_delays_no_other() {
     seconds(70).await;
     assert_eq!(rig.asked("good").len(), 3, "the period holds");
     assert_eq!(rig.health("silent").await["healthy_models"], 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_told_from_a_broken_connection() {
+    let broken = faulty(Fault::Close(Place::BeforeHead), FaultScope::All);
+    let rig = Rig::new(&[("silent", faulty(Fault::HANG, FaultScope::All)), ("broken", broken)], 1, "", "");
+    let runtime = rig.gateway.gateway.app().runtime();
+    let ask = async |name| {
+        let provider = Arc::clone(&rig.endpoint(name).backend().provider);
+        probe::ask(runtime.relay.upstreams(), &provider, Probe::Models, Duration::from_secs(5)).await
+    };
+    assert!(matches!(ask("silent").await, Err(ProbeError::Timeout(_))));
+    assert!(matches!(ask("broken").await, Err(ProbeError::Connection(_))));
 }
 
 #[tokio::test(start_paused = true)]
