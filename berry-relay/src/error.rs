@@ -192,7 +192,7 @@ impl ForwardError {
             Self::BadAnswer { why, .. } => format!("The upstream's answer cannot be used: {why}. Try again."),
             Self::Rejected { status, .. } => format!("The upstream answered with status {}.", status.as_u16()),
             Self::Incomplete { .. } => {
-                "The upstream ended the stream before it was complete; what you received is cut short.".to_owned()
+                "The upstream ended the stream before it was complete. What came of it, if anything, is cut short.".to_owned()
             }
             Self::TotalTimeout(limit) => {
                 format!("The request was not answered within {} s.", limit.as_secs_f64())
