@@ -3,7 +3,7 @@
 //! They live beside the endpoint's state, so that whoever holds the endpoint adds to them without looking anything up, and they
 //! survive a reload as long as the backend does. Every write is a few relaxed additions.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use berry_core::money::NanoUsd;
@@ -95,6 +95,7 @@ pub struct Figures {
     reported_nanos: AtomicU64,
     unpriced: AtomicU64,
     estimated: AtomicU64,
+    served: AtomicU32,
 }
 
 impl Default for Figures {
@@ -109,11 +110,24 @@ impl Default for Figures {
             reported_nanos: AtomicU64::new(0),
             unpriced: AtomicU64::new(0),
             estimated: AtomicU64::new(0),
+            served: AtomicU32::new(0),
         }
     }
 }
 
 impl Figures {
+    /// Notes that the backend answered a call of this kind, one bit for each kind.
+    pub fn note_served(&self, kind: u32) {
+        if self.served() & kind == 0 {
+            self.served.fetch_or(kind, Ordering::Relaxed);
+        }
+    }
+
+    /// The kinds of calls that the backend has answered.
+    pub fn served(&self) -> u32 {
+        self.served.load(Ordering::Relaxed)
+    }
+
     /// Adds the tokens of one answer.
     pub fn count_tokens(&self, usage: &Usage) {
         let counts = [

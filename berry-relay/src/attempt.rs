@@ -10,9 +10,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use berry_core::config::snapshot::{Backend, Commit};
-use berry_core::operation::{BodyForm, Dialect, Operation};
+use berry_core::operation::{BodyForm, Dialect, Operation, StreamFormat};
 use berry_core::time::Instant;
+use berry_core::usage::Usage;
 use berry_loadbalance::course::{self, Retry};
+use berry_loadbalance::figures::Figures;
 use berry_loadbalance::lease::{Lease, Remaining};
 use berry_loadbalance::outcome::{FailureClass, Outcome};
 use bytes::Bytes;
@@ -159,6 +161,12 @@ pub(crate) async fn run(
             if remaining != Remaining::default() {
                 lease.learn_remaining(remaining, exchange.now());
             }
+            if let Reply::Held(answer, _) = &reply
+                && head.status.is_success()
+                && exchange.usage.output_tokens.is_none()
+            {
+                estimate(answer, request, exchange);
+            }
             attempt.conclude(head, reply, lease, exchange)
         }
         Err(error @ ForwardError::Untranslatable { .. }) => {
@@ -174,6 +182,24 @@ pub(crate) async fn run(
             Err(Box::new(Setback { backend: attempt.backend, error, answer: None, retry }))
         }
     }
+}
+
+/// Counts what a plain answer used whose upstream does not tell, from what was sent and what came. Nothing where no text came.
+fn estimate(answer: &Chunks, request: &RelayRequest, exchange: &mut Exchange) {
+    let is_vectors = makes_vectors(exchange.operation);
+    let is_text = exchange.operation.stream_format() != StreamFormat::Opaque;
+    let output = if is_text { meter::likely_answer_tokens(answer) } else { 0 };
+    if output == 0 && !(is_vectors && exchange.usage.input_tokens.is_none()) {
+        return;
+    }
+    exchange.prompt_tokens = request.body.json().map(meter::likely_tokens);
+    let output_tokens = is_text.then_some(output);
+    let usage = Usage { output_tokens, estimated: true, ..exchange.usage };
+    exchange.note_used(usage);
+}
+
+fn makes_vectors(operation: Operation) -> bool {
+    matches!(operation, Operation::Embeddings | Operation::EmbedContent | Operation::BatchEmbedContents)
 }
 
 /// A request that this backend cannot be told: nothing was sent, and one of another dialect may take it.
@@ -267,6 +293,9 @@ impl Attempt<'_> {
         mut lease: Lease,
         exchange: &mut Exchange,
     ) -> Result<Committed, Box<Setback>> {
+        if let Some(figures) = exchange.figures.as_deref().filter(|_| head.status.is_success()) {
+            figures.note_served(1 << self.operation as u32);
+        }
         let (chunks, permit) = match reply {
             Reply::Events(events) => {
                 let now = exchange.now();
@@ -291,7 +320,10 @@ impl Attempt<'_> {
         }
         let body = chunks.slice(0..chunks.len().min(ERROR_BODY_READ_MAX));
         let retry_after = retry_after::of(&head.headers, &body);
-        let disposition = disposition::of(head.status, &body, retry_after, &self.backend.provider.errors);
+        let mut disposition = disposition::of(head.status, &body, retry_after, &self.backend.provider.errors);
+        if disposition.class == Some(FailureClass::Model) && !self.is_of_the_model(exchange) {
+            disposition.class = None;
+        }
         match disposition.class {
             None => tell(lease, Outcome::CallerFault, now, exchange),
             Some(class) => {
@@ -317,6 +349,15 @@ impl Attempt<'_> {
             (Retry::No, Some(answer)) => Ok(answer),
             (retry, answer) => Err(Box::new(Setback { backend: Arc::clone(&self.backend), error, answer, retry })),
         }
+    }
+
+    /// Whether a path that is not there speaks against the model, and not only against calling it in this way: a server without
+    /// rankings, and a model that does not chat, are there for everybody else. So it counts where this call was answered before,
+    /// or where none was and the call is one that models are made for.
+    fn is_of_the_model(&self, exchange: &Exchange) -> bool {
+        let served = exchange.figures.as_deref().map_or(0, Figures::served);
+        let is_usual = self.operation.stream_format() != StreamFormat::Opaque || makes_vectors(self.operation);
+        served & (1 << self.operation as u32) != 0 || (served == 0 && is_usual)
     }
 
     fn error_of(&self, head: &Head, disposition: &Disposition, retry_after: Option<Duration>) -> ForwardError {

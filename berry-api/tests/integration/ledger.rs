@@ -85,7 +85,7 @@ async fn a_request_has_one_row_with_its_attempts_and_tokens_however_it_ends() {
         ),
         (&["error-event:3"], true, Everything, json!([200, "upstream_error", ["server"], 18, 3, true, "0.500024"])),
         (&["no-usage"], true, Everything, json!([200, null, ["success"], 18, 8, true, "0.500034"])),
-        (&["no-usage"], false, Everything, json!([200, null, ["success"], null, null, false, "0.5"])),
+        (&["no-usage"], false, Everything, json!([200, null, ["success"], 15, 6, true, "0.500027"])),
         (&["hang"], false, Nothing, json!([0, "cancelled", ["cancelled"], null, null, false, null])),
         (&["stall:head"], true, Nothing, json!([0, "cancelled", ["cancelled"], null, null, false, "0.5"])),
         (&["stall:3"], true, Pieces(4), json!([200, "cancelled", ["cancelled"], 18, 3, true, "0.500024"])),

@@ -13,7 +13,7 @@ mod usage;
 use berry_core::operation::StreamFormat;
 use berry_core::usage::{ServiceTier, Usage};
 
-pub(crate) use self::prompt::likely_tokens;
+pub(crate) use self::prompt::{likely_answer_tokens, likely_tokens};
 use self::template::{Free, Template};
 use crate::body::Chunks;
 use crate::json::{Cursor, Kind, Members, Raw};

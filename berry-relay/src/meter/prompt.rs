@@ -1,10 +1,11 @@
-//! How many tokens a prompt has, roughly: for streams that are cut, or whose upstream tells nothing of it.
+//! How many tokens a prompt and an answer have, roughly: for streams that are cut, or where the upstream tells nothing of it.
 //!
-//! A quarter of the bytes of its JSON. A large body may hold pictures or sound, which are many bytes and few tokens, so places all over
+//! Of a prompt, a quarter of the bytes of its JSON. A large body may hold pictures or sound, which are many bytes and few tokens, so places all over
 //! it are looked at: base64 of some length stands in no text. That costs the same however large the body is, since it is done
 //! for every stream and needed for few.
 
 use crate::body::Chunks;
+use crate::json::{Cursor, Kind, Raw};
 
 /// Bytes that one token of text is taken to have.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -15,6 +16,8 @@ const PLACES: usize = 64;
 const PLACE_BYTES: usize = 64;
 /// Tokens of a picture or a piece of sound, of which it is not known how large it is shown or how long it plays.
 const MEDIA_TOKENS: u64 = 1_000;
+/// How deep text lies in an answer at most: the arguments of a call of Gemini are the deepest.
+const DEPTH_MAX: u32 = 12;
 
 /// Tokens of the prompt in a request's body.
 pub(crate) fn likely_tokens(body: &Chunks) -> u64 {
@@ -31,6 +34,62 @@ pub(crate) fn likely_tokens(body: &Chunks) -> u64 {
         in_media = is_data;
     }
     (length as u64 / PLACES as u64 * text).div_ceil(BYTES_PER_TOKEN) + media * MEDIA_TOKENS
+}
+
+/// Tokens of the text in a plain answer of any dialect.
+pub(crate) fn likely_answer_tokens(body: &Chunks) -> u64 {
+    let mut bytes = 0;
+    // It has been read before, so it is JSON; what cannot be read now counts nothing.
+    let _ = Cursor::new(&body.slice(0..body.len())).members(|key, value| match key {
+        b"choices" | b"content" | b"output" | b"candidates" => {
+            bytes += text_bytes(value.value()?, DEPTH_MAX);
+            Some(())
+        }
+        _ => value.skip(),
+    });
+    bytes.div_ceil(BYTES_PER_TOKEN)
+}
+
+/// Bytes of the strings in a part of an answer, without names, labels and what only the vendor can read.
+fn text_bytes(value: Raw<'_>, depth: u32) -> u64 {
+    let mut bytes = 0;
+    // Each level is scanned anew, so the depth is bounded; what lies deeper counts as it is written.
+    let _ = match value.kind() {
+        Kind::String => return value.0.len() as u64 - 2,
+        Kind::Array | Kind::Object if depth == 0 => return value.0.len() as u64,
+        Kind::Array => Cursor::new(value.0).elements(|element| {
+            bytes += text_bytes(element.value()?, depth - 1);
+            Some(())
+        }),
+        Kind::Object => Cursor::new(value.0).members(|key, member| {
+            let member = member.value()?;
+            bytes += if is_label(key) { 0 } else { text_bytes(member, depth - 1) };
+            Some(())
+        }),
+        _ => None,
+    };
+    bytes
+}
+
+fn is_label(key: &[u8]) -> bool {
+    const LABELS: &[&[u8]] = &[
+        b"role",
+        b"type",
+        b"id",
+        b"call_id",
+        b"object",
+        b"status",
+        b"finish_reason",
+        b"finishReason",
+        b"stop_reason",
+        b"signature",
+        b"thoughtSignature",
+        b"encrypted_content",
+        b"data",
+        b"logprobs",
+        b"logprobsResult",
+    ];
+    LABELS.contains(&key)
 }
 
 fn is_base64(byte: u8) -> bool {
@@ -59,6 +118,32 @@ mod tests {
         let long = "Nobody waits for those who come later. ".repeat(10_000);
         let counted = tokens(&long);
         assert!((97_000..=97_500).contains(&counted), "{counted}");
+    }
+
+    #[test]
+    fn the_text_of_an_answer_counts_and_its_frame_does_not() {
+        for (answer, tokens) in [
+            (
+                r#"{"id":"chatcmpl-123","choices":[{"index":0,"message":{"role":"assistant","content":"12345678"},"finish_reason":"stop"}]}"#,
+                2,
+            ),
+            (
+                r#"{"choices":[{"message":{"role":"assistant","content":null,"tool_calls":[{"id":"call_1","type":"function","function":{"name":"look","arguments":"{\"a\":1}"}}]}}]}"#,
+                4,
+            ),
+            (
+                r#"{"type":"message","content":[{"type":"thinking","thinking":"1234","signature":"abcdefgh"},{"type":"text","text":"1234"}]}"#,
+                2,
+            ),
+            (r#"{"output":[{"type":"message","id":"m","content":[{"type":"output_text","text":"1234"}]}]}"#, 1),
+            (r#"{"candidates":[{"content":{"parts":[{"text":"1234"}],"role":"model"},"finishReason":"STOP"}]}"#, 1),
+            (r#"{"choices":[]}"#, 0),
+            ("[]", 0),
+        ] {
+            assert_eq!(likely_answer_tokens(&Chunks::from(Bytes::from(answer))), tokens, "{answer}");
+        }
+        let deep = format!("{{\"choices\":{}{}}}", "[".repeat(100), "]".repeat(100));
+        assert!(likely_answer_tokens(&Chunks::from(Bytes::from(deep))) > 0);
     }
 
     #[test]
