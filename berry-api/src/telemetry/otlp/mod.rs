@@ -1,7 +1,7 @@
 //! Traces for a collector: OpenTelemetry's protocol over HTTP, Protocol Buffers bodies.
 //!
 //! A request that is traced pays for three numbers and a header. Its spans are encoded once, by the log's thread from the record of
-//! the access line ([`super::access`]); they wait as bytes in one bounded batch that an exporter task sends every second. What does
+//! the access line ([`super::access`]); they wait as bytes in one bounded batch that an exporter task sends after a second. What does
 //! not fit is counted and lost: a request never waits for a collector. Without `telemetry.otlp_endpoint` a request pays for one look
 //! at an `Option`, and without spans the exporter sleeps.
 //!
@@ -35,8 +35,10 @@ use crate::status::WallClock;
 use span::Encoder;
 use wire::{Message, Open};
 
-/// How often what has gathered is sent.
+/// How long spans are gathered before they are sent.
 const PERIOD: Duration = Duration::from_secs(1);
+/// So many bytes of spans are not gathered any longer; some three thousand spans.
+const GATHERED_BYTES_MAX: usize = 1 << 20;
 /// Most that waits for the exporter, bytes; some ten thousand spans.
 const QUEUE_BYTES_MAX: usize = 8 << 20;
 /// How long a collector may take to answer.
@@ -56,6 +58,8 @@ struct Tracer {
     queue: Mutex<Queue>,
     /// The queue has something to send.
     begun: Notify,
+    /// It has enough to be sent now.
+    full: Notify,
     dropped: AtomicU64,
 }
 
@@ -113,6 +117,7 @@ impl Traces {
             seeds,
             queue: Mutex::new(Queue { encoder: Encoder::new(wall), batch: Batch::default() }),
             begun: Notify::new(),
+            full: Notify::new(),
             dropped: AtomicU64::new(0),
         }))
     }
@@ -162,7 +167,11 @@ impl Traces {
                 () = tracer.begun.notified() => {}
                 () = last.cancelled() => {}
             }
-            let _ = tokio::time::timeout(PERIOD, last.cancelled()).await;
+            tokio::select! {
+                () = tracer.full.notified() => {}
+                () = last.cancelled() => {}
+                () = tokio::time::sleep(PERIOD) => {}
+            }
             let batch = std::mem::take(&mut tracer.queue.lock().batch);
             if batch.spans > 0 {
                 tracer.send(&client, batch, &last, &mut refused).await;
@@ -180,12 +189,16 @@ impl Tracer {
         let Queue { encoder, batch } = &mut *queue;
         let before = batch.message.len();
         let spans = write(encoder, &mut batch.message);
-        if batch.message.len() <= QUEUE_BYTES_MAX {
+        let after = batch.message.len();
+        if after <= QUEUE_BYTES_MAX {
             let is_first = batch.spans == 0;
             batch.spans += spans;
             drop(queue);
             if is_first {
                 self.begun.notify_one();
+            }
+            if before < GATHERED_BYTES_MAX && after >= GATHERED_BYTES_MAX {
+                self.full.notify_one();
             }
             return;
         }
@@ -358,6 +371,21 @@ mod tests {
         add(2, 3);
         add(1, 1);
         assert_eq!((tracer.queue.lock().batch.spans, tracer.dropped.load(Ordering::Relaxed)), (8, 3));
+    }
+
+    #[tokio::test]
+    async fn a_full_batch_is_sent_at_once() {
+        let Traces(Some(tracer)) = traces(1.0) else { unreachable!("a collector is configured") };
+        let is_full = |bytes: usize| {
+            tracer.add(|_, queue| {
+                queue.raw(&vec![0; bytes]);
+                1
+            });
+            std::pin::pin!(tracer.full.notified()).enable()
+        };
+        assert!(!is_full(GATHERED_BYTES_MAX - Batch::default().message.len() - 1));
+        assert!(is_full(1));
+        assert!(!is_full(1), "it is said once");
     }
 
     /// Hands what ends to the log and the traces.
