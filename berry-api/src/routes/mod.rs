@@ -22,15 +22,17 @@ mod usage;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::handler::Handler;
-use axum::middleware::{Next, from_fn_with_state, map_response};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::{MethodRouter, any, delete, get, post};
 use berry_core::config::snapshot::User;
 use berry_core::error::ErrorKind;
 use berry_core::id::RequestId;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use http::request::Parts;
 
 use crate::app::App;
@@ -157,7 +159,7 @@ impl Table {
         self.listed.push(Listed { access, path, methods: allow });
         let gate = from_fn_with_state((Arc::clone(&self.app), access), check);
         let methods = methods.route_layer(gate).fallback(move |request| method_not_allowed(request, allow));
-        let methods = methods.layer(map_response(move |response| named(response, path)));
+        let methods = methods.layer(from_fn(in_our_shape)).layer(map_response(move |response| named(response, path)));
         self.router = std::mem::take(&mut self.router).route(path, methods);
     }
 
@@ -189,6 +191,28 @@ pub struct Template(pub &'static str);
 async fn named(mut response: Response, path: &'static str) -> Response {
     response.extensions_mut().insert(Template(path));
     response
+}
+
+/// Longest message of a handler's arguments.
+const REJECTION_BYTES_MAX: usize = 16 * 1024;
+
+/// What the arguments of a handler refuse (a query that cannot be read, a body that is no text or too long) comes as plain text;
+/// it is told in our shape, as all other errors are.
+async fn in_our_shape(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let (id, dialect) = (caller(&parts).id, gate::dialect_of(&parts));
+    let response = next.run(Request::from_parts(parts, body)).await;
+    let (status, kind) = (response.status(), response.headers().get(CONTENT_TYPE));
+    if !status.is_client_error() || kind.is_none_or(|kind| !kind.as_bytes().starts_with(b"text/plain")) {
+        return response;
+    }
+    let text = to_bytes(response.into_body(), REJECTION_BYTES_MAX).await.unwrap_or_default();
+    let kind = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => ErrorKind::PayloadTooLarge,
+        _ => ErrorKind::InvalidRequest,
+    };
+    let message = String::from_utf8_lossy(&text).into_owned();
+    ApiError { status: Some(status), ..ApiError::new(kind, message) }.respond(dialect, &id).map(Body::from)
 }
 
 /// Lets a request through to its handler, with its user where one is needed.

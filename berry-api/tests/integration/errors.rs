@@ -103,3 +103,15 @@ async fn every_reply_has_a_request_id_of_its_own() {
     }
     assert!(!ids.contains("the-clients-own"));
 }
+
+#[tokio::test]
+async fn what_the_arguments_of_a_route_refuse_has_the_shape_of_all_errors() {
+    let gateway = TestGateway::new(CONFIG);
+    for path in ["/admin/audit?limit=-1", "/smart-ai/models/%ff/weights"] {
+        let answer = gateway.get(path, ADMIN).await;
+        assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (400, "invalid_request"), "{path}");
+    }
+    let long = "#".repeat(3 << 20);
+    let answer = gateway.post("/admin/config/validate", ADMIN, &long).await;
+    assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (413, "payload_too_large"));
+}
