@@ -321,8 +321,10 @@ impl Attempt<'_> {
         let body = chunks.slice(0..chunks.len().min(ERROR_BODY_READ_MAX));
         let retry_after = retry_after::of(&head.headers, &body);
         let mut disposition = disposition::of(head.status, &body, retry_after, &self.backend.provider.errors);
-        if disposition.class == Some(FailureClass::Model) && !self.is_of_the_model(exchange) {
-            disposition.class = None;
+        // llama.cpp answers 501 where it was started for other calls.
+        let is_missing = disposition.class == Some(FailureClass::Model) || head.status == StatusCode::NOT_IMPLEMENTED;
+        if is_missing && !self.is_of_the_model(exchange) {
+            disposition = Disposition { class: None, retry: Retry::Elsewhere, consequence: None };
         }
         match disposition.class {
             None => tell(lease, Outcome::CallerFault, now, exchange),

@@ -598,29 +598,32 @@ async fn an_error_page_of_an_upstream_is_told_with_the_type_of_its_status() {
 async fn a_call_that_an_upstream_does_not_have_takes_the_model_from_nobody() {
     const ASK: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"max_tokens":5}"#;
     const OTHER: &str = r#"{"model":"m","messages":[],"input":"x","query":"q","documents":["d"]}"#;
-    for (kind, path, before, after) in [
+    for (refused, kind, path, before, after) in [
         (
+            404,
             "openai",
             "/v1/chat/completions",
             &["/v1/rerank"][..],
             &["/v1/rerank", "/v1/embeddings", "/v1/embeddings"][..],
         ),
         // Claude Code counts before it asks, and many servers of that dialect cannot count.
-        ("claude", "/v1/messages", &["/v1/messages/count_tokens"; 2], &["/v1/messages/count_tokens"; 2]),
+        (404, "claude", "/v1/messages", &["/v1/messages/count_tokens"; 2], &["/v1/messages/count_tokens"; 2]),
+        (501, "openai", "/v1/chat/completions", &[], &["/v1/embeddings", "/v1/embeddings"]),
     ] {
         let missing = |path: &&str| {
             let error = r#"{"error":{"message":"Invalid URL"}}"#;
-            Reply { status: 404, ..Reply::json(*path, error) }
+            Reply { status: refused, ..Reply::json(*path, error) }
         };
         let replies = before.iter().chain(after).map(missing).chain([Reply::json("/", "{}")]).collect();
         let script = Script { replies, ..Script::default() };
-        let fleet = scripted([script]).provider(&format!("backend_type = \"{kind}\"")).build().await;
+        let plan = scripted([script]).settings("circuit_breaker_failure_threshold = 1\nmax_retries = 0");
+        let fleet = plan.provider(&format!("backend_type = \"{kind}\"")).build().await;
         for (calls, kind) in [(before, "before"), (&[path], "first"), (after, "after"), (&[path], "again")] {
             for call in calls {
                 let is_there = *call == path;
                 let body = if is_there { ASK } else { OTHER };
                 let status = fleet.gateway.post(call, ADMIN, body).await.status.as_u16();
-                assert_eq!(status, if is_there { 200 } else { 404 }, "{kind}: {call}");
+                assert_eq!(status, if is_there { 200 } else { refused }, "{kind}: {call}");
             }
         }
     }
