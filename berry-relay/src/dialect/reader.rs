@@ -98,6 +98,9 @@ impl StreamReader {
 
     /// Remembers an event that brought `text`, a slice of it, and figures with `has_figures`; says where these stand.
     fn learn(&mut self, data: &Bytes, text: &[u8], has_figures: bool) -> Option<Parts> {
+        if !Template::may_learn(data) {
+            return None;
+        }
         let start = text.as_ptr().addr().checked_sub(data.as_ptr().addr() + 1)?;
         let quoted = Raw(data.get(start..start + text.len() + 2)?);
         quoted.text()?;

@@ -130,8 +130,11 @@ impl Json {
     /// The members of an object, or nothing of anything else.
     pub fn fields(&self) -> Fields {
         let Some((object, place)) = self.opened(Kind::Object) else { return Fields::default() };
-        let left = object.outline.members(place).count();
-        Fields { object: Some((object, place)), left, taken: SmallVec::from_elem(0, left.div_ceil(MARKS)) }
+        let mut members = SmallVec::new();
+        for named in object.outline.members(place) {
+            members.push(Member { named, taken: false });
+        }
+        Fields { left: members.len(), members, object: Some(object) }
     }
 
     /// Itself as a place where others stand in, where it is of this kind.
@@ -307,15 +310,18 @@ impl Object {
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
     /// The object that they stand in: they are cut out of it when they are taken, and most never are.
-    object: Option<(Object, Place)>,
-    /// A mark for each member that was taken.
-    taken: SmallVec<[u64; 1]>,
+    object: Option<Object>,
+    members: SmallVec<[Member; 8]>,
     /// Members that were not taken.
     left: usize,
 }
 
-/// Marks in a word of them.
-const MARKS: usize = u64::BITS as usize;
+/// A member of an object.
+#[derive(Clone, Debug)]
+struct Member {
+    named: Named,
+    taken: bool,
+}
 
 impl Fields {
     /// Checks a body and gives its members, or nothing where it is no object.
@@ -351,18 +357,19 @@ impl Fields {
 
     /// Takes a member: where its value stands, in which object.
     fn found(&mut self, name: &str) -> Option<(&Object, Place)> {
-        let (object, place) = self.object.as_ref().filter(|_| self.left > 0)?;
+        let object = self.object.as_ref().filter(|_| self.left > 0)?;
         let mut found = None;
-        for (number, member) in object.outline.members(*place).enumerate() {
-            let is_it = match member.is_escaped() {
-                false => member.name().len() == name.len() && object.name(member) == name.as_bytes(),
-                true => read_text(object.name(member)) == name,
-            };
-            let (word, mark) = (&mut self.taken[number / MARKS], 1 << (number % MARKS));
-            if is_it && *word & mark == 0 {
-                *word |= mark;
+        for member in &mut self.members {
+            // Most names are told apart by their length; one with escapes is longer than what it says.
+            if member.named.name().len() != name.len() && !member.named.is_escaped() {
+                continue;
+            }
+            let written = object.name(member.named);
+            if !member.taken && (written == name.as_bytes() || member.named.is_escaped() && read_text(written) == name)
+            {
+                member.taken = true;
                 self.left -= 1;
-                found = Some(member.value());
+                found = Some(member.named.value());
             }
         }
         Some((object, found?))
@@ -380,13 +387,11 @@ impl Fields {
 
     /// What was not taken, in order; `null` left out.
     pub fn rest(self) -> impl Iterator<Item = (String, Json)> {
-        let object = self.object.filter(|_| self.left > 0);
-        let members: SmallVec<[Named; 4]> =
-            object.iter().flat_map(|(object, place)| object.outline.members(*place)).collect();
-        members.into_iter().enumerate().filter_map(move |(number, member)| {
-            let (object, _) = object.as_ref().filter(|_| self.taken[number / MARKS] & 1 << (number % MARKS) == 0)?;
-            let value = object.value(member.value());
-            (value.kind() != Kind::Null).then(|| (read_text(object.name(member)).into_owned(), value))
+        let object = self.object;
+        self.members.into_iter().filter(|member| !member.taken).filter_map(move |member| {
+            let object = object.as_ref()?;
+            let value = object.value(member.named.value());
+            (value.kind() != Kind::Null).then(|| (read_text(object.name(member.named)).into_owned(), value))
         })
     }
 

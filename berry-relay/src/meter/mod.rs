@@ -39,6 +39,12 @@ pub enum EventClass {
     Unparsable,
 }
 
+/// Whether a `finish_reason` of chat completions says that the upstream failed: of OpenRouter and Mistral, of Z.AI, and of DeepSeek
+/// (their API references, 2026).
+pub(crate) fn is_failure(finish_reason: &[u8]) -> bool {
+    matches!(finish_reason, b"error" | b"network_error" | b"insufficient_system_resource")
+}
+
 /// Reads the usage of a plain answer.
 pub fn usage_of_answer(body: &Chunks, members: &Members) -> Usage {
     let slice = |name| Some(body.slice(members.get(name)?.value.clone()));
@@ -506,7 +512,7 @@ impl<'a> Chunk<'a> {
                 b"finish_reason" => {
                     let reason = value.value()?.text().unwrap_or_default();
                     finished = !reason.is_empty();
-                    self.failed |= reason == b"error";
+                    self.failed |= is_failure(reason);
                 }
                 b"index" => index = usage::count(value.value()?).unwrap_or(0).min(CHOICES_MAX - 1),
                 b"usage" => self.note_usage(value.value()?),

@@ -51,11 +51,16 @@ pub(crate) struct Template {
 }
 
 impl Template {
+    /// Whether an event is short enough to be remembered.
+    pub(crate) fn may_learn(event: &[u8]) -> bool {
+        event.len() <= EVENT_BYTES_MAX
+    }
+
     /// Takes an event for comparison. `free` are values inside `event`.
     pub(crate) fn learn(&mut self, event: &[u8], free: &Free<'_>) {
         self.event.clear();
         self.free.clear();
-        if event.len() > EVENT_BYTES_MAX {
+        if !Self::may_learn(event) {
             return;
         }
         self.event.extend_from_slice(event);

@@ -176,12 +176,20 @@ fn read_part(part: &Json, losses: &mut Losses) -> Part {
         }
         "file" => Part::Document(read_file(fields.object("file"), cache)),
         "refusal" => Part::Refusal(fields.text("refusal").unwrap_or_default()),
+        "thinking" => Part::Thinking(Thinking { text: read_thought(&mut fields), signature: None }),
         _ => Part::Unknown(kind),
     };
     if !matches!(part, Part::Unknown(_)) {
         fields.rest().for_each(|(name, _)| losses.below("messages.content", &name, Reason::Unknown));
     }
     part
+}
+
+/// A thought as Mistral has it among the content: a text, or a list of them.
+pub(super) fn read_thought(part: &mut Fields) -> Text {
+    let Some(thought) = part.take("thinking") else { return Text::default() };
+    let pieces = thought.elements().into_iter().filter_map(|piece| piece.fields().text("text"));
+    thought.text().unwrap_or_else(|| pieces.fold(Text::default(), |all, piece| all.join(&piece)))
 }
 
 fn read_file(mut file: Fields, cache: Option<CacheMark>) -> Document {
@@ -238,12 +246,16 @@ fn read_assistant(fields: &mut Fields, content: Vec<Part>, losses: &mut Losses) 
     parts.extend(fields.text("refusal").filter(|text| !text.is_empty()).map(Part::Refusal));
     for call in fields.list("tool_calls") {
         let mut call = call.fields();
-        match call.string("type").as_deref() {
-            None | Some("function") => {
+        // By its function: some vendors leave the type empty.
+        match call.take("function") {
+            Some(function) => {
                 let (id, cache) = (call.string("id"), read_cache(&mut call));
-                parts.push(Part::ToolCall(read_call(id, call.object("function"), cache)));
+                parts.push(Part::ToolCall(read_call(id, function.fields(), cache)));
             }
-            Some(kind) => losses.add(format!("messages.tool_calls.{kind}"), Reason::Unsupported),
+            None => {
+                let kind = call.string("type").unwrap_or_default();
+                losses.add(format!("messages.tool_calls.{kind}"), Reason::Unsupported);
+            }
         }
     }
     if let Some(call) = fields.take("function_call") {

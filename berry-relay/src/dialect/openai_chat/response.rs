@@ -15,10 +15,15 @@ pub(super) fn decode(body: &Bytes) -> Result<Response, Malformed> {
     if choices.is_empty() {
         return Err(Malformed::new("choices", "the answer has none"));
     }
+    let candidates: Vec<Candidate> = choices.iter().map(|choice| read_choice(choice.fields())).collect();
+    // What came until then may be half a sentence, and no dialect can say so.
+    if candidates.iter().any(|candidate| candidate.stop == Some(Stop::Error)) {
+        return Err(Malformed::new("finish_reason", "the upstream failed inside its answer"));
+    }
     Ok(Response {
         id: fields.string("id"),
-        model: fields.string("model"),
-        candidates: choices.iter().map(|choice| read_choice(choice.fields())).collect(),
+        model: fields.string("model").filter(|model| !model.is_empty()),
+        candidates,
         usage: fields.take("usage").map(|usage| meter::usage_of_object(usage.raw())).unwrap_or_default(),
     })
 }
@@ -169,6 +174,47 @@ fn write_call(w: &mut Writer, call: &ToolCall, id: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parts(message: &str) -> String {
+        let body = Bytes::from(format!(r#"{{"choices":[{{"message":{message},"finish_reason":"stop"}}]}}"#));
+        format!("{:?}", decode(&body).unwrap().candidates[0].parts)
+    }
+
+    #[test]
+    fn an_answer_inside_which_the_upstream_failed_is_none() {
+        for (reason, stop) in [
+            ("error", None),
+            ("network_error", None),
+            ("insufficient_system_resource", None),
+            ("model_length", Some(Stop::Length)),
+            ("model_context_window_exceeded", Some(Stop::ContextFull)),
+            ("sensitive", Some(Stop::Filter)),
+            ("end_turn", Some(Stop::End)),
+        ] {
+            let body = format!(r#"{{"choices":[{{"message":{{"content":"ha"}},"finish_reason":"{reason}"}}]}}"#);
+            let read = decode(&Bytes::from(body)).ok().and_then(|response| response.candidates[0].stop.clone());
+            assert_eq!(read, stop, "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_thought_among_the_content_is_a_thought() {
+        let told = parts(
+            r#"{"content":[{"type":"thinking","thinking":[{"type":"text","text":"so"},{"type":"text","text":" so"}]},{"type":"text","text":"yes"}]}"#,
+        );
+        assert!(told.contains(r#"Thinking(Thinking { text: "so so", signature: None }), Text("#), "{told}");
+        assert!(parts(r#"{"content":[{"type":"thinking","thinking":"so"}]}"#).contains(r#"text: "so""#));
+    }
+
+    #[test]
+    fn a_call_is_one_by_its_function_whatever_its_type() {
+        for kind in [r#""type":"","#, r#""type":null,"#, r#""type":"tool_call","#, ""] {
+            let told = parts(&format!(
+                r#"{{"tool_calls":[{{{kind}"id":"c","function":{{"name":"f","arguments":"{{}}"}}}}]}}"#
+            ));
+            assert!(told.contains(r#"ToolCall(ToolCall { id: Some("c"), name: "f""#), "{kind}: {told}");
+        }
+    }
 
     #[test]
     fn an_answer_without_a_choice_is_none() {

@@ -5,7 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{response, wire};
+use super::{request, response, wire};
 use crate::dialect::ir::{Block, Delta, ErrorClass, Event, Part, Stop, Thinking, UpstreamError};
 use crate::dialect::text::{Fields, Json, Text, Writer};
 use crate::dialect::{Malformed, Reply, StreamDecoder, StreamEncoder, error};
@@ -94,15 +94,20 @@ impl StreamDecoder for Decoder {
             out.push(Event::Error(error::of_event(data)));
             return Ok(());
         }
-        if !std::mem::replace(&mut self.started, true) {
-            out.push(Event::Start { id: chunk.string("id"), model: chunk.string("model") });
+        let (choices, usage) =
+            (chunk.list("choices"), chunk.take("usage").filter(|usage| usage.kind() == Kind::Object));
+        if choices.is_empty() && usage.is_none() {
+            // Azure tells what its filter thinks of the prompt, before anything has a name.
+            return Ok(());
         }
-        for choice in chunk.list("choices") {
+        if !std::mem::replace(&mut self.started, true) {
+            let mut name = |name| chunk.string(name).filter(|name| !name.is_empty());
+            out.push(Event::Start { id: name("id"), model: name("model") });
+        }
+        for choice in choices {
             self.choice(choice.fields(), out);
         }
-        if let Some(usage) = chunk.take("usage").filter(|usage| usage.kind() == Kind::Object) {
-            out.push(Event::Usage(meter::usage_of_object(usage.raw())));
-        }
+        out.extend(usage.map(|usage| Event::Usage(meter::usage_of_object(usage.raw()))));
         Ok(())
     }
 
@@ -133,13 +138,12 @@ impl Decoder {
             let block = choice.text.unwrap_or(0);
             out.push(Event::Delta { candidate: index, index: block, delta: Delta::Logprobs(logprobs) });
         }
-        match fields.string("finish_reason").filter(|reason| !reason.is_empty()) {
-            Some(reason) if reason == "error" => {
+        match fields.string("finish_reason").filter(|reason| !reason.is_empty()).map(|reason| wire::stop_of(&reason)) {
+            Some(Stop::Error) => {
                 self.failed = true;
-                let message = "The upstream failed inside its answer.".to_owned();
-                out.push(Event::Error(UpstreamError { kind: ErrorClass::Server, message, param: None }));
+                out.push(Event::Error(failure(fields.take("error"))));
             }
-            Some(reason) => choice.stop = Some(wire::stop_of(&reason)),
+            Some(stop) => choice.stop = Some(stop),
             None => {}
         }
     }
@@ -154,15 +158,13 @@ impl Choice {
     fn delta(&mut self, mut delta: Fields, out: &mut Vec<Event>) {
         let thought = ["reasoning_content", "reasoning"].into_iter().find_map(|name| non_empty(delta.text(name)));
         if let Some(text) = thought {
-            self.close_text(out);
-            let block =
-                *self.thinking.get_or_insert_with(|| open(self.index, &mut self.next_block, Block::Thinking, out));
-            self.write(block, Delta::Text(text), out);
+            self.think(text, out);
         }
-        for text in content(delta.take("content")) {
-            self.close_thinking(out);
-            let block = *self.text.get_or_insert_with(|| open(self.index, &mut self.next_block, Block::Text, out));
-            self.write(block, Delta::Text(text), out);
+        for (is_thought, text) in content(delta.take("content")) {
+            match is_thought {
+                true => self.think(text, out),
+                false => self.say(text, out),
+            }
         }
         if let Some(text) = non_empty(delta.text("refusal")) {
             self.close_thinking(out);
@@ -177,6 +179,18 @@ impl Choice {
         if let Some(function) = delta.take("function_call") {
             self.piece(0, None, function.fields(), out);
         }
+    }
+
+    fn think(&mut self, text: Text, out: &mut Vec<Event>) {
+        self.close_text(out);
+        let block = *self.thinking.get_or_insert_with(|| open(self.index, &mut self.next_block, Block::Thinking, out));
+        self.write(block, Delta::Text(text), out);
+    }
+
+    fn say(&mut self, text: Text, out: &mut Vec<Event>) {
+        self.close_thinking(out);
+        let block = *self.text.get_or_insert_with(|| open(self.index, &mut self.next_block, Block::Text, out));
+        self.write(block, Delta::Text(text), out);
     }
 
     fn call(&mut self, mut call: Fields, out: &mut Vec<Event>) {
@@ -197,21 +211,22 @@ impl Choice {
 
     fn piece(&mut self, index: u64, id: Option<String>, mut function: Fields, out: &mut Vec<Event>) {
         let known = self.calls.iter().rposition(|call| call.index == index);
-        let another = |call: &Call| id.is_some() && call.id.is_some() && call.id != id;
+        let name = function.string("name").unwrap_or_default();
+        let arguments = function.take("arguments").map(|arguments| match arguments.text() {
+            Some(text) => text,
+            None => Text::write(&String::from_utf8_lossy(arguments.raw())),
+        });
+        let arguments = arguments.unwrap_or_default();
+        let another = |call: &Call| match (&id, &call.id) {
+            (Some(id), Some(own)) => id != own,
+            // Without ids, a name with arguments begins a call where the one before is whole.
+            (None, None) => call.balance.is_whole() && !name.is_empty() && !arguments.is_empty(),
+            _ => false,
+        };
         let place = match known {
             Some(place) if !another(&self.calls[place]) => place,
-            _ => {
-                if self.calls.len() as u64 >= INDEX_MAX {
-                    return;
-                }
-                let name = function.string("name").unwrap_or_default();
-                self.begin(index, id, name, out)
-            }
-        };
-        let arguments = match function.take("arguments") {
-            Some(arguments) if arguments.kind() == Kind::String => arguments.text().unwrap_or_default(),
-            Some(arguments) => Text::write(&String::from_utf8_lossy(arguments.raw())),
-            None => return,
+            _ if self.calls.len() as u64 >= INDEX_MAX => return,
+            _ => self.begin(index, id, name, out),
         };
         let call = &mut self.calls[place];
         if !arguments.is_empty() && call.open {
@@ -265,12 +280,28 @@ fn non_empty(text: Option<Text>) -> Option<Text> {
     text.filter(|text| !text.is_empty())
 }
 
-/// The texts of a `content`, which some vendors give as parts.
-fn content(content: Option<Json>) -> Vec<Text> {
+/// The texts of a `content`, which some vendors give as parts, and whether they are thoughts.
+fn content(content: Option<Json>) -> Vec<(bool, Text)> {
     let Some(content) = content else { return Vec::new() };
-    match content.text() {
-        Some(text) => non_empty(Some(text)).into_iter().collect(),
-        None => content.elements().iter().filter_map(|part| non_empty(part.fields().text("text"))).collect(),
+    if let Some(text) = content.text() {
+        return non_empty(Some(text)).map(|text| (false, text)).into_iter().collect();
+    }
+    let text = |part: &Json| {
+        let mut part = part.fields();
+        let thought = non_empty(Some(request::read_thought(&mut part))).map(|text| (true, text));
+        thought.or_else(|| non_empty(part.text("text")).map(|text| (false, text)))
+    };
+    content.elements().iter().filter_map(text).collect()
+}
+
+/// The failure that ends a choice, in its own words where it has some.
+fn failure(error: Option<Json>) -> UpstreamError {
+    match error.filter(|error| !error.is_nothing()) {
+        Some(error) => error::of_event(error.raw()),
+        None => {
+            let message = "The upstream failed inside its answer.".to_owned();
+            UpstreamError { kind: ErrorClass::Server, message, param: None }
+        }
     }
 }
 
@@ -517,5 +548,69 @@ impl StreamEncoder for Encoder {
             });
         }
         out.extend_from_slice(b"data: [DONE]\n\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a stream of these chunks means.
+    fn read(chunks: &[&str]) -> String {
+        let (mut decoder, mut events) = (Decoder::default(), Vec::new());
+        for chunk in chunks {
+            decoder.push(None, &Bytes::copy_from_slice(chunk.as_bytes()), &mut events).unwrap();
+        }
+        decoder.finish(&mut events);
+        format!("{events:?}")
+    }
+
+    fn choice(choice: &str) -> String {
+        format!(r#"{{"id":"i","model":"m","choices":[{{"index":0,{choice}}}]}}"#)
+    }
+
+    #[test]
+    fn a_chunk_before_anything_has_a_name_does_not_name_the_answer() {
+        let filter = r#"{"choices":[],"created":0,"id":"","model":"","object":"","prompt_filter_results":[]}"#;
+        let told = read(&[filter, "{}", &choice(r#""delta":{"content":"a"}"#)]);
+        assert!(told.starts_with(r#"[Start { id: Some("i"), model: Some("m") }"#), "{told}");
+    }
+
+    #[test]
+    fn a_thought_among_the_content_is_a_thought() {
+        let told = read(&[
+            &choice(r#""delta":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"so"}]}]}"#),
+            &choice(r#""delta":{"content":"yes"}"#),
+        ]);
+        assert!(
+            told.contains(r#"block: Thinking }, Delta { candidate: 0, index: 0, delta: Text("so") }, Close"#),
+            "{told}"
+        );
+        assert!(told.contains(r#"block: Text }, Delta { candidate: 0, index: 1, delta: Text("yes") }"#), "{told}");
+    }
+
+    #[test]
+    fn calls_without_ids_are_told_apart_by_where_the_one_before_is_whole() {
+        let call = |name: &str, arguments: &str| {
+            choice(&format!(
+                r#""delta":{{"tool_calls":[{{"id":"","function":{{"name":"{name}","arguments":"{arguments}"}}}}]}}"#
+            ))
+        };
+        let told =
+            read(&[&call("f", r#"{\"a\":"#), &call("f", "1}"), &call("f", ""), &call("f", "{}"), &call("g", "{}")]);
+        assert_eq!(told.matches("Open {").count(), 3, "{told}");
+        assert!(told.contains(r#"name: "g""#), "{told}");
+    }
+
+    #[test]
+    fn a_choice_that_failed_ends_the_stream_with_its_own_words() {
+        for reason in ["error", "network_error", "insufficient_system_resource"] {
+            let end = format!(r#""delta":{{}},"finish_reason":"{reason}","error":{{"code":429,"message":"Too much"}}"#);
+            let told = read(&[&choice(r#""delta":{"content":"ha"}"#), &choice(&end)]);
+            assert!(told.contains(r#"Error(UpstreamError { kind: RateLimit, message: "Too much""#), "{told}");
+            assert!(!told.contains("Stop {"), "{told}");
+        }
+        let told = read(&[&choice(r#""delta":{},"finish_reason":"network_error""#)]);
+        assert!(told.contains("The upstream failed inside its answer."), "{told}");
     }
 }

@@ -4,14 +4,17 @@ use berry_core::usage::Usage;
 
 use crate::dialect::ir::{ServiceTier, Stop};
 use crate::dialect::text::Writer;
+use crate::meter;
 
 /// Reads `finish_reason`. What is not known is an ordinary end.
 pub(super) fn stop_of(reason: &str) -> Stop {
     match reason {
-        "length" | "max_tokens" => Stop::Length,
+        // Mistral has a word of its own for the limit of the model, Z.AI for its window and its filter.
+        "length" | "max_tokens" | "model_length" => Stop::Length,
+        "model_context_window_exceeded" => Stop::ContextFull,
         "tool_calls" | "function_call" => Stop::ToolCalls,
-        "content_filter" => Stop::Filter,
-        "error" => Stop::Error,
+        "content_filter" | "sensitive" => Stop::Filter,
+        reason if meter::is_failure(reason.as_bytes()) => Stop::Error,
         _ => Stop::End,
     }
 }
