@@ -139,8 +139,13 @@ fn serve(arguments: &Arguments) -> Result<ExitCode, String> {
     let rust_log = std::env::var("RUST_LOG").ok();
     let logs = telemetry::init(&loaded.snapshot.telemetry, rust_log.as_deref())
         .map_err(|error| format!("cannot open the log: {error}"))?;
-    // A panic ends one request and is our bug: it belongs in the log, not on a terminal that nobody sees.
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    // A panic ends one request and is our bug: it belongs in the log, not on a terminal that nobody sees. It is waited for, since a
+    // panic outside of requests ends the process.
+    let writer = logs.writer.clone();
+    std::panic::set_hook(Box::new(move |panic| {
+        tracing::error!("{panic}");
+        writer.flush();
+    }));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

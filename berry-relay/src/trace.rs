@@ -88,9 +88,9 @@ impl Trace {
     /// Tells the upstream of the attempt with this number. A state that belongs to no trace of the client's does not pass.
     pub(crate) fn continue_in(&self, headers: &mut HeaderMap, attempt: u32) {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        put_hex(&mut text[3..35], self.trace_id);
-        put_hex(&mut text[36..52], self.attempt(attempt).into());
-        put_hex(&mut text[53..], SAMPLED.into());
+        put_hex(&mut text[3..35], &self.trace_id.to_be_bytes());
+        put_hex(&mut text[36..52], &self.attempt(attempt).to_be_bytes());
+        put_hex(&mut text[53..], &[SAMPLED]);
         if let Ok(value) = HeaderValue::from_bytes(&text) {
             headers.insert(TRACEPARENT, value);
         }
@@ -100,11 +100,11 @@ impl Trace {
     }
 }
 
-/// Fills `digits` with the number's last ones. `format!` would cost a traced request thirty times as much.
-fn put_hex(digits: &mut [u8], mut number: u128) {
-    for digit in digits.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(number % 16) as usize];
-        number /= 16;
+/// Writes each byte as two digits. `format!` would cost a traced request thirty times as much.
+fn put_hex(digits: &mut [u8], bytes: &[u8]) {
+    let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
     }
 }
 

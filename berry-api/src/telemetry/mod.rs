@@ -1,7 +1,8 @@
 //! Logs: what is said, how it looks and who writes it.
 //!
 //! Events go through `tracing`; [`EventLayer`] turns each into an item for the one writer thread, which also writes the
-//! access line of [`access`]. There are no spans: a request's facts travel in its access record.
+//! access line of [`access`]. There are no spans of `tracing`: a request's facts travel in one record, of which its line
+//! and the spans of its trace are made.
 
 pub mod access;
 pub mod format;
