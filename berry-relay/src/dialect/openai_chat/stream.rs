@@ -132,6 +132,9 @@ impl Decoder {
             self.choices.push(Choice::new(index));
             self.choices.len() - 1
         });
+        // Kimi tells them here.
+        let usage = fields.take("usage").filter(|usage| usage.kind() == Kind::Object);
+        out.extend(usage.map(|usage| Event::Usage(meter::usage_of_object(usage.raw()))));
         let choice = &mut self.choices[place];
         choice.delta(fields.object("delta"), out);
         if let Some(logprobs) = fields.take("logprobs").filter(|logprobs| !logprobs.is_nothing()) {
@@ -574,6 +577,13 @@ mod tests {
         let filter = r#"{"choices":[],"created":0,"id":"","model":"","object":"","prompt_filter_results":[]}"#;
         let told = read(&[filter, "{}", &choice(r#""delta":{"content":"a"}"#)]);
         assert!(told.starts_with(r#"[Start { id: Some("i"), model: Some("m") }"#), "{told}");
+    }
+
+    #[test]
+    fn figures_inside_a_choice_are_figures() {
+        let end = r#""delta":{},"finish_reason":"stop","usage":{"prompt_tokens":19,"completion_tokens":13}"#;
+        let told = read(&[&choice(end)]);
+        assert!(told.contains("Usage(Usage { input_tokens: Some(19)"), "{told}");
     }
 
     #[test]
