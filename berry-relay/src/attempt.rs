@@ -412,7 +412,8 @@ impl Attempt<'_> {
         exchange: &mut Exchange,
     ) -> Result<(Head, Reply), ForwardError> {
         let held = self.hold(&head, &mut incoming, ERROR_BODY_MAX, exchange).await?;
-        if usage_was_added && names_stream_options(&held.chunks) {
+        let is_blamed = usage_was_added && names_stream_options(&held.chunks);
+        if is_blamed {
             self.upstream.note_refused_stream_options(&self.backend.id.upstream);
         } else if has_state && names_signature(&held.chunks) {
             // Signatures may have lost their value, with a key or a region. Without them the question can still be answered.
@@ -420,7 +421,12 @@ impl Attempt<'_> {
         } else if !(self.may_repair(request) && self.learn(head.status, &held.chunks)) {
             return Ok((head, Reply::Held(held.chunks, held.permit)));
         }
-        let (mut head, incoming, usage_was_added) = self.ask(request, exchange).await?;
+        let asked = self.ask(request, exchange).await;
+        // Some servers quote the whole request in their errors. What helped is remembered, what did not was something else.
+        if is_blamed && !asked.as_ref().is_ok_and(|(head, ..)| head.status.is_success()) {
+            self.upstream.forget_refused_stream_options(&self.backend.id.upstream);
+        }
+        let (mut head, incoming, usage_was_added) = asked?;
         let reply = self.reply(&mut head, incoming, usage_was_added, exchange).await?;
         Ok((head, reply))
     }

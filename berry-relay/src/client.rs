@@ -156,6 +156,11 @@ impl Upstream {
         self.refuses_stream_options.lock().insert(model.clone());
         self.any_refuses_stream_options.store(true, Ordering::Relaxed);
     }
+
+    /// Takes back that `model` refused `stream_options`: it was something else.
+    pub(crate) fn forget_refused_stream_options(&self, model: &UpstreamModel) {
+        self.refuses_stream_options.lock().remove(model);
+    }
 }
 
 impl Upstreams {

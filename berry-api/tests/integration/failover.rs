@@ -628,3 +628,24 @@ async fn a_call_that_an_upstream_does_not_have_takes_the_model_from_nobody() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_error_that_quotes_the_request_does_not_stop_asking_for_usage() {
+    let quoted =
+        r#"{"error":{"message":"Field required, input: {'stream_options': {'include_usage': True}}","code":400}}"#;
+    let refusals = |times| Reply { status: 400, times: Some(times), ..Reply::json("/", quoted) };
+    let good =
+        events("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"},\"finish_reason\":\"stop\"}]}\n\n");
+    // Whether the request passes without what we added decides whose fault the refusal was.
+    for (times, status, asked) in [(2, 400, [true, false, true]), (1, 200, [true, false, false])] {
+        let mut script = good.clone();
+        script.replies.insert(0, refusals(times));
+        let fleet = scripted([script]).build().await;
+        assert_eq!(fleet.ask(true).await.status(), status);
+        assert_eq!(fleet.ask(true).await.status(), 200);
+        let seen = fleet.mocks[0].requests();
+        let got: Vec<bool> =
+            seen.iter().map(|one| String::from_utf8_lossy(&one.body).contains("stream_options")).collect();
+        assert_eq!(got, asked, "{times}");
+    }
+}
