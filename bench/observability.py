@@ -7,9 +7,9 @@
 
 *On*: the access line (RUST_LOG=info), metrics, and a span for every request and attempt (OTLP to a receiver on this machine,
 trace_sample_ratio 1). *Off*: a build without the feature `observability`, RUST_LOG=off. The ledger is off on both sides. CPU is that of
-all threads, so the log's writer and the exporter count. The load is that of bench/run.py: at 1,000 requests a second, at 6,000, just
-below what the queue of spans takes, and as fast as 32 connections go, where spans are lost once the queue is full. Rounds are short and
-many, and the other side goes first in every second one: what else happens on the machine then meets both. The cost is the median over
+all threads, so the log's writer and the exporter count. The load is that of bench/run.py: at 1,000 requests a second, at 6,000, and as
+fast as 32 connections go. Rounds are short and many, and the other side goes first in every second one: what else happens on the
+machine then meets both. The cost is the median over
 the rounds of what on takes beside off. Exit status 1 when it is above the goal of ten per cent.
 """
 
