@@ -29,7 +29,7 @@ use crate::client::{ConnectTimeout, Upstream};
 use crate::decode::Decoder;
 use crate::dialect::embeddings::{self, Encoding};
 use crate::dialect::loss::Reason;
-use crate::dialect::translate::{self, Translation};
+use crate::dialect::translate::{self, Translated, Translation};
 use crate::disposition::{self, Disposition};
 use crate::error::ForwardError;
 use crate::exchange::{Exchange, Facts};
@@ -276,12 +276,32 @@ enum Reply {
     Through(Box<Through>),
 }
 
-/// A body held whole, checked to be JSON where `members` says so.
-struct HeldBody {
-    chunks: Chunks,
-    permit: BufferPermit,
+/// A look at a plain answer while it arrives: whether it is JSON, and where what it is judged by stands.
+struct Check {
+    scanner: Scanner,
+    is_wrong: bool,
+}
+
+impl Check {
+    fn new() -> Self {
+        Self { scanner: Scanner::new(ANSWER_MEMBERS), is_wrong: false }
+    }
+
+    /// The look at an answer that is here.
+    fn of(body: &Chunks) -> Option<Members> {
+        let mut check = Self::new();
+        body.iter().for_each(|chunk| check.push(chunk));
+        check.finish()
+    }
+
+    fn push(&mut self, piece: &[u8]) {
+        self.is_wrong = self.is_wrong || self.scanner.push(piece).is_err();
+    }
+
     /// `None` = not JSON.
-    members: Option<Members>,
+    fn finish(self) -> Option<Members> {
+        if self.is_wrong { None } else { self.scanner.finish().ok() }
+    }
 }
 
 impl Attempt<'_> {
@@ -411,15 +431,15 @@ impl Attempt<'_> {
         request: &mut RelayRequest,
         exchange: &mut Exchange,
     ) -> Result<(Head, Reply), ForwardError> {
-        let held = self.hold(&head, &mut incoming, ERROR_BODY_MAX, exchange).await?;
-        let is_blamed = usage_was_added && names_stream_options(&held.chunks);
+        let (body, permit) = self.hold(&head, &mut incoming, ERROR_BODY_MAX, None).await?;
+        let is_blamed = usage_was_added && names_stream_options(&body);
         if is_blamed {
             self.upstream.note_refused_stream_options(&self.backend.id.upstream);
-        } else if has_state && names_signature(&held.chunks) {
+        } else if has_state && names_signature(&body) {
             // Signatures may have lost their value, with a key or a region. Without them the question can still be answered.
             request.decoded.iter_mut().for_each(|decoded| decoded.forget_state());
-        } else if !(self.may_repair(request) && self.learn(head.status, &held.chunks)) {
-            return Ok((head, Reply::Held(held.chunks, held.permit)));
+        } else if !(self.may_repair(request) && self.learn(head.status, &body)) {
+            return Ok((head, Reply::Held(body, permit)));
         }
         let asked = self.ask(request, exchange).await;
         // Some servers quote the whole request in their errors. What helped is remembered, what did not was something else.
@@ -557,8 +577,8 @@ impl Attempt<'_> {
     ) -> Result<Reply, ForwardError> {
         match head.status {
             status if status.is_client_error() || status.is_server_error() => {
-                let held = self.hold(head, &mut incoming, ERROR_BODY_MAX, exchange).await?;
-                Ok(Reply::Held(held.chunks, held.permit))
+                let (body, permit) = self.hold(head, &mut incoming, ERROR_BODY_MAX, None).await?;
+                Ok(Reply::Held(body, permit))
             }
             status if !status.is_success() => Err(self.bad(format!("unexpected status {}", status.as_u16()))),
             _ if self.streams && head.is("text/event-stream") => {
@@ -570,7 +590,7 @@ impl Attempt<'_> {
                 head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
                 self.open_stream(head, incoming, usage_was_added, exchange).await
             }
-            _ if self.streams => self.instead_of_a_stream(head, &mut incoming, exchange).await,
+            _ if self.streams => self.instead_of_a_stream(head, &mut incoming).await,
             _ => self.plain(head, &mut incoming, exchange).await,
         }
     }
@@ -582,28 +602,36 @@ impl Attempt<'_> {
         incoming: &mut PooledBody,
         exchange: &mut Exchange,
     ) -> Result<Reply, ForwardError> {
-        let held = self.hold(head, incoming, self.relay.limits.max_response_bytes, exchange).await?;
-        let Some(members) = held.members else {
+        let reader = self.translation.as_deref().filter(|translation| translation.reads_answers());
+        let mut check = reader.is_none().then(Check::new);
+        let (chunks, permit) = self.hold(head, incoming, self.relay.limits.max_response_bytes, check.as_mut()).await?;
+        // Nothing else need look at what a translation reads. An error among it, and what it cannot read, goes the long way.
+        if let Some(reader) = reader
+            && !may_hold_error(&chunks)
+            && let Ok(answer) = reader.answer(&chunks.clone().into_bytes())
+        {
+            return Ok(translated(answer, Usage::default(), permit, head, exchange));
+        }
+        let Some(members) = check.map_or_else(|| Check::of(&chunks), Check::finish) else {
             return Err(self.bad("it is not valid JSON".to_owned()));
         };
-        if let Some(status) = self.error_in_answer(&held.chunks, &members) {
+        if let Some(status) = self.error_in_answer(&chunks, &members) {
             head.status = status;
-            return Ok(Reply::Held(held.chunks, held.permit));
+            return Ok(Reply::Held(chunks, permit));
         }
-        exchange.usage = meter::usage_of_answer(&held.chunks, &members);
+        let usage = meter::usage_of_answer(&chunks, &members);
         if let Some(translation) = &self.translation {
-            exchange.usage = translation.estimated_usage().unwrap_or(exchange.usage);
-            let answer = translation.answer(&held.chunks.into_bytes()).map_err(|error| self.bad(error.to_string()))?;
-            head.headers = headers::translated(std::mem::take(&mut head.headers), "application/json");
-            return Ok(Reply::Held(Chunks::from(answer), held.permit));
+            let answer = translation.answer(&chunks.into_bytes()).map_err(|error| self.bad(error.to_string()))?;
+            return Ok(translated(answer, usage, permit, head, exchange));
         }
+        exchange.usage = usage;
         if let Some(id) = members.get("id") {
-            self.note_issued(&held.chunks.slice(id.value.clone()), exchange);
+            self.note_issued(&chunks.slice(id.value.clone()), exchange);
         }
         let rename = PublicModel::wanted(exchange.model.as_ref()).and_then(|name| name.edit(&members));
         let chunks = match rename {
-            Some(edit) => held.chunks.splice(&mut [edit]),
-            None => held.chunks,
+            Some(edit) => chunks.splice(&mut [edit]),
+            None => chunks,
         };
         // Some servers ignore in which form vectors are asked for, and clients cannot read the other one.
         let chunks = match self.operation {
@@ -611,24 +639,19 @@ impl Attempt<'_> {
             _ => Ok(chunks),
         };
         let chunks = chunks.map_err(|error| self.bad(error.to_string()))?;
-        Ok(Reply::Held(chunks, held.permit))
+        Ok(Reply::Held(chunks, permit))
     }
 
     /// A plain answer where a stream was asked for. It may be an error that came with the wrong status.
-    async fn instead_of_a_stream(
-        &self,
-        head: &mut Head,
-        incoming: &mut PooledBody,
-        exchange: &Exchange,
-    ) -> Result<Reply, ForwardError> {
+    async fn instead_of_a_stream(&self, head: &mut Head, incoming: &mut PooledBody) -> Result<Reply, ForwardError> {
         let no_stream = || self.bad("a plain answer where a stream was asked for".to_owned());
         if !head.is("application/json") {
             return Err(no_stream());
         }
-        let held = self.hold(head, incoming, ERROR_BODY_MAX, exchange).await?;
-        let status = held.members.as_ref().and_then(|members| self.error_in_answer(&held.chunks, members));
+        let (chunks, permit) = self.hold(head, incoming, ERROR_BODY_MAX, None).await?;
+        let status = Check::of(&chunks).and_then(|members| self.error_in_answer(&chunks, &members));
         head.status = status.ok_or_else(no_stream)?;
-        Ok(Reply::Held(held.chunks, held.permit))
+        Ok(Reply::Held(chunks, permit))
     }
 
     /// Remembers whose a response is that the upstream keeps.
@@ -656,14 +679,12 @@ impl Attempt<'_> {
         head: &Head,
         incoming: &mut PooledBody,
         limit: usize,
-        exchange: &Exchange,
-    ) -> Result<HeldBody, ForwardError> {
+        mut check: Option<&mut Check>,
+    ) -> Result<(Chunks, BufferPermit), ForwardError> {
         if head.declared_length().is_some_and(|length| length > limit as u64) {
             return Err(self.bad(format!("it announces more than {limit} bytes (server.max_response_bytes)")));
         }
         let mut decoder = self.decoder(head)?;
-        let mut scanner = Scanner::new(ANSWER_MEMBERS);
-        let mut valid = true;
         let (mut chunks, mut permit) = (Chunks::default(), self.relay.shared.buffers.permit());
         let idle = self.backend.provider.timeouts.stream_idle;
         while let Some(piece) = self.next_piece(incoming, idle, &mut decoder).await? {
@@ -672,12 +693,10 @@ impl Attempt<'_> {
             }
             permit.grow(piece.len()).map_err(|_| ForwardError::Overloaded)?;
             // What is not JSON is still read to its end, so that the connection can be used again.
-            valid = valid && scanner.push(&piece).is_ok();
+            check.iter_mut().for_each(|check| check.push(&piece));
             chunks.push(piece);
         }
-        let members = if valid { scanner.finish().ok() } else { None };
-        tracing::trace!(request_id = exchange.request_id.as_str(), bytes = chunks.len(), "answer held");
-        Ok(HeldBody { chunks, permit, members })
+        Ok((chunks, permit))
     }
 
     /// The next bytes of a body, decoded; `None` at its end.
@@ -817,6 +836,24 @@ impl Drop for Opening<'_> {
             self.facts.note_used(events.settled_usage(false));
         }
     }
+}
+
+/// A translated answer, and what was used by its own word or else by `usage`.
+fn translated(
+    answer: Translated,
+    usage: Usage,
+    permit: BufferPermit,
+    head: &mut Head,
+    exchange: &mut Exchange,
+) -> Reply {
+    exchange.usage = answer.usage.unwrap_or(usage);
+    head.headers = headers::translated(std::mem::take(&mut head.headers), "application/json");
+    Reply::Held(Chunks::from(answer.body), permit)
+}
+
+/// Whether an answer may have a member `error`. Its text may quote the word too.
+fn may_hold_error(body: &Chunks) -> bool {
+    memchr::memmem::find(&body.slice(0..body.len()), b"\"error\"").is_some()
 }
 
 /// Whether an error body complains about the parameter that we had added.

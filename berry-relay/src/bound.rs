@@ -190,10 +190,7 @@ impl Measure {
         let is_dropped = edits.into_iter().any(|edits| edits.drop.iter().any(|name| OUTPUT_LIMITS.contains(&&**name)));
         let asked = self.max_output.filter(|_| !is_dropped);
         let configured = || backend.edits.max_output_tokens.or(model.edits.max_output_tokens);
-        let known = || {
-            let dialect = backend.provider.upstream.dialect();
-            backend.provider.data.capabilities(dialect, backend.upstream_model(requested)).max_output_tokens
-        };
+        let known = || backend.capabilities_of(requested).max_output_tokens;
         own(|edits| &edits.overrides)
             .or(asked)
             .or_else(|| own(|edits| &edits.defaults))

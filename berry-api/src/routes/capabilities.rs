@@ -14,7 +14,6 @@ use berry_core::id::ProviderId;
 use berry_core::operation::Dialect;
 use berry_core::policy::tags_allow;
 use berry_relay::dialect::carried::{self, CLIENTS, Fate};
-use berry_relay::dialect::translate;
 use http::request::Parts;
 use serde::{Deserialize, Serialize};
 
@@ -112,7 +111,7 @@ impl Found {
         let open = |backend: &&Arc<Backend>| backend.enabled && tags_allow(&user.tags, &backend.tags);
         let backends = model.backends.iter().filter(open).map(|backend| {
             let upstream = backend.upstream_model(model.name.as_str());
-            let known = translate::capabilities(backend, upstream);
+            let known = backend.capabilities_of(upstream).into_owned();
             let dialect = backend.provider.upstream.dialect();
             let caps = Caps {
                 max_output_tokens: known.max_output_tokens,

@@ -2,7 +2,7 @@
 //!
 //! Everything that is logged becomes an [`Item`] in a bounded batch in memory; this thread takes the batch, formats what is
 //! not text yet and writes it in one call for each sink. So lines never interleave, a slow disk or a blocked pipe never
-//! slows a request, and a busy server pays one wake-up for some [`GATHER`] worth of lines instead of one each. What somebody
+//! slows a request, and a busy server pays one wake-up for some `GATHER` worth of lines instead of one each. What somebody
 //! may be waiting for, warnings and errors, is written at once. While nothing is logged the thread sleeps.
 //!
 //! The batch holds at most [`ITEMS_MAX`] items. What comes on top is dropped and counted, and the count is logged when there

@@ -10,6 +10,7 @@ mod served;
 mod stores;
 mod users;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -34,7 +35,7 @@ pub use stores::{
 pub(crate) use users::{NewUser, UsersBuilder};
 pub use users::{User, Users};
 
-use super::provider_data::{ErrorTable, ProviderData, Vendor};
+use super::provider_data::{Capabilities, ErrorTable, ProviderData, Vendor};
 use crate::id::{BackendId, ModelId, ModelName, ProviderId, UpstreamModel};
 use crate::operation::Dialect;
 use crate::policy::ModelPattern;
@@ -424,6 +425,8 @@ pub struct Backend {
     pub tariff: Arc<Tariff>,
     /// Where prices are found for a backend that is asked for whatever was requested and states none.
     pub prices_by_name: Option<Arc<PriceTable>>,
+    /// What its model can do; of a backend that is asked for whatever was requested, see [`Backend::capabilities_of`].
+    pub capabilities: Capabilities,
     /// What it takes.
     pub limits: BackendLimits,
     /// What is done to its requests, after the model's edits.
@@ -452,6 +455,14 @@ impl Backend {
         match &self.prices_by_name {
             Some(prices) => prices.find(&self.provider.upstream, self.upstream_model(requested)),
             None => &self.tariff,
+        }
+    }
+
+    /// What the model can do that is asked for when the client asked for `requested`.
+    pub fn capabilities_of(&self, requested: &str) -> Cow<'_, Capabilities> {
+        match self.takes_any_name() {
+            true => Cow::Owned(self.edits.capabilities(&self.provider, requested)),
+            false => Cow::Borrowed(&self.capabilities),
         }
     }
 

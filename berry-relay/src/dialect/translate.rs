@@ -20,7 +20,7 @@ use super::openai_responses::OpenAiResponses;
 use super::reader::StreamReader;
 use super::rerank;
 use super::text::Text;
-use super::{Capabilities, Codec, Malformed, Reply, StreamEncoder, Target, Wire, error, ids, issuer};
+use super::{Codec, Malformed, Reply, StreamEncoder, Target, Wire, error, ids, issuer};
 use crate::body::Chunks;
 use crate::sse;
 
@@ -192,12 +192,6 @@ fn issuer_of(provider: &Provider) -> String {
     format!("{}/{:08x}", provider.upstream.dialect().as_str(), ids::digest(provider.id.as_str().as_bytes()) as u32)
 }
 
-/// What a backend's model can do.
-pub fn capabilities(backend: &Backend, model: &str) -> Capabilities {
-    let known = backend.provider.data.capabilities(backend.provider.upstream.dialect(), model);
-    Capabilities { max_output_tokens: backend.edits.max_output_tokens.or(known.max_output_tokens), ..known }
-}
-
 /// What the answer of a translation is to look like.
 #[derive(Clone, Debug)]
 pub struct Asked {
@@ -209,6 +203,14 @@ pub struct Asked {
     pub asked_model: String,
     /// Unix time of the request, seconds.
     pub created: u64,
+}
+
+/// A plain answer in the client's form.
+pub struct Translated {
+    /// Its body.
+    pub body: Bytes,
+    /// What was used; `None` where that is to be read in the upstream's answer.
+    pub usage: Option<Usage>,
 }
 
 /// The translation of one attempt: the request is written, the answer is yet to be read.
@@ -277,27 +279,29 @@ impl Translation {
         if request.max_tokens.is_none() && assumed.is_some() {
             request.to_mut().max_tokens = assumed;
         }
-        let capabilities = capabilities(backend, model);
+        let capabilities = backend.capabilities_of(model);
         let target = Target { model, capabilities: &capabilities, own_state: true, ask_usage };
         self.upstream.encode_request(&request, &target, losses)
     }
 
-    /// What was used, where the upstream's answer has no place to say it.
-    pub fn estimated_usage(&self) -> Option<Usage> {
-        let input_tokens = Some(self.vectors.as_ref()?.estimate());
-        Some(Usage { input_tokens, estimated: true, ..Usage::default() })
+    /// Whether it reads all of a plain answer, what was used included, and refuses what is none.
+    pub fn reads_answers(&self) -> bool {
+        self.vectors.is_none() && self.ranking.is_none()
     }
 
     /// The client's form of a plain answer.
     ///
     /// # Errors
     /// [`Malformed`]: it is no answer.
-    pub fn answer(&self, body: &Bytes) -> Result<Bytes, Malformed> {
+    pub fn answer(&self, body: &Bytes) -> Result<Translated, Malformed> {
+        let model = self.reply.model.as_ref().unwrap_or(&self.reply.asked_model);
         if let Some(vectors) = &self.vectors {
-            return vectors.answer(body, self.reply.model.as_ref().unwrap_or(&self.reply.asked_model));
+            // The upstream's answer has no place to say what was used.
+            let usage = Usage { input_tokens: Some(vectors.estimate()), estimated: true, ..Usage::default() };
+            return Ok(Translated { body: vectors.answer(body, model)?, usage: Some(usage) });
         }
         if let Some(ranking) = &self.ranking {
-            return ranking.answer(body, self.reply.model.as_ref().unwrap_or(&self.reply.asked_model));
+            return Ok(Translated { body: ranking.answer(body, model)?, usage: None });
         }
         let mut response = self.upstream.decode_response(body)?;
         for part in response.candidates.iter_mut().flat_map(|candidate| &mut candidate.parts) {
@@ -312,7 +316,7 @@ impl Translation {
                 _ => {}
             }
         }
-        Ok(self.client.encode_response(&response, &self.reply))
+        Ok(Translated { body: self.client.encode_response(&response, &self.reply), usage: Some(response.usage) })
     }
 
     /// The client's form of an error answer.

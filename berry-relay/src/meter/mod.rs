@@ -16,6 +16,7 @@ use berry_core::usage::{ServiceTier, Usage};
 pub(crate) use self::prompt::{likely_answer_tokens, likely_tokens};
 use self::template::{Free, Template};
 use crate::body::Chunks;
+use crate::dialect::text::Json;
 use crate::json::{Cursor, Kind, Members, Raw};
 use crate::sse::{self, Event};
 
@@ -57,6 +58,13 @@ pub fn usage_of_answer(body: &Chunks, members: &Members) -> Usage {
         usage.tier = Raw(&name).text().map(ServiceTier::from_wire).or(usage.tier);
     }
     usage
+}
+
+/// Reads a usage object, and the tier of service that stands beside it in OpenAI's answers.
+pub(crate) fn usage_told(usage: Option<Json>, tier: Option<Json>) -> Usage {
+    let mut told = usage.map(|usage| usage::read(usage.raw())).unwrap_or_default();
+    told.tier = tier.and_then(|tier| Raw(tier.raw()).text().map(ServiceTier::from_wire)).or(told.tier);
+    told
 }
 
 /// Reads a usage object of any vendor.

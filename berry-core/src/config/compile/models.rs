@@ -327,6 +327,7 @@ fn backend(raw: At<RawBackend>, pool: &Pool<'_>, at: &KeyPath<'_>, problems: &mu
         true => Arc::clone(pool.prices.find(&provider.upstream, upstream.as_str())),
         false => Arc::new(Tariff::flat(prices, PriceSource::Backend)),
     };
+    let capabilities = edits.capabilities(&provider, upstream.as_str());
     Some(Backend {
         id: BackendId { model: pool.model.clone(), provider: provider.id.clone(), upstream, repeat: 0 },
         enabled: active && provider.enabled,
@@ -337,6 +338,7 @@ fn backend(raw: At<RawBackend>, pool: &Pool<'_>, at: &KeyPath<'_>, problems: &mu
         billing: billing_mode.value.0,
         tariff,
         prices_by_name: by_name.then(|| Arc::clone(pool.prices)),
+        capabilities,
         limits: BackendLimits {
             context_window: context_window.map(|n| n.value),
             max_concurrent: max_concurrent.map(|n| n.value),

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
+use super::Provider;
+use crate::config::provider_data::Capabilities;
 use crate::policy::ModelPattern;
 
 /// Edits of request parameters. A backend's come after its model's.
@@ -19,6 +21,14 @@ pub struct Edits {
     pub extra_headers: Vec<(HeaderName, HeaderValue)>,
     /// Output tokens that are assumed, and asked for, when the client states no limit.
     pub max_output_tokens: Option<u64>,
+}
+
+impl Edits {
+    /// What a model of a provider can do: by the provider data, except where the operator says otherwise.
+    pub(crate) fn capabilities(&self, provider: &Provider, upstream: &str) -> Capabilities {
+        let known = provider.data.capabilities(provider.upstream.dialect(), upstream);
+        Capabilities { max_output_tokens: self.max_output_tokens.or(known.max_output_tokens), ..known }
+    }
 }
 
 /// How long a stream is held back after its first content.

@@ -194,6 +194,7 @@ fn one_of(model: &Model, name: &str, lists: &Lists<'_>) -> Model {
             id: BackendId { model: id.clone(), upstream, ..backend.id.clone() },
             tariff: Arc::clone(backend.tariff_of(name)),
             prices_by_name: None,
+            capabilities: backend.capabilities_of(name).into_owned(),
             derived: true,
             ..(**backend).clone()
         })
@@ -223,6 +224,7 @@ fn published(provider: &Arc<Provider>, upstream: &UpstreamModel, name: String, p
         billing: BillingMode::default(),
         tariff: Arc::clone(prices.find(&provider.upstream, upstream.as_str())),
         prices_by_name: None,
+        capabilities: Edits::default().capabilities(provider, upstream.as_str()),
         limits: BackendLimits::default(),
         edits: Edits::default(),
         derived: true,

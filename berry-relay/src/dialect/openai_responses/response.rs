@@ -23,7 +23,7 @@ pub(super) fn decode(body: &Bytes) -> Result<Response, Malformed> {
         id: fields.string("id"),
         model: fields.string("model"),
         candidates: vec![Candidate { parts, stop: Some(stop), logprobs: None }],
-        usage: fields.take("usage").map(|usage| meter::usage_of_object(usage.raw())).unwrap_or_default(),
+        usage: meter::usage_told(fields.take("usage"), fields.take("service_tier")),
     })
 }
 
