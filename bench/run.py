@@ -38,6 +38,8 @@ LARGE = 100 * 1024
 # Threads whose work is not on a request's path; their share is reported apart.
 APART = re.compile("^berry-log$")
 TARGETS = ["direct", "nginx", "floor", "berry"]
+# Rounds of CPU at full load for each of the others: they are short.
+SHORT_ROUNDS = 5
 
 NGINX = """
 worker_processes {workers};
@@ -216,14 +218,24 @@ def on_path(report):
     return report["cpu_us"] - apart, apart
 
 
+def measure_cpu(target):
+    """CPU of a plain request and of a long prompt at full load: short, so that many rounds take turns."""
+    plain = target.load(connections=32, requests=10000, warmup=500)
+    large = target.load(connections=8, requests=1500, warmup=50, prompt_bytes=LARGE)
+    path, apart = on_path(plain)
+    return {
+        "cpu_plain": path / plain["requests"],
+        "cpu_plain_log": apart / plain["requests"],
+        "cpu_large": on_path(large)[0] / large["requests"],
+    }
+
+
 def measure_time(target, quick):
-    """One round of everything that depends on the clock."""
+    """One round of everything else that depends on the clock."""
     scale = 0.2 if quick else 1
     figures = {}
 
     full = target.load(connections=32, requests=int(30000 * scale), warmup=2000)
-    path, apart = on_path(full)
-    figures["cpu_plain"], figures["cpu_plain_log"] = path / full["requests"], apart / full["requests"]
     figures["throughput"] = full["requests_per_second"]
 
     calm = target.load(connections=16, requests=int(3000 * scale), warmup=200, rate=1000)
@@ -232,9 +244,6 @@ def measure_time(target, quick):
 
     one = target.load(connections=1, requests=int(5000 * scale), warmup=200)
     figures["one_p50"], figures["one_p99"] = one["latency_us"]["p50"], one["latency_us"]["p99"]
-
-    large = target.load(connections=8, requests=int(5000 * scale), warmup=100, prompt_bytes=LARGE)
-    figures["cpu_large"] = on_path(large)[0] / large["requests"]
 
     stream = target.load(connections=32, requests=32, warmup=32, chunks=int(1000 * scale), gap_ms=2)
     figures["cpu_chunk"] = on_path(stream)[0] / stream["chunks"]
@@ -392,8 +401,10 @@ def cell(results, target, key, form, kind):
 
 
 def ratio(results, key):
-    berry, floor = median(results["berry"], key), median(results["floor"], key)
-    return f"{berry / floor:.2f}" if berry and floor else ""
+    """The middle of the rounds' ratios: what disturbs the machine for longer than a round disturbs both."""
+    berry, floor = ([figures[key] for figures in results[name] if key in figures] for name in ("berry", "floor"))
+    ratios = [ours / theirs for ours, theirs in zip(berry, floor) if theirs]
+    return f"{statistics.median(ratios):.2f}" if ratios else ""
 
 
 def details(results):
@@ -413,7 +424,7 @@ def provenance(args):
     when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return (f"{when}, commit {commit.stdout.strip()}, {os.cpu_count()} cores ({model[1] if model else 'unknown CPU'}), "
-            f"Linux {'.'.join(platform.release().split('.')[:2])}, median of {args.rounds} rounds, load average at the end {load}.")
+            f"Linux {'.'.join(platform.release().split('.')[:2])}, median of {args.rounds} rounds (CPU at full load: {args.rounds * SHORT_ROUNDS}), load average at the end {load}.")
 
 
 def write_document(text):
@@ -476,13 +487,21 @@ def measure(args, targets, upstream):
     if args.only in (None, "time"):
         with contextlib.ExitStack() as stack:
             running = [stack.enter_context(Target(name, upstream)) for name in targets]
+            note("CPU at full load")
+            for number in range(args.rounds * SHORT_ROUNDS):
+                for target in in_turn(running, number):
+                    results[target.name].append(measure_cpu(target))
             for number in range(args.rounds):
-                # Another target goes first in every round, so that none is always measured after the same one.
-                shift = number % len(running)
-                for target in running[shift:] + running[:shift]:
+                for target in in_turn(running, number):
                     note(f"time, round {number + 1} of {args.rounds}: {target.name}")
                     results[target.name].append(measure_time(target, args.quick))
     return results
+
+
+def in_turn(targets, number):
+    """The targets of a round. Another one goes first in each, so that none is always measured after the same one."""
+    shift = number % len(targets)
+    return targets[shift:] + targets[:shift]
 
 
 def main():
