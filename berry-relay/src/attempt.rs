@@ -198,6 +198,12 @@ fn estimate(answer: &Chunks, request: &RelayRequest, exchange: &mut Exchange) {
     exchange.note_used(usage);
 }
 
+/// The bit of a kind of call among those that a backend has answered.
+fn bit(operation: Operation) -> u32 {
+    const { assert!(Operation::ALL.len() <= u32::BITS as usize, "a bit for each") };
+    1 << operation as u32
+}
+
 fn makes_vectors(operation: Operation) -> bool {
     matches!(operation, Operation::Embeddings | Operation::EmbedContent | Operation::BatchEmbedContents)
 }
@@ -314,7 +320,7 @@ impl Attempt<'_> {
         exchange: &mut Exchange,
     ) -> Result<Committed, Box<Setback>> {
         if let Some(figures) = exchange.figures.as_deref().filter(|_| head.status.is_success()) {
-            figures.note_served(1 << self.operation as u32);
+            figures.note_served(bit(self.operation));
         }
         let (chunks, permit) = match reply {
             Reply::Events(events) => {
@@ -379,7 +385,7 @@ impl Attempt<'_> {
     fn is_of_the_model(&self, exchange: &Exchange) -> bool {
         let served = exchange.figures.as_deref().map_or(0, Figures::served);
         let is_usual = self.operation.stream_format() != StreamFormat::Opaque || makes_vectors(self.operation);
-        served & (1 << self.operation as u32) != 0 || (served == 0 && is_usual)
+        served & bit(self.operation) != 0 || (served == 0 && is_usual)
     }
 
     fn error_of(&self, head: &Head, disposition: &Disposition, retry_after: Option<Duration>) -> ForwardError {

@@ -141,11 +141,29 @@ const LONG_BYTES_MIN: usize = 128;
 /// are judged together: prose and code have so many that a look at each would be most of the work.
 #[cfg(target_arch = "x86_64")]
 fn long_plain_length<const OVER_ESCAPES: bool>(text: &[u8]) -> Result<usize, usize> {
+    if !is_x86_feature_detected!("avx2") {
+        return Err(0);
+    }
+    #[expect(
+        unsafe_code,
+        reason = "blocks of 64 bytes halve the scan of a prompt once more; a_plain_run_ends_where_a_slow_search_says compares"
+    )]
+    // SAFETY: the function needs AVX2 and nothing else, and that was asked just above.
+    unsafe {
+        avx2::long_plain_length::<OVER_ESCAPES>(text)
+    }
+}
+
+/// Runs of plain text in blocks of 64 bytes.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
     use std::arch::x86_64::{
         __m256i, _mm256_and_si256, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8, _mm256_or_si256,
         _mm256_set1_epi8, _mm256_setr_epi8, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_slli_epi16,
         _mm256_srli_epi16,
     };
+
+    use super::escape_starts;
 
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -184,8 +202,9 @@ fn long_plain_length<const OVER_ESCAPES: bool>(text: &[u8]) -> Result<usize, usi
         low | high << 32
     }
 
+    /// See [`super::long_plain_length`].
     #[target_feature(enable = "avx2")]
-    fn with_avx2<const OVER_ESCAPES: bool>(text: &[u8]) -> Result<usize, usize> {
+    pub(super) fn long_plain_length<const OVER_ESCAPES: bool>(text: &[u8]) -> Result<usize, usize> {
         let mut at = 0;
         while let Some(block) = text.get(at..).and_then(<[u8]>::first_chunk::<64>) {
             let (Some(low), Some(high)) = (block.first_chunk(), block.last_chunk()) else { break };
@@ -211,18 +230,6 @@ fn long_plain_length<const OVER_ESCAPES: bool>(text: &[u8]) -> Result<usize, usi
             at += 64 - cut as usize;
         }
         Err(at)
-    }
-
-    if !is_x86_feature_detected!("avx2") {
-        return Err(0);
-    }
-    #[expect(
-        unsafe_code,
-        reason = "blocks of 64 bytes halve the scan of a prompt once more; a_plain_run_ends_where_a_slow_search_says compares"
-    )]
-    // SAFETY: the function needs AVX2 and nothing else, and that was asked just above.
-    unsafe {
-        with_avx2::<OVER_ESCAPES>(text)
     }
 }
 

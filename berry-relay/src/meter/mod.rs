@@ -71,6 +71,7 @@ pub(crate) fn usage_told(usage: Option<Json>, tier: Option<Json>) -> Usage {
 pub(crate) fn usage_of_object(usage: &[u8]) -> Usage {
     usage::read(usage)
 }
+
 /// How much content has come, to tell roughly how many tokens it is.
 #[derive(Clone, Copy, Debug, Default)]
 struct Delivered {

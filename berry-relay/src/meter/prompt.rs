@@ -1,8 +1,8 @@
 //! How many tokens a prompt and an answer have, roughly: for streams that are cut, or where the upstream tells nothing of it.
 //!
-//! Of a prompt, a quarter of the bytes of its JSON. A large body may hold pictures or sound, which are many bytes and few tokens, so places all over
-//! it are looked at: base64 of some length stands in no text. That costs the same however large the body is, since it is done
-//! for every stream and needed for few.
+//! Of a prompt, a quarter of the bytes of its JSON. A large body may hold pictures or sound, which are many bytes and few tokens,
+//! so places all over it are looked at: base64 of some length stands in no text. That costs the same however large the body is,
+//! since it is done for every stream and needed for few.
 
 use crate::body::Chunks;
 use crate::json::{Cursor, Kind, Raw};
