@@ -522,6 +522,14 @@ mod tests {
     }
 
     #[test]
+    fn gemini_behind_googles_endpoint_of_openais_dialect_takes_an_effort() {
+        let thinking = |model| ProviderData::bundled().capabilities(Dialect::OpenAi, model).thinking;
+        assert_eq!(thinking("gemini-3-pro-preview"), ThinkingAsk::Level);
+        assert_eq!(thinking("google/gemini-2.5-flash"), ThinkingAsk::Effort);
+        assert_eq!(thinking("gemini-2.0-flash"), ThinkingAsk::None);
+    }
+
+    #[test]
     fn each_gemini_has_its_own_levels_and_form_of_schemas() {
         let of = |model| ProviderData::bundled().capabilities(Dialect::Gemini, model);
         assert_eq!((of("gemini-3-flash").thinking, of("gemini-3-flash").efforts.len()), (ThinkingAsk::Level, 4));

@@ -19,6 +19,9 @@ use super::text::{Json, Writer};
 use super::{Codec, Malformed, Reply, StreamDecoder, StreamEncoder, Target};
 use crate::body::Chunks;
 
+/// What Google documents for calls that another model made: their signature is not looked at.
+pub(super) const FOREIGN_CALL: &str = "skip_thought_signature_validator";
+
 /// The codec.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GeminiGenerate;

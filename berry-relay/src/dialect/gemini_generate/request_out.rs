@@ -10,12 +10,10 @@ use super::super::loss::{Losses, Reason};
 use super::super::schema::named;
 use super::super::text::{Json, Text, Writer};
 use super::super::{Malformed, Target, ThinkingAsk, history};
-use super::schema;
+use super::{FOREIGN_CALL, schema};
 use crate::body::Chunks;
 use crate::json::Kind;
 
-/// What Google documents for calls that another model made: their signature is not looked at.
-const FOREIGN_CALL: &str = "skip_thought_signature_validator";
 /// Most stop texts.
 const STOPS_MAX: usize = 5;
 

@@ -3,6 +3,8 @@
 mod request;
 mod response;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use bytes::Bytes;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::wire;
 use crate::body::Chunks;
+use crate::dialect::gemini_generate::FOREIGN_CALL;
 use crate::dialect::ir::{
     Arguments, Audio, CacheMark, DOCUMENT_NAME, Document, Effort, Extra, Image, OutputFormat, Part, Request, Role,
     Source, SystemBlock, TextPart, Thinking, ThinkingMode, Tool, ToolCall, ToolChoice, ToolResult, Turn,
@@ -250,7 +251,9 @@ fn read_assistant(fields: &mut Fields, content: Vec<Part>, losses: &mut Losses) 
         match call.take("function") {
             Some(function) => {
                 let (id, cache) = (call.string("id"), read_cache(&mut call));
-                parts.push(Part::ToolCall(read_call(id, function.fields(), cache)));
+                let signature = wire::signature_of(&mut call);
+                let call = read_call(id, function.fields());
+                parts.push(Part::ToolCall(ToolCall { signature, cache, ..call }));
             }
             None => {
                 let kind = call.string("type").unwrap_or_default();
@@ -259,14 +262,14 @@ fn read_assistant(fields: &mut Fields, content: Vec<Part>, losses: &mut Losses) 
         }
     }
     if let Some(call) = fields.take("function_call") {
-        let mut call = read_call(None, call.fields(), None);
+        let mut call = read_call(None, call.fields());
         call.id = Some(format!("call_{}", call.name));
         parts.push(Part::ToolCall(call));
     }
     parts
 }
 
-fn read_call(id: Option<String>, mut function: Fields, cache: Option<CacheMark>) -> ToolCall {
+fn read_call(id: Option<String>, mut function: Fields) -> ToolCall {
     let arguments = match function.take("arguments") {
         Some(arguments) => match arguments.text() {
             Some(text) => Arguments::Text(text),
@@ -275,7 +278,7 @@ fn read_call(id: Option<String>, mut function: Fields, cache: Option<CacheMark>)
         None => Arguments::Json(Json::fixed("{}")),
     };
     let name = function.string("name").unwrap_or_default();
-    ToolCall { id: id.filter(|id| !id.is_empty()), name, arguments, signature: None, cache }
+    ToolCall { id: id.filter(|id| !id.is_empty()), name, arguments, signature: None, cache: None }
 }
 
 fn read_tools(fields: &mut Fields, losses: &mut Losses) -> Vec<Tool> {
@@ -364,7 +367,7 @@ pub(super) fn encode(request: &Request, target: &Target<'_>, losses: &mut Losses
         w.key("messages").list(|w| {
             write_system(w, request, losses);
             for (at, turn) in turns.iter().enumerate() {
-                failed = failed.take().or(write_turn(w, turn, at >= echoed_from, losses).err());
+                failed = failed.take().or(write_turn(w, turn, target, at >= echoed_from, losses).err());
             }
         });
     });
@@ -376,7 +379,7 @@ pub(super) fn encode(request: &Request, target: &Target<'_>, losses: &mut Losses
 }
 
 fn write_settings(w: &mut Writer, request: &Request, target: &Target<'_>, losses: &mut Losses) {
-    let reasons = target.capabilities.thinking == ThinkingAsk::Effort;
+    let reasons = matches!(target.capabilities.thinking, ThinkingAsk::Effort | ThinkingAsk::Level);
     if let Some(max) = request.max_tokens {
         w.key(if reasons { "max_completion_tokens" } else { "max_tokens" }).integer(max);
     }
@@ -577,10 +580,16 @@ fn tool_loop(turns: &[Turn], target: &Target<'_>) -> usize {
     }
 }
 
-fn write_turn(w: &mut Writer, turn: &Turn, echoes: bool, losses: &mut Losses) -> Result<(), Malformed> {
+fn write_turn(
+    w: &mut Writer,
+    turn: &Turn,
+    target: &Target<'_>,
+    echoes: bool,
+    losses: &mut Losses,
+) -> Result<(), Malformed> {
     match turn.role {
         Role::Assistant => {
-            write_assistant(w, turn, echoes, losses);
+            write_assistant(w, turn, target, echoes, losses);
             Ok(())
         }
         Role::System => write_parts(w, "system", turn.parts.iter().collect(), losses),
@@ -763,7 +772,7 @@ fn write_document(w: &mut Writer, document: &Document, losses: &mut Losses) {
     }
 }
 
-fn write_assistant(w: &mut Writer, turn: &Turn, echoes: bool, losses: &mut Losses) {
+fn write_assistant(w: &mut Writer, turn: &Turn, target: &Target<'_>, echoes: bool, losses: &mut Losses) {
     let (mut texts, mut thoughts, mut calls, mut refusal) = (Vec::new(), Vec::new(), Vec::new(), None);
     let echoes = echoes && turn.parts.iter().any(|part| matches!(part, Part::ToolCall(_)));
     for part in &turn.parts {
@@ -798,12 +807,23 @@ fn write_assistant(w: &mut Writer, turn: &Turn, echoes: bool, losses: &mut Losse
             w.key("refusal").text(refusal);
         }
         if !calls.is_empty() {
-            w.key("tool_calls").list(|w| calls.iter().for_each(|call| write_call(w, call, losses)));
+            w.key("tool_calls").list(|w| {
+                for (at, call) in calls.iter().enumerate() {
+                    write_call(w, call, signature(call, at == 0, target), losses);
+                }
+            });
         }
     });
 }
 
-fn write_call(w: &mut Writer, call: &ToolCall, losses: &mut Losses) {
+/// The signature that goes with a call: its own, or, where the model refuses a step whose first call has none, the word for that.
+fn signature(call: &ToolCall, is_first: bool, target: &Target<'_>) -> Option<Text> {
+    let own = call.signature.clone().filter(|_| target.own_state);
+    let foreign = is_first && target.capabilities.thinking == ThinkingAsk::Level;
+    own.or_else(|| foreign.then(|| Text::plain(FOREIGN_CALL)))
+}
+
+fn write_call(w: &mut Writer, call: &ToolCall, signature: Option<Text>, losses: &mut Losses) {
     declare_mark(call.cache, losses);
     w.object(|w| {
         w.key("id").string(&ids::sent(call.id.as_deref().unwrap_or_default(), ids::CALL));
@@ -812,5 +832,8 @@ fn write_call(w: &mut Writer, call: &ToolCall, losses: &mut Losses) {
             w.key("name").string(&ids::tool_name(&call.name, ids::OPENAI_NAME_MAX));
             w.key("arguments").text(&call.arguments.as_text());
         });
+        if let Some(signature) = &signature {
+            wire::write_signature(w, signature);
+        }
     });
 }

@@ -168,6 +168,9 @@ fn write_call(w: &mut Writer, call: &ToolCall, id: &str) {
             w.key("name").string(&call.name);
             w.key("arguments").text(&call.arguments.as_text());
         });
+        if let Some(signature) = &call.signature {
+            wire::write_signature(w, signature);
+        }
     });
 }
 

@@ -180,7 +180,7 @@ impl Choice {
             self.call(call.fields(), out);
         }
         if let Some(function) = delta.take("function_call") {
-            self.piece(0, None, function.fields(), out);
+            self.piece(0, None, function.fields(), None, out);
         }
     }
 
@@ -199,6 +199,7 @@ impl Choice {
     fn call(&mut self, mut call: Fields, out: &mut Vec<Event>) {
         let id = call.string("id").filter(|id| !id.is_empty());
         let function = call.object("function");
+        let signature = wire::signature_of(&mut call);
         let last = self.calls.last().map(|call| call.index);
         let index = match call.take("index").and_then(|index| index.integer()) {
             Some(index) => index,
@@ -209,10 +210,17 @@ impl Choice {
             },
             None => last.unwrap_or(0),
         };
-        self.piece(index, id, function, out);
+        self.piece(index, id, function, signature, out);
     }
 
-    fn piece(&mut self, index: u64, id: Option<String>, mut function: Fields, out: &mut Vec<Event>) {
+    fn piece(
+        &mut self,
+        index: u64,
+        id: Option<String>,
+        mut function: Fields,
+        signature: Option<Text>,
+        out: &mut Vec<Event>,
+    ) {
         let known = self.calls.iter().rposition(|call| call.index == index);
         let name = function.string("name").unwrap_or_default();
         let arguments = function.take("arguments").map(|arguments| match arguments.text() {
@@ -229,7 +237,7 @@ impl Choice {
         let place = match known {
             Some(place) if !another(&self.calls[place]) => place,
             _ if self.calls.len() as u64 >= INDEX_MAX => return,
-            _ => self.begin(index, id, name, out),
+            _ => self.begin(index, id, name, signature, out),
         };
         let call = &mut self.calls[place];
         if !arguments.is_empty() && call.open {
@@ -240,7 +248,14 @@ impl Choice {
     }
 
     /// Opens a call. Those before it that are whole are closed, so that it need not wait for them.
-    fn begin(&mut self, index: u64, id: Option<String>, name: String, out: &mut Vec<Event>) -> usize {
+    fn begin(
+        &mut self,
+        index: u64,
+        id: Option<String>,
+        name: String,
+        signature: Option<Text>,
+        out: &mut Vec<Event>,
+    ) -> usize {
         self.close_thinking(out);
         self.close_text(out);
         for call in self.calls.iter_mut().filter(|call| call.open && call.balance.is_whole()) {
@@ -248,7 +263,7 @@ impl Choice {
             out.push(Event::Close { candidate: self.index, index: call.block });
         }
         self.had_call = true;
-        let block = Block::ToolCall { id: id.clone(), name, signature: None };
+        let block = Block::ToolCall { id: id.clone(), name, signature };
         let block = open(self.index, &mut self.next_block, block, out);
         self.calls.push(Call { index, id, block, open: true, balance: Balance::default() });
         self.calls.len() - 1
@@ -417,7 +432,7 @@ impl Encoder {
 
     fn opened(&mut self, candidate: u32, index: u32, block: Block, out: &mut BytesMut) {
         match block {
-            Block::ToolCall { id, name, .. } => {
+            Block::ToolCall { id, name, signature } => {
                 let place = self.calls.iter().filter(|call| call.candidate == candidate).count();
                 let id = response::call_id(id.as_deref(), &self.reply, place);
                 let place = place as u64;
@@ -429,6 +444,9 @@ impl Encoder {
                         w.key("name").string(&name);
                         w.key("arguments").word("");
                     });
+                    if let Some(signature) = &signature {
+                        wire::write_signature(w, signature);
+                    }
                 });
             }
             Block::Thinking => {

@@ -3,7 +3,7 @@
 use berry_core::usage::Usage;
 
 use crate::dialect::ir::{ServiceTier, Stop};
-use crate::dialect::text::Writer;
+use crate::dialect::text::{Fields, Text, Writer};
 use crate::meter;
 
 /// Reads `finish_reason`. What is not known is an ordinary end.
@@ -27,6 +27,20 @@ pub(super) fn finish_reason(stop: &Stop) -> &'static str {
         Stop::ToolCalls => "tool_calls",
         Stop::Filter | Stop::Refusal => "content_filter",
     }
+}
+
+/// Gemini's signature of a call, where Google's endpoint of this dialect puts it (ai.google.dev/gemini-api/docs/openai and
+/// /thought-signatures, 2026). Clients that were made for it send it back there.
+pub(super) fn signature_of(call: &mut Fields) -> Option<Text> {
+    let signature = call.object("extra_content").object("google").text("thought_signature");
+    signature.filter(|signature| !signature.is_empty())
+}
+
+/// Writes the signature of a call.
+pub(super) fn write_signature(w: &mut Writer, signature: &Text) {
+    w.key("extra_content").object(|w| {
+        w.key("google").object(|w| w.key("thought_signature").text(signature));
+    });
 }
 
 /// Reads `service_tier`.
