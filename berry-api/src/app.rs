@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use berry_core::config::snapshot::{Backend, Discovered, Snapshot};
 use berry_core::id::ProviderId;
 use berry_core::quota::Calendar;
@@ -43,6 +43,7 @@ use crate::prober::ProbeFigures;
 use crate::quotas::Quotas;
 use crate::reload::Generations;
 use crate::request_id::RequestIds;
+use crate::server::tls::{self, TlsError};
 use crate::shutdown::Shutdown;
 use crate::status::{Status, WallClock};
 use crate::telemetry::access::AccessLog;
@@ -69,6 +70,8 @@ pub struct Runtime {
 pub struct App {
     runtime: ArcSwap<Runtime>,
     shared: Shared,
+    /// What new connections of clients are protected with; none where they speak plain text.
+    pub tls: ArcSwapOption<rustls::ServerConfig>,
     /// The time.
     pub clock: Clock,
     /// Wall-clock time of the clock's zero.
@@ -124,6 +127,17 @@ pub struct App {
     pub sink: Arc<dyn ExchangeSink>,
 }
 
+/// Why a configuration cannot be put in force though it is well formed.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    /// A provider cannot be reached as configured.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Clients cannot be offered TLS as configured.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
 /// What an [`App`] is made with.
 pub struct AppOptions {
     /// The access line.
@@ -140,8 +154,9 @@ impl App {
     /// Wires everything for a first configuration.
     ///
     /// # Errors
-    /// When a provider's TLS files or proxy cannot be used.
-    pub fn new(snapshot: Arc<Snapshot>, options: AppOptions) -> Result<Self, ClientError> {
+    /// When TLS files or a provider's proxy cannot be used.
+    pub fn new(snapshot: Arc<Snapshot>, options: AppOptions) -> Result<Self, SetUpError> {
+        let tls = client_tls(&snapshot)?;
         let clock = Clock::start();
         let shutdown = Shutdown::default();
         let buffers = BufferBudget::new(snapshot.server.max_buffered_bytes);
@@ -177,6 +192,7 @@ impl App {
         Ok(Self {
             runtime: ArcSwap::from_pointee(runtime),
             shared,
+            tls: ArcSwapOption::new(tls),
             clock,
             wall,
             seeds,
@@ -210,11 +226,19 @@ impl App {
     /// Puts another configuration in force, in one swap. Requests in flight finish under the one that they started with; live
     /// state and connections of what is in both are kept.
     ///
-    /// What belongs to the listener (address, TLS, number of connections, deadlines of heads) is that of the start.
+    /// TLS files are read anew, so that a renewed certificate holds for new connections. What belongs to the listener (address,
+    /// number of connections, deadlines of heads) is that of the start.
     ///
     /// # Errors
-    /// When a provider's TLS files or proxy cannot be used; nothing has changed then.
-    pub fn replace(&self, snapshot: Arc<Snapshot>, dials: &HashMap<ProviderId, Dial>) -> Result<(), ClientError> {
+    /// When TLS files or a provider's proxy cannot be used; nothing has changed then.
+    pub fn replace(&self, snapshot: Arc<Snapshot>, dials: &HashMap<ProviderId, Dial>) -> Result<(), SetUpError> {
+        let tls = client_tls(&snapshot)?;
+        self.put(snapshot, dials)?;
+        self.tls.store(tls);
+        Ok(())
+    }
+
+    fn put(&self, snapshot: Arc<Snapshot>, dials: &HashMap<ProviderId, Dial>) -> Result<(), ClientError> {
         let old = self.runtime();
         let over = Over { changes: &self.changes, discovered: &self.discovered.lock().clone(), wall: self.wall };
         let runtime = Runtime::new(snapshot, dials, Some(&old), self.shared.clone(), &over)?;
@@ -226,12 +250,12 @@ impl App {
     /// Lays the changes at run time, and what providers serve, over the configuration in force anew.
     ///
     /// # Errors
-    /// Those of [`App::replace`].
+    /// None that the configuration did not have when it was put in force.
     pub fn renew(&self) -> Result<(), ClientError> {
         // What is being reloaded now would be lost otherwise.
         let _one_at_a_time = self.generations.begin_change();
         let snapshot = Arc::clone(&self.runtime().configured);
-        self.replace(snapshot, &HashMap::new())
+        self.put(snapshot, &HashMap::new())
     }
 
     /// What holds now. Taken once for a request and kept to its end.
@@ -287,6 +311,10 @@ impl Runtime {
         let cors = Cors::new(&snapshot.server.cors_allowed_origins);
         Ok(Self { configured, cors, calendar, snapshot, selector, relay: Arc::new(relay) })
     }
+}
+
+fn client_tls(snapshot: &Snapshot) -> Result<Option<Arc<rustls::ServerConfig>>, TlsError> {
+    snapshot.server.tls.as_ref().map(tls::server_config).transpose()
 }
 
 fn limits(snapshot: &Snapshot) -> Limits {

@@ -192,7 +192,7 @@ async fn listen_and_serve(
 ) -> Result<Ended, String> {
     let server = loaded.snapshot.server.clone();
     let address = address(arguments, server.bind_address)?;
-    let mut options = run::server_options(&server).map_err(|error| error.to_string())?;
+    let mut options = run::server_options(&server);
     if let Some(limit) = arguments.max_connections {
         options.max_connections = limit.max(1);
     }

@@ -10,13 +10,12 @@ use berry_core::auth::key::TokenDigest;
 use berry_core::config;
 use berry_core::config::snapshot::{Server, Snapshot};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::gateway::Gateway;
 use crate::server::guarded_io::Deadlines;
-use crate::server::{self, ServerOptions, tls};
+use crate::server::{self, ServerOptions};
 use crate::shutdown::{EndSignals, Shutdown};
 use crate::{changes, cluster, discovery, ledger, prober, reload, spent, webhook};
 
@@ -35,11 +34,8 @@ pub enum Ended {
 }
 
 /// How connections are held, from the configuration.
-///
-/// # Errors
-/// When the TLS files cannot be used.
-pub fn server_options(server: &Server) -> Result<ServerOptions, tls::TlsError> {
-    Ok(ServerOptions {
+pub fn server_options(server: &Server) -> ServerOptions {
+    ServerOptions {
         max_connections: server.max_connections,
         deadlines: Deadlines {
             header: server.header_timeout,
@@ -50,8 +46,7 @@ pub fn server_options(server: &Server) -> Result<ServerOptions, tls::TlsError> {
             true => server.trusted_proxies.clone(),
             false => Vec::new(),
         },
-        tls: server.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from),
-    })
+    }
 }
 
 /// Serves until a signal comes, then drains; SIGHUP and a change of the file read `config` again. The drain: not ready, no new connections, no new requests, cut.

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
+use std::hash::BuildHasher as _;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -29,7 +30,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -91,7 +92,7 @@ pub fn outside() -> Outside {
 /// The upstreams of one configuration, ready to be called.
 #[derive(Default)]
 pub struct Upstreams {
-    by_provider: FxHashMap<ProviderId, Upstream>,
+    by_provider: FxHashMap<ProviderId, Arc<Upstream>>,
 }
 
 /// One provider, ready to be called.
@@ -100,6 +101,8 @@ pub(crate) struct Upstream {
     pub(crate) pool: Arc<Pool>,
     /// Headers that go with every call, the key last.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// Whose they are.
+    provider: Arc<Provider>,
     made_for: MadeFor,
     /// Addresses by operation, for the styles where the model is not part of them.
     urls: Vec<Option<Uri>>,
@@ -114,6 +117,8 @@ pub(crate) struct Upstream {
 #[derive(PartialEq)]
 struct MadeFor {
     transport: Transport,
+    /// Hashes of what the files that it names hold, since they may be renewed in place.
+    files: Vec<Option<u64>>,
     origin: Uri,
     connect_timeout: Duration,
     demo: Option<Demo>,
@@ -127,6 +132,7 @@ impl MadeFor {
         };
         Self {
             transport: provider.transport.clone(),
+            files: files(&provider.transport),
             origin: target::origin(provider),
             connect_timeout: provider.timeouts.connect,
             demo,
@@ -166,7 +172,7 @@ impl Upstream {
 impl Upstreams {
     /// Upstreams for every enabled provider. A pool of `old` is kept where nothing that concerns its connections has changed.
     ///
-    /// `dials` gives the in-memory upstreams by provider.
+    /// `dials` gives the in-memory upstreams by provider. What belongs to the same provider of the same configuration is kept whole.
     ///
     /// # Errors
     /// [`ClientError`] for TLS files or proxies that cannot be used.
@@ -177,8 +183,13 @@ impl Upstreams {
     ) -> Result<Self, ClientError> {
         let mut by_provider = FxHashMap::default();
         for provider in providers.filter(|provider| provider.enabled) {
+            let kept = old.and_then(|old| old.by_provider.get(&provider.id));
+            if let Some(same) = kept.filter(|kept| Arc::ptr_eq(&kept.provider, provider)) {
+                by_provider.insert(provider.id.clone(), Arc::clone(same));
+                continue;
+            }
             let made_for = MadeFor::of(provider);
-            let kept = old.and_then(|old| old.by_provider.get(&provider.id)).filter(|kept| kept.made_for == made_for);
+            let kept = kept.filter(|kept| kept.made_for == made_for);
             let pool = match kept {
                 Some(kept) => Arc::clone(&kept.pool),
                 None => {
@@ -190,7 +201,7 @@ impl Upstreams {
                     Arc::new(Pool::new(connector, made_for.origin.clone()))
                 }
             };
-            by_provider.insert(provider.id.clone(), prepare(provider, pool, made_for));
+            by_provider.insert(provider.id.clone(), Arc::new(prepare(provider, pool, made_for)));
         }
         Ok(Self { by_provider })
     }
@@ -202,11 +213,11 @@ impl Upstreams {
 
     /// The upstream of an enabled provider.
     pub(crate) fn get(&self, provider: &ProviderId) -> Option<&Upstream> {
-        self.by_provider.get(provider)
+        self.by_provider.get(provider).map(|upstream| &**upstream)
     }
 }
 
-fn prepare(provider: &Provider, pool: Arc<Pool>, made_for: MadeFor) -> Upstream {
+fn prepare(provider: &Arc<Provider>, pool: Arc<Pool>, made_for: MadeFor) -> Upstream {
     let mut headers = provider.headers.clone();
     headers.extend(target::key_header(provider));
     // A forward proxy sees the request itself; a tunnel or a SOCKS proxy has its credentials in the connector.
@@ -225,6 +236,7 @@ fn prepare(provider: &Provider, pool: Arc<Pool>, made_for: MadeFor) -> Upstream 
     Upstream {
         pool,
         headers,
+        provider: Arc::clone(provider),
         made_for,
         urls,
         refuses_stream_options: Mutex::default(),
@@ -326,6 +338,12 @@ fn tls_config(provider: &Provider) -> Result<ClientConfig, ClientError> {
     builder
         .with_client_auth_cert(chain, key)
         .map_err(|source| ClientError::Identity { provider: provider.id.clone(), source })
+}
+
+fn files(transport: &Transport) -> Vec<Option<u64>> {
+    let identity = transport.client_identity.iter().flat_map(|(chain, key)| [chain, key]);
+    let hash = |path: &PathBuf| std::fs::read(path).ok().map(|bytes| FxBuildHasher.hash_one(bytes));
+    transport.ca_file.iter().chain(identity).map(hash).collect()
 }
 
 fn read_certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {

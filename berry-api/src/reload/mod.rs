@@ -12,11 +12,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use berry_core::config::{Change, Config, Diff, LoadError, Loaded, ProcessEnvironment, Report, Severity, Summary};
-use berry_relay::client::ClientError;
 
 pub use history::{Cause, Failure, GENERATIONS_KEPT, Generation, Generations};
 
-use crate::app::App;
+use crate::app::{App, SetUpError};
 use crate::demo;
 
 /// Changes that a line of the log names.
@@ -25,9 +24,6 @@ const CHANGES_LOGGED: usize = 20;
 const READ_AT_START: &[&str] = &[
     "server.bind_address",
     "server.max_connections",
-    "server.tls_cert",
-    "server.tls_key",
-    "server.client_ca",
     "server.proxy_protocol",
     "server.header_timeout_seconds",
     "server.idle_timeout_seconds",
@@ -49,9 +45,9 @@ pub enum ReloadError {
     /// The file has errors, or cannot be read.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// A provider cannot be reached as configured.
+    /// A file that it names, or a proxy, cannot be used.
     #[error(transparent)]
-    Client(#[from] ClientError),
+    SetUp(#[from] SetUpError),
     /// A rollback to what is not kept.
     #[error("generation {0} is not kept; GET /admin/config/history lists those that are")]
     UnknownGeneration(u64),

@@ -1,6 +1,7 @@
-//! Reloads when the file changes.
+//! Reloads when the file changes, or one of those that clients' TLS is made of: a renewed certificate needs no word from whoever
+//! renewed it.
 //!
-//! The file is looked at four times a second, by its path, so that whatever an editor or an orchestrator does to bring a new one
+//! The files are looked at four times a second, by their paths, so that whatever an editor or an orchestrator does to bring a new one
 //! is seen: a write in place, a rename over it, a swap of the symbolic link above it (Kubernetes), on any file system. Notices
 //! of the system see only some of these and none on network file systems. A change counts when two looks in a row agree, so
 //! that a file is not read while it is being written.
@@ -25,13 +26,13 @@ struct Stamp {
 
 /// Reloads after each change of the file, until the process drains. While there is no file, nothing happens.
 pub async fn on_change(app: Arc<App>, path: PathBuf) {
-    let (mut loaded, mut seen) = (stamp(&path).await, None);
+    let (mut loaded, mut seen) = (stamps(&app, &path).await, None);
     loop {
         tokio::select! {
             () = tokio::time::sleep(PERIOD) => {}
             () = app.shutdown.drained() => return,
         }
-        let now = stamp(&path).await;
+        let now = stamps(&app, &path).await;
         if now == loaded || now.is_none() {
             seen = None;
         } else if now == seen {
@@ -41,6 +42,17 @@ pub async fn on_change(app: Arc<App>, path: PathBuf) {
             seen = now;
         }
     }
+}
+
+/// Those of the configuration and of the files of TLS; none while the configuration is not there.
+async fn stamps(app: &App, config: &Path) -> Option<Vec<Option<Stamp>>> {
+    let mut stamps = vec![Some(stamp(config).await?)];
+    if let Some(tls) = &app.runtime().snapshot.server.tls {
+        for path in [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()].into_iter().flatten() {
+            stamps.push(stamp(path).await);
+        }
+    }
+    Some(stamps)
 }
 
 async fn stamp(path: &Path) -> Option<Stamp> {

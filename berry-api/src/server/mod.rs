@@ -57,8 +57,6 @@ pub struct ServerOptions {
     /// Balancers whose connections begin with a PROXY protocol header; empty when it is off. Everybody else's connections
     /// begin without one, so that nobody else can name another address.
     pub proxy_protocol_from: Vec<IpNet>,
-    /// TLS, where it is configured.
-    pub tls: Option<TlsAcceptor>,
 }
 
 /// Opens the listening socket.
@@ -173,11 +171,12 @@ impl Server {
             let told = Box::pin(tokio::time::timeout(header, proxy_protocol::read_header(&mut stream))).await??;
             client = told.unwrap_or(peer);
         }
-        match &self.options.tls {
+        match self.gateway.app().tls.load_full() {
             None => self.serve(stream, client).await,
             // Boxed, so that a connection without TLS does not carry the state of one with it.
-            Some(acceptor) => {
-                let stream = Box::pin(tokio::time::timeout(header, acceptor.accept(stream))).await??;
+            Some(config) => {
+                let accepting = TlsAcceptor::from(config).accept(stream);
+                let stream = Box::pin(tokio::time::timeout(header, accepting)).await??;
                 Box::pin(self.serve(stream, client)).await
             }
         }

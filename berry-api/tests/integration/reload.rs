@@ -202,6 +202,34 @@ async fn a_failed_reload_is_shown_until_one_succeeds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewed_certificate_is_read_without_a_word_from_anybody() {
+    let folder = tempfile::tempdir().unwrap();
+    let renew = || {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
+        std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    };
+    renew();
+    let at = folder.path().display();
+    let text = format!("[server]\ntls_cert = '{at}/cert.pem'\ntls_key = '{at}/key.pem'\n{CONFIG}");
+    let gateway = TestGateway::new(&text);
+    let (app, path) = (Arc::clone(gateway.gateway.app()), folder.path().join("berry.toml"));
+    std::fs::write(&path, text).unwrap();
+    let shown = || Arc::as_ptr(&app.tls.load_full().unwrap());
+    let changes = async {
+        let first = shown();
+        tokio::time::sleep(4 * PERIOD).await;
+        assert_eq!(shown(), first, "nothing has changed yet");
+        renew();
+        tokio::time::sleep(4 * PERIOD).await;
+        assert_ne!(shown(), first);
+        assert_eq!((app.generations.number(), app.generations.failures()), (1, 0));
+        app.shutdown.drain();
+    };
+    tokio::join!(on_change(Arc::clone(&app), path.clone()), changes);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_changed_file_takes_effect_by_itself_whatever_brought_it() {
     let (gateway, folder, path) = with_file();
     let app = Arc::clone(gateway.gateway.app());

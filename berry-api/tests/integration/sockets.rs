@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
+use berry_api::reload::{Cause, reload};
 use berry_api::server::{accept_all, bind};
 use berry_mock::{Mock, Script};
 use http::Version;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -96,6 +98,7 @@ async fn a_trusted_balancer_names_the_client_and_nobody_else_can() {
 struct Pki {
     dir: tempfile::TempDir,
     root: CertificateDer<'static>,
+    server: (Certificate, KeyPair),
     client: (CertificateDer<'static>, PrivateKeyDer<'static>),
 }
 
@@ -109,17 +112,23 @@ impl Pki {
             let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
             (params.signed_by(&key, &root).unwrap(), key)
         };
-        let ((server, server_key), (client, client_key)) = (issue(), issue());
-        let dir = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: String| std::fs::write(dir.path().join(name), text).unwrap();
-        write("root.pem", root.pem());
-        write("cert.pem", server.pem());
-        write("key.pem", server_key.serialize_pem());
-        Self {
+        let (server, (client, client_key)) = (issue(), issue());
+        let pki = Self {
             root: root.der().clone(),
+            server,
             client: (client.der().clone(), PrivateKeyDer::try_from(client_key.serialize_der()).unwrap()),
-            dir,
-        }
+            dir: tempfile::tempdir().unwrap(),
+        };
+        std::fs::write(pki.dir.path().join("root.pem"), root.pem()).unwrap();
+        pki.write_to(pki.dir.path());
+        pki
+    }
+
+    /// Puts the server's certificate and key into `folder`, where another's may be.
+    fn write_to(&self, folder: &Path) {
+        let (certificate, key) = &self.server;
+        std::fs::write(folder.join("cert.pem"), certificate.pem()).unwrap();
+        std::fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
     }
 
     fn config(&self, with_client_ca: bool) -> String {
@@ -187,6 +196,46 @@ async fn with_a_client_ca_only_certified_clients_are_served() {
     let (_, answer) = pki.ask(address, &[], true).await.unwrap();
     assert!(answer.ends_with("ok\n"), "{answer}");
     assert!(pki.ask(address, &[], false).await.is_err());
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_holds_from_the_next_reload_and_a_broken_one_changes_nothing() {
+    let (old, renewed) = (Pki::new(), Pki::new());
+    let (gateway, address, _tasks) = serve(&old.config(false));
+    let (folder, app) = (old.dir.path(), gateway.gateway.app());
+    let file = folder.join("berry.toml");
+    std::fs::write(&file, old.config(false)).unwrap();
+    let served = async |pki: &Pki| pki.ask(address, &[], false).await.is_ok();
+
+    renewed.write_to(folder);
+    assert!(served(&old).await, "the files alone change nothing");
+    std::fs::write(folder.join("key.pem"), old.server.1.serialize_pem()).unwrap();
+    let error = reload(app, &file, Cause::Signal).unwrap_err().to_string();
+    assert!(error.contains("certificate and key cannot be used"), "{error}");
+    assert!(served(&old).await, "half a renewal is refused");
+
+    renewed.write_to(folder);
+    reload(app, &file, Cause::Signal).unwrap();
+    assert!(served(&renewed).await && !served(&old).await);
+}
+
+#[tokio::test]
+async fn roots_of_a_provider_that_are_renewed_in_place_hold_from_the_next_reload() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let port = behind_tls(&pki, &Mock::new(Script::default()), &["http/1.1"]).await.port();
+    let file = other.dir.path().join("berry.toml");
+    let root = other.dir.path().join("root.pem");
+    let at = format!("https://localhost:{port}/v1\"\nca_file = '{}'", root.display());
+    std::fs::write(&file, CONFIG.replace("http://127.0.0.1:9/v1\"", &at)).unwrap();
+    let gateway = TestGateway::new(&std::fs::read_to_string(&file).unwrap());
+    let status = async || {
+        let body = r#"{"model":"narrow","messages":[{"role":"user","content":"hi"}]}"#;
+        gateway.post("/v1/chat/completions", ADMIN, body).await.status.as_u16()
+    };
+    assert_eq!(status().await, 503, "a root that did not sign it");
+    std::fs::copy(pki.dir.path().join("root.pem"), &root).unwrap();
+    reload(gateway.gateway.app(), &file, Cause::Signal).unwrap();
+    assert_eq!(status().await, 200);
 }
 
 /// A TLS front of `upstream` that offers these protocols.

@@ -215,7 +215,7 @@ async fn answer(
         .into_response(),
         Some(Err(error)) => {
             let status = match error {
-                ReloadError::Load(_) | ReloadError::Client(_) => StatusCode::BAD_REQUEST,
+                ReloadError::Load(_) | ReloadError::SetUp(_) => StatusCode::BAD_REQUEST,
                 ReloadError::UnknownGeneration(_) => StatusCode::NOT_FOUND,
                 ReloadError::NotKept(_) => StatusCode::CONFLICT,
             };
