@@ -16,7 +16,7 @@ use berry_relay::dialect::openai_responses::OpenAiResponses;
 use berry_relay::dialect::reader::StreamReader;
 use berry_relay::dialect::{Codec, Reply, Target};
 use berry_relay::envelope::Envelope;
-use berry_relay::json::{Members, Scanner};
+use berry_relay::json::{Members, Scanner, Wanted};
 use berry_relay::meter::{self, StreamTap};
 use berry_relay::sse::{self, Splitter};
 use bytes::{Bytes, BytesMut};
@@ -51,7 +51,8 @@ fn pieces(text: String) -> Chunks {
 }
 
 fn scan(body: &Chunks) -> Members {
-    let mut scanner = Scanner::new(&["model", "usage", "usageMetadata", "error"]);
+    static WANTED: Wanted = Wanted::new(&["model", "usage", "usageMetadata", "meta", "service_tier", "error", "id"]);
+    let mut scanner = Scanner::new(&WANTED);
     for chunk in body.iter() {
         scanner.push(chunk).unwrap();
     }

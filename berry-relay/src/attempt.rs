@@ -34,7 +34,7 @@ use crate::disposition::{self, Disposition};
 use crate::error::ForwardError;
 use crate::exchange::{Exchange, Facts};
 use crate::forward::{Deadline, Relay, RelayRequest};
-use crate::json::{Kind, Members, Scanner};
+use crate::json::{Kind, Members, Scanner, Wanted};
 use crate::meter::told::Told;
 use crate::objects::Issuer;
 use crate::params::{Edited, How};
@@ -49,7 +49,8 @@ const ERROR_BODY_MAX: usize = 1024 * 1024;
 /// How much of an error body is read for what it means.
 const ERROR_BODY_READ_MAX: usize = 64 * 1024;
 /// Members of a plain answer that are looked at.
-const ANSWER_MEMBERS: &[&str] = &["model", "usage", "usageMetadata", "meta", "service_tier", "error", "id"];
+static ANSWER_MEMBERS: Wanted =
+    Wanted::new(&["model", "usage", "usageMetadata", "meta", "service_tier", "error", "id"]);
 
 /// What an attempt came to: an answer that may go to the client.
 pub(crate) struct Committed {
@@ -290,7 +291,7 @@ struct Check {
 
 impl Check {
     fn new() -> Self {
-        Self { scanner: Scanner::new(ANSWER_MEMBERS), is_wrong: false }
+        Self { scanner: Scanner::new(&ANSWER_MEMBERS), is_wrong: false }
     }
 
     /// The look at an answer that is here.

@@ -8,10 +8,10 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::body::{Chunks, Edit};
 use crate::dialect::embeddings::Encoding;
-use crate::json::{Cursor, JsonError, Kind, Member, Members, Scanner, quote, unquote};
+use crate::json::{Cursor, JsonError, Kind, Member, Members, Scanner, Wanted, quote, unquote};
 
 /// The members that are looked at.
-pub const MEMBERS: &[&str] = &[
+static MEMBERS: Wanted = Wanted::new(&[
     "model",
     "stream",
     "backend",
@@ -21,7 +21,7 @@ pub const MEMBERS: &[&str] = &[
     "safety_identifier",
     "user",
     "metadata",
-];
+]);
 
 /// Longest string that is read, as it is written. Names are short; what is not need not be copied to be refused.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -148,7 +148,7 @@ impl Envelope {
     /// # Errors
     /// [`EnvelopeError`], the first that is met.
     pub fn read(body: &Chunks) -> Result<Self, EnvelopeError> {
-        let members = scan(body, MEMBERS)?;
+        let members = scan(body, &MEMBERS)?;
         let Some(close) = members.close() else {
             return Err(EnvelopeError::NotAnObject);
         };
@@ -190,7 +190,7 @@ impl Envelope {
     /// # Errors
     /// [`EnvelopeError`], the first that is met.
     pub fn read_gemini(body: &Chunks, model: String, operation: Operation) -> Result<Self, EnvelopeError> {
-        let members = scan(body, MEMBERS)?;
+        let members = scan(body, &MEMBERS)?;
         let Some(close) = members.close() else {
             return Err(EnvelopeError::NotAnObject);
         };
@@ -245,7 +245,7 @@ impl Envelope {
         let raw = match self.end_user.as_ref()? {
             EndUser::Text(range) => range.clone(),
             EndUser::Metadata(range) => {
-                let mut inner = Scanner::new(&["user_id"]);
+                let mut inner = Scanner::new(const { &Wanted::new(&["user_id"]) });
                 body.pieces(range.clone()).try_for_each(|piece| inner.push(piece)).ok()?;
                 let found = inner.finish().ok()?;
                 let value = &found.get("user_id").filter(|member| member.kind == Kind::String)?.value;
@@ -303,7 +303,7 @@ fn gemini_models(body: &Chunks, operation: Operation) -> SmallVec<[Range<usize>;
 }
 
 /// Scans a whole body.
-fn scan(body: &Chunks, wanted: &'static [&'static str]) -> Result<Members, EnvelopeError> {
+fn scan(body: &Chunks, wanted: &'static Wanted) -> Result<Members, EnvelopeError> {
     if body.is_empty() {
         return Err(EnvelopeError::Empty);
     }
@@ -375,7 +375,7 @@ fn stream_options(body: &Chunks, members: &Members) -> (StreamOptions, bool) {
     match member.kind {
         Kind::Null => (StreamOptions::Null(member.value.clone()), false),
         Kind::Object => {
-            let mut inner = Scanner::new(&["include_usage"]);
+            let mut inner = Scanner::new(const { &Wanted::new(&["include_usage"]) });
             let scanned = body.pieces(member.value.clone()).try_for_each(|piece| inner.push(piece));
             let found = scanned.and_then(|()| inner.finish()).expect("it was valid as part of the whole");
             match found.get("include_usage") {

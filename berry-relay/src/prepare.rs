@@ -15,7 +15,7 @@ use crate::error::ForwardError;
 use crate::exchange::Facts;
 use crate::forward::{RelayRequest, RequestBody};
 use crate::headers;
-use crate::json::{Kind as JsonKind, Members, Scanner, quote};
+use crate::json::{Kind as JsonKind, Members, Scanner, Wanted, quote};
 use crate::params::{Control, Edited};
 use crate::repair;
 use crate::sse::Event;
@@ -208,7 +208,7 @@ impl PublicModel {
         let data = event.data.as_deref()?;
         let data_at = memchr::memmem::find(event.raw, data)?;
         let (object, object_at) = nested(data).unwrap_or((data, 0));
-        let mut scanner = Scanner::new(&["model"]);
+        let mut scanner = Scanner::new(const { &Wanted::new(&["model"]) });
         scanner.push(object).ok()?;
         let value = scanner.finish().ok()?.get("model").filter(|member| member.kind == JsonKind::String)?.value.clone();
         let start = data_at + object_at;
@@ -218,7 +218,7 @@ impl PublicModel {
 
 /// The object that holds the model's name in events that wrap it: Responses in `response`, Messages in `message`.
 fn nested(data: &[u8]) -> Option<(&[u8], usize)> {
-    let mut scanner = Scanner::new(&["response", "message"]);
+    let mut scanner = Scanner::new(const { &Wanted::new(&["response", "message"]) });
     scanner.push(data).ok()?;
     let members = scanner.finish().ok()?;
     let member = members.get("response").or_else(|| members.get("message"))?;

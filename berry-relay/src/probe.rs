@@ -24,7 +24,7 @@ use http_body_util::{BodyExt as _, Limited};
 
 use crate::body::Chunks;
 use crate::client::Upstreams;
-use crate::json::Scanner;
+use crate::json::{Scanner, Wanted};
 use crate::pool::{Choice, SendError};
 use crate::upstream_body::UpstreamBody;
 use crate::{disposition, meter, retry_after, target};
@@ -72,7 +72,7 @@ impl Finding {
 /// The usage that a chat reports.
 fn usage(body: &[u8]) -> Usage {
     let chunks = Chunks::from(Bytes::copy_from_slice(body));
-    let mut scanner = Scanner::new(&["usage", "usageMetadata"]);
+    let mut scanner = Scanner::new(const { &Wanted::new(&["usage", "usageMetadata"]) });
     match scanner.push(body).and_then(|()| scanner.finish()) {
         Ok(members) => meter::usage_of_answer(&chunks, &members),
         Err(_) => Usage::default(),

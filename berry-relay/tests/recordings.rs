@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use berry_core::operation::StreamFormat;
 use berry_relay::body::Chunks;
 use berry_relay::envelope::Envelope;
-use berry_relay::json::{Kind, Scanner};
+use berry_relay::json::{Kind, Scanner, Wanted};
 use berry_relay::meter::{self, EventClass, StreamTap};
 use berry_relay::sse::{self, Splitter};
 use bytes::Bytes;
@@ -91,7 +91,7 @@ fn body_type(body: &Chunks) -> Option<String> {
 #[test]
 fn every_recorded_answer_is_valid_and_its_usage_is_found() {
     for recording in recordings().into_iter().flatten().filter(|recording| !recording.stream) {
-        let mut scanner = Scanner::new(&["usage", "usageMetadata", "error"]);
+        let mut scanner = Scanner::new(const { &Wanted::new(&["usage", "usageMetadata", "error"]) });
         let members = scanner.push(recording.body.as_bytes()).and_then(|()| scanner.finish());
         let members = members.unwrap_or_else(|error| panic!("{}: {error}", recording.id));
         let body = Chunks::from(Bytes::from(recording.body));

@@ -13,7 +13,7 @@ use berry_relay::dialect::openai_responses::OpenAiResponses;
 use berry_relay::dialect::reader::StreamReader;
 use berry_relay::dialect::{Capabilities, Codec, Reply, Target};
 use berry_relay::envelope::Envelope;
-use berry_relay::json::{Cursor, JsonError, Members, Scanner};
+use berry_relay::json::{Cursor, JsonError, Members, Scanner, Wanted};
 use berry_relay::sse::{self, Splitter};
 use bytes::{Bytes, BytesMut};
 
@@ -217,7 +217,7 @@ fn framing(data: &[u8]) {
 fn peek(data: &[u8]) {
     let Some((piece, data)) = data.split_first() else { return };
     let scan = |size: usize| -> Result<Members, JsonError> {
-        let mut scanner = Scanner::new(&["model", "stream", "usage"]);
+        let mut scanner = Scanner::new(const { &Wanted::new(&["model", "stream", "usage"]) });
         data.chunks(size).try_for_each(|chunk| scanner.push(chunk))?;
         scanner.finish()
     };

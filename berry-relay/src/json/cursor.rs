@@ -1,6 +1,6 @@
 //! Reads JSON that lies in one piece, value by value, and checks it on the way. Nothing is built and nothing is allocated.
 
-use super::{DEPTH_MAX, Kind, lex};
+use super::{DEPTH_MAX, Kind, lex, walk};
 
 /// A place in a JSON text. Each call reads one value and ends behind it; `None` means that it is not JSON.
 ///
@@ -8,56 +8,23 @@ use super::{DEPTH_MAX, Kind, lex};
 /// spelling. Good for what upstreams write; what clients write goes through [`super::Scanner`], which also says what is wrong.
 #[derive(Clone, Debug)]
 pub struct Cursor<'a> {
-    rest: &'a [u8],
+    text: &'a [u8],
+    at: usize,
     depth: usize,
 }
 
 impl<'a> Cursor<'a> {
     /// A cursor at the start of a text.
     pub fn new(text: &'a [u8]) -> Self {
-        Self { rest: text, depth: 0 }
-    }
-
-    /// Length of the value that a text begins with, `depth` levels below the top; `None` where it is wrong or cut.
-    pub(super) fn length_of_value(text: &'a [u8], depth: usize) -> Option<usize> {
-        let mut cursor = Self { rest: text, depth };
-        cursor.skip()?;
-        Some(text.len() - cursor.rest.len())
-    }
-
-    /// Whether the next value is an object.
-    pub(super) fn is_at_object(&mut self) -> bool {
-        self.peek() == Some(b'{')
-    }
-
-    /// Bytes behind this place.
-    pub(super) fn left(&self) -> usize {
-        self.rest.len()
+        Self { text, at: 0, depth: 0 }
     }
 
     /// Reads past the next value and gives it as it is written.
+    #[inline]
     pub fn value(&mut self) -> Option<Raw<'a>> {
-        let first = self.peek()?;
-        let start = self.rest;
-        let length = match first {
-            b'"' => 1 + lex::text_length(&start[1..])?,
-            b't' => word(start, b"true")?,
-            b'f' => word(start, b"false")?,
-            b'n' => word(start, b"null")?,
-            b'-' | b'0'..=b'9' => lex::number_length(start)?,
-            b'{' => {
-                self.members(|_, cursor| cursor.skip())?;
-                start.len() - self.rest.len()
-            }
-            b'[' => {
-                self.elements(Self::skip)?;
-                start.len() - self.rest.len()
-            }
-            _ => return None,
-        };
-        let (value, rest) = start.split_at(length);
-        self.rest = rest;
-        Some(Raw(value))
+        let (start, first) = lex::token(self.text, self.at);
+        self.at = walk::value_end(self.text, start, first, self.depth)?;
+        self.text.get(start..self.at).map(Raw)
     }
 
     /// Reads past the next value.
@@ -79,10 +46,11 @@ impl<'a> Cursor<'a> {
         }
         loop {
             self.expect(b'"')?;
-            let (name, rest) = self.rest.split_at(lex::text_length(self.rest)?);
-            self.rest = rest;
+            let start = self.at;
+            self.at = lex::text_end(self.text, start).ok()?;
+            let name = self.text.get(start..self.at - 1)?;
             self.expect(b':')?;
-            member(&name[..name.len() - 1], self)?;
+            member(name, self)?;
             if !self.more(b'}')? {
                 return Some(());
             }
@@ -110,29 +78,21 @@ impl<'a> Cursor<'a> {
     }
 
     /// Checks that nothing but white space is left.
-    pub fn end(mut self) -> Option<()> {
-        self.peek().is_none().then_some(())
+    pub fn end(self) -> Option<()> {
+        (lex::skip_space(self.text, self.at) == self.text.len()).then_some(())
     }
 
     /// Skips white space and gives the byte behind it.
     #[inline]
     fn peek(&mut self) -> Option<u8> {
-        match self.rest.first() {
-            Some(byte) if *byte > b' ' => Some(*byte),
-            _ => self.peek_behind_space(),
-        }
-    }
-
-    #[cold]
-    fn peek_behind_space(&mut self) -> Option<u8> {
-        let space = self.rest.iter().take_while(|byte| lex::is_space(**byte)).count();
-        self.rest = &self.rest[space..];
-        self.rest.first().copied()
+        let (at, byte) = lex::token(self.text, self.at);
+        self.at = at;
+        (byte != 0).then_some(byte)
     }
 
     #[inline]
     fn expect(&mut self, byte: u8) -> Option<()> {
-        (self.peek()? == byte).then(|| self.rest = &self.rest[1..])
+        (self.peek()? == byte).then(|| self.at += 1)
     }
 
     /// Goes on behind a member or element: whether another one follows.
@@ -140,7 +100,7 @@ impl<'a> Cursor<'a> {
     fn more(&mut self, close: u8) -> Option<bool> {
         match self.peek()? {
             b',' => {
-                self.rest = &self.rest[1..];
+                self.at += 1;
                 Some(true)
             }
             _ => self.leave_if(close)?.then_some(false),
@@ -149,7 +109,7 @@ impl<'a> Cursor<'a> {
 
     fn enter(&mut self) -> Option<()> {
         self.depth += 1;
-        self.rest = &self.rest[1..];
+        self.at += 1;
         (self.depth <= DEPTH_MAX).then_some(())
     }
 
@@ -159,15 +119,10 @@ impl<'a> Cursor<'a> {
         let closes = self.peek()? == close;
         if closes {
             self.depth -= 1;
-            self.rest = &self.rest[1..];
+            self.at += 1;
         }
         Some(closes)
     }
-}
-
-#[inline]
-fn word(text: &[u8], word: &[u8]) -> Option<usize> {
-    text.starts_with(word).then_some(word.len())
 }
 
 /// A value as it is written.
@@ -177,14 +132,7 @@ pub struct Raw<'a>(pub &'a [u8]);
 impl<'a> Raw<'a> {
     /// What it is.
     pub fn kind(self) -> Kind {
-        match self.0.first() {
-            Some(b'{') => Kind::Object,
-            Some(b'[') => Kind::Array,
-            Some(b'"') => Kind::String,
-            Some(b't' | b'f') => Kind::Bool,
-            Some(b'n') | None => Kind::Null,
-            Some(_) => Kind::Number,
-        }
+        self.0.first().map_or(Kind::Null, |first| Kind::of(*first))
     }
 
     /// What stands between the quotes of a string, escapes and all; `None` for anything else.

@@ -7,14 +7,18 @@
 
 mod cursor;
 mod lex;
+mod members;
 mod outline;
 mod scanner;
+mod walk;
+mod wide;
 
 use std::fmt;
 
 pub use cursor::{Cursor, Raw};
+pub use members::{Member, Members, Wanted};
 pub use outline::{Named, Outline, Place};
-pub use scanner::{Member, Members, Scanner};
+pub use scanner::Scanner;
 
 /// Deepest nesting that is accepted.
 pub const DEPTH_MAX: usize = 128;
@@ -34,6 +38,20 @@ pub enum Kind {
     Bool,
     /// `null`
     Null,
+}
+
+impl Kind {
+    /// What a value is that begins with this byte.
+    fn of(first: u8) -> Self {
+        match first {
+            b'{' => Self::Object,
+            b'[' => Self::Array,
+            b'"' => Self::String,
+            b't' | b'f' => Self::Bool,
+            b'n' => Self::Null,
+            _ => Self::Number,
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -63,8 +81,8 @@ pub struct JsonError {
 #[inline]
 pub(crate) fn scalar_length(text: &[u8]) -> Option<usize> {
     match text.first()? {
-        b'"' => Some(1 + lex::text_length(&text[1..])?),
-        _ => lex::number_length(text),
+        b'"' => lex::text_end(text, 1).ok(),
+        _ => lex::number_end(text, 0),
     }
 }
 
@@ -74,7 +92,7 @@ pub(crate) fn scalar_length(text: &[u8]) -> Option<usize> {
 /// When it is no string, or holds half a surrogate pair or bytes that are not UTF-8.
 pub fn unquote(raw: &[u8]) -> Result<String, serde_json::Error> {
     match raw {
-        [b'"', text @ .., b'"'] if lex::plain_length::<false>(text) == text.len() => {
+        [b'"', text @ .., b'"'] if lex::plain_end::<false>(text, 0) == text.len() => {
             std::str::from_utf8(text).map(str::to_owned).map_err(serde::de::Error::custom)
         }
         _ => serde_json::from_slice(raw),
@@ -91,7 +109,7 @@ pub fn quote(text: &str) -> Vec<u8> {
 
 /// Whether a text needs no escapes inside quotes.
 pub(crate) fn is_plain(text: &str) -> bool {
-    lex::plain_length::<false>(text.as_bytes()) == text.len()
+    lex::plain_end::<false>(text.as_bytes(), 0) == text.len()
 }
 
 #[cfg(test)]

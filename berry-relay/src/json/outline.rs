@@ -115,13 +115,8 @@ impl Reader<'_> {
     /// Skips white space and gives the byte behind it.
     #[inline]
     fn next(&mut self) -> Option<u8> {
-        loop {
-            let byte = *self.text.get(self.at)?;
-            if !lex::is_space(byte) {
-                return Some(byte);
-            }
-            self.at += 1;
-        }
+        self.at = lex::skip_space(self.text, self.at);
+        self.text.get(self.at).copied()
     }
 
     /// Reads past a byte that must come next.
@@ -144,16 +139,14 @@ impl Reader<'_> {
     /// Notes the next value, which stands in `depth` others.
     fn value(&mut self, depth: usize) -> Option<()> {
         let first = self.next()?;
-        let (start, rest) = (self.at, &self.text[self.at..]);
-        let length = match first {
-            b'"' => 1 + lex::text_length(&rest[1..])?,
-            b'{' | b'[' => return self.nested(first, depth + 1),
-            b't' => rest.starts_with(b"true").then_some(4)?,
-            b'f' => rest.starts_with(b"false").then_some(5)?,
-            b'n' => rest.starts_with(b"null").then_some(4)?,
-            _ => lex::number_length(rest)?,
+        if let b'{' | b'[' = first {
+            return self.nested(first, depth + 1);
+        }
+        let start = self.at;
+        self.at = match first {
+            b'"' => lex::text_end(self.text, start + 1).ok()?,
+            _ => lex::number_or_word_end(self.text, start, first)?,
         };
-        self.at += length;
         let next = short(self.entries.len() + 1);
         self.entries.push(Entry { start: short(start), end: short(self.at), next });
         Some(())
@@ -193,7 +186,7 @@ impl Reader<'_> {
     fn name(&mut self) -> Option<()> {
         self.expect(b'"')?;
         let start = self.at;
-        self.at += lex::text_length(&self.text[start..])?;
+        self.at = lex::text_end(self.text, start).ok()?;
         let end = self.at - 1;
         let next = u32::from(self.text[start..end].contains(&b'\\'));
         self.entries.push(Entry { start: short(start), end: short(end), next });

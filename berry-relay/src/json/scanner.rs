@@ -1,101 +1,16 @@
 //! The check of a body that arrives in chunks.
 
-use std::ops::Range;
-
-use super::{Cursor, DEPTH_MAX, JsonError, Kind, lex};
+use super::members::Wanted;
+use super::walk::{self, Due};
+use super::{DEPTH_MAX, JsonError, Kind, Member, Members, lex};
 use crate::body::Chunks;
 
 /// What is expected where the bytes end inside a value.
 const MORE: &str = "the rest of the JSON value";
 /// Longest key that can be a wanted one.
 const KEY_BYTES_MAX: usize = 32;
-/// Where so many bytes or fewer are left of a chunk, what begins there is first tried in one go: the whole body, or a value below
-/// the top level.
-const GLANCE_BYTES_MAX: usize = 4096;
-
-/// One wanted member of the top-level object. Offsets count from the start of the body.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Which of the wanted names.
-    pub name: &'static str,
-    /// The key with its quotes.
-    pub key: Range<usize>,
-    /// The value.
-    pub value: Range<usize>,
-    /// What the value is.
-    pub kind: Kind,
-    /// What to cut out so that the member and exactly one comma go: the comma behind it, or before it when it is the last one.
-    pub removal: Range<usize>,
-}
-
-/// What was found in a valid body.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Members {
-    found: Vec<Member>,
-    /// Offset of the brace that closes the top-level object; `None` when the top level is something else.
-    close: Option<usize>,
-    empty: bool,
-}
-
-impl Members {
-    /// The wanted members of a text that is one object from its first byte to its last; `None` for anything else, and where a key
-    /// is escaped. Three times as fast as going through the states of a [`Scanner`].
-    fn of_whole(text: &[u8], wanted: &'static [&'static str]) -> Option<Self> {
-        let offset = |part: &[u8]| part.as_ptr().addr() - text.as_ptr().addr();
-        let mut members = Self { empty: true, ..Self::default() };
-        let (mut comma, mut fresh) = (None, false);
-        let mut cursor = Cursor::new(text);
-        cursor.is_at_object().then_some(())?;
-        cursor.members(|name, cursor| {
-            let key = offset(name) - 1..offset(name) + name.len() + 1;
-            if !members.empty {
-                // Between comma and key stands white space at most.
-                let before = memchr::memrchr(b',', &text[..key.start]);
-                if let (true, Some(before), Some(last)) = (fresh, before, members.found.last_mut()) {
-                    last.removal = last.key.start..before + 1;
-                }
-                comma = before;
-            }
-            members.empty = false;
-            let value = cursor.value()?;
-            let known = wanted.iter().copied().find(|wanted| wanted.as_bytes() == name);
-            fresh = known.is_some_and(|name| !members.is_repeated(name));
-            match known {
-                Some(name) if fresh => {
-                    let value_range = offset(value.0)..offset(value.0) + value.0.len();
-                    let removal = comma.unwrap_or(key.start)..value_range.end;
-                    members.found.push(Member { name, key, value: value_range, kind: value.kind(), removal });
-                }
-                Some(_) => {}
-                None => (!name.contains(&b'\\')).then_some(())?,
-            }
-            Some(())
-        })?;
-        members.close = Some(text.len() - cursor.left() - 1);
-        cursor.end()?;
-        Some(members)
-    }
-
-    /// The first member of that name.
-    pub fn get(&self, name: &str) -> Option<&Member> {
-        self.found.iter().find(|member| member.name == name)
-    }
-
-    /// Whether a member of that name stands there more than once.
-    pub fn is_repeated(&self, name: &str) -> bool {
-        self.found.iter().filter(|member| member.name == name).count() > 1
-    }
-
-    /// Offset of the closing brace of the top-level object; `None` when the top level is something else.
-    pub fn close(&self) -> Option<usize> {
-        self.close
-    }
-
-    /// Whether the top-level object has no member at all.
-    pub fn is_empty(&self) -> bool {
-        self.empty
-    }
-}
+/// A first chunk of up to so many bytes is first tried as a whole body.
+const WHOLE_BYTES_MAX: usize = 4096;
 
 /// Checks a body that arrives in chunks, and remembers where the wanted members of the top-level object stand.
 ///
@@ -103,7 +18,7 @@ impl Members {
 /// [`super::Cursor`] does; only what a chunk cuts through is read by the byte.
 #[derive(Debug)]
 pub struct Scanner {
-    wanted: &'static [&'static str],
+    wanted: &'static Wanted,
     state: State,
     depth: usize,
     /// One bit a level, the lowest for the innermost: set for an object.
@@ -226,7 +141,7 @@ impl KeyText {
 
 impl Scanner {
     /// A scanner that remembers where the wanted members of the top-level object stand.
-    pub fn new(wanted: &'static [&'static str]) -> Self {
+    pub fn new(wanted: &'static Wanted) -> Self {
         Self {
             wanted,
             state: State::Value,
@@ -247,7 +162,7 @@ impl Scanner {
 
     /// Whether a whole body is JSON.
     pub fn check(body: &Chunks) -> bool {
-        let mut scanner = Self::new(&[]);
+        let mut scanner = Self::new(const { &Wanted::new(&[]) });
         body.iter().try_for_each(|chunk| scanner.push(chunk)).and_then(|()| scanner.finish()).is_ok()
     }
 
@@ -258,7 +173,7 @@ impl Scanner {
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), JsonError> {
         if self.base == 0
             && self.state == State::Value
-            && chunk.len() <= GLANCE_BYTES_MAX
+            && chunk.len() <= WHOLE_BYTES_MAX
             && let Some(members) = Members::of_whole(chunk, self.wanted)
         {
             self.members = members;
@@ -327,10 +242,10 @@ impl Scanner {
         }
         match kind {
             Kind::String => self.text(chunk, at + 1, false),
-            Kind::Object | Kind::Array => match self.glance(chunk, at) {
-                Some(end) => Ok(self.end_value(chunk, end)),
-                None => self.open(at, kind == Kind::Object),
-            },
+            Kind::Object | Kind::Array if self.depth == 0 || self.depth == DEPTH_MAX => {
+                self.open(at, kind == Kind::Object)
+            }
+            Kind::Object | Kind::Array => Ok(self.nested(chunk, at)),
             Kind::Number => Ok(self.whole_number(chunk, at, byte)),
             Kind::Bool | Kind::Null => {
                 let word: &'static [u8] = match byte {
@@ -347,14 +262,25 @@ impl Scanner {
         }
     }
 
-    /// The end of a value that lies in this chunk whole, which is found faster than by going through the states. Looked for below the
-    /// second level, where the turns of a conversation and the definitions of tools stand, and below the first where little is
-    /// left. Only the last value of a chunk can be cut, and nothing inside of it is looked for again, so that no byte is read
-    /// more than four times.
-    fn glance(&self, chunk: &[u8], at: usize) -> Option<usize> {
-        let is_worth_it = self.depth == 2 || (self.depth == 1 && chunk.len() - at <= GLANCE_BYTES_MAX);
-        let length = is_worth_it.then(|| Cursor::length_of_value(&chunk[at..], self.depth)).flatten();
-        length.map(|length| at + length)
+    /// Goes as far into an object or array as whole tokens go, and to its end where it lies in this chunk.
+    fn nested(&mut self, chunk: &[u8], at: usize) -> usize {
+        let stuck = match walk::nested_end(chunk, at, self.depth) {
+            Ok(end) => return self.end_value(chunk, end),
+            Err(stuck) => stuck,
+        };
+        self.depth += stuck.open;
+        self.objects = self.objects << stuck.open | stuck.objects;
+        self.state = match stuck.due {
+            Due::Value => State::Value,
+            Due::FirstElement => State::FirstElement,
+            Due::FirstKey => State::FirstKey,
+            Due::Key => State::Key,
+            Due::Colon => State::Colon,
+            Due::AfterValue => State::AfterValue,
+            Due::KeyText => State::Text { key: true },
+            Due::Text => State::Text { key: false },
+        };
+        stuck.at
     }
 
     fn open(&mut self, at: usize, object: bool) -> Result<usize, JsonError> {
@@ -398,7 +324,7 @@ impl Scanner {
         self.key.len = 0;
         // A key that lies here as it is needs no copy.
         let start = at + 1;
-        let end = start + lex::plain_length::<false>(&chunk[start..]);
+        let end = lex::plain_end::<false>(chunk, start);
         if chunk.get(end) == Some(&b'"') {
             return Ok(self.end_key(chunk, end, Some(&chunk[start..end])));
         }
@@ -411,7 +337,7 @@ impl Scanner {
         if self.depth == 1 {
             self.key_end = self.base + quote + 1;
             let name = name.or(self.key.text());
-            self.current = name.and_then(|name| self.wanted.iter().copied().find(|wanted| wanted.as_bytes() == name));
+            self.current = name.and_then(|name| self.wanted.find(name));
         }
         // The colon nearly always follows at once.
         if chunk.get(quote + 1) == Some(&b':') {
@@ -453,17 +379,13 @@ impl Scanner {
             self.fresh = false;
             return;
         };
-        // Two of a name are enough to know that it is repeated.
-        self.fresh = !self.members.is_repeated(name);
-        if self.fresh {
-            self.members.found.push(Member {
-                name,
-                key: self.key_start..self.key_end,
-                value: self.value_start..end,
-                kind: self.value_kind,
-                removal: self.comma.unwrap_or(self.key_start)..end,
-            });
-        }
+        self.fresh = self.members.note(Member {
+            name,
+            key: self.key_start..self.key_end,
+            value: self.value_start..end,
+            kind: self.value_kind,
+            removal: self.comma.unwrap_or(self.key_start)..end,
+        });
     }
 
     #[inline]
@@ -497,11 +419,11 @@ impl Scanner {
         let kept = key && self.depth == 1;
         loop {
             if kept {
-                let plain = lex::plain_length::<false>(&chunk[at..]);
-                self.key.push(&chunk[at..at + plain]);
-                at += plain;
+                let end = lex::plain_end::<false>(chunk, at);
+                self.key.push(&chunk[at..end]);
+                at = end;
             } else {
-                at += lex::plain_length::<true>(&chunk[at..]);
+                at = lex::plain_end::<true>(chunk, at);
             }
             match chunk.get(at) {
                 Some(b'"') if key => return Ok(self.end_key(chunk, at, None)),
@@ -564,8 +486,8 @@ impl Scanner {
     /// A number that ends inside the chunk, in one go; any other by the byte.
     #[inline]
     fn whole_number(&mut self, chunk: &[u8], at: usize, byte: u8) -> usize {
-        match lex::number_length(&chunk[at..]) {
-            Some(length) if at + length < chunk.len() => self.end_value(chunk, at + length),
+        match lex::number_end(chunk, at) {
+            Some(end) if end < chunk.len() => self.end_value(chunk, end),
             _ => {
                 self.state = State::Number(Digits::first(byte));
                 at + 1

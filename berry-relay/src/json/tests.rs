@@ -2,8 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 
+static WANTED: Wanted = Wanted::new(&["model", "stream", "x"]);
+
 fn scan(text: &[u8], cut: usize) -> Result<Members, JsonError> {
-    let mut scanner = Scanner::new(&["model", "stream", "x"]);
+    let mut scanner = Scanner::new(&WANTED);
     scanner.push(&text[..cut])?;
     scanner.push(&text[cut..])?;
     scanner.finish()
@@ -24,6 +26,19 @@ fn wanted_members_of_the_top_level_are_found_wherever_the_body_is_cut() {
         assert_eq!(span(text, &members, "x"), r#"{"model":[1,2]}"#);
         assert_eq!(&text[members.get("stream").unwrap().key.clone()], r#""str\u0065am""#);
         assert_eq!(members.close(), Some(text.len() - 2));
+    }
+}
+
+#[test]
+fn every_wanted_name_is_found_and_no_other() {
+    static NAMES: Wanted =
+        Wanted::new(&["a", "", "model", "stream", "aa", "bb", "ab", "ba", "a long name with many words in it"]);
+    for name in ["a", "", "model", "stream", "aa", "bb", "ab", "ba", "a long name with many words in it"] {
+        assert_eq!(NAMES.find(name.as_bytes()), Some(name));
+        assert_eq!(NAMES.find(format!("{name}x").as_bytes()), None);
+    }
+    for name in ["b", "models", "Model", "modem", "stram", "cc"] {
+        assert_eq!(NAMES.find(name.as_bytes()), None, "{name}");
     }
 }
 
@@ -112,7 +127,7 @@ fn scan_cut(text: &[u8], cuts: &[proptest::sample::Index]) -> Result<Members, Js
     let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).collect();
     places.extend([0, text.len()]);
     places.sort_unstable();
-    let mut scanner = Scanner::new(&["model", "stream", "x"]);
+    let mut scanner = Scanner::new(&WANTED);
     for pair in places.windows(2) {
         scanner.push(&text[pair[0]..pair[1]])?;
     }
@@ -197,6 +212,13 @@ proptest! {
     #[test]
     fn the_cuts_change_neither_what_is_found_nor_what_is_wrong(text in damaged_text(), cuts in cuts()) {
         prop_assert_eq!(scan_cut(&text, &cuts), scan_cut(&text, &[]));
+    }
+
+    #[test]
+    fn byte_by_byte_the_same_is_found_and_the_same_is_wrong(text in damaged_text()) {
+        let mut scanner = Scanner::new(&WANTED);
+        let found = text.chunks(1).try_for_each(|byte| scanner.push(byte)).and_then(|()| scanner.finish());
+        prop_assert_eq!(found, scan_cut(&text, &[]));
     }
 
     #[test]

@@ -15,24 +15,29 @@ use crate::json::{Cursor, Raw};
 /// A count beyond this is no count: no vendor's context comes near it, and sums stay far from overflow.
 const TOKENS_MAX: u64 = 1 << 40;
 
+/// Numbers of so many digits are counts, whatever the digits.
+const FEW_DIGITS: usize = 12;
+
 /// A usage object of any dialect. Numbers that are no counts are taken as not reported.
 pub(super) fn read(json: &[u8]) -> Usage {
     let mut figures = Figures::default();
-    let mut compactions = Usage::default();
+    let mut compactions: Option<Usage> = None;
     // It was valid as part of the whole, and what is not as expected is left out.
     let _ = Cursor::new(json).members(|key, value| match key {
         b"iterations" => value.elements(|iteration| {
             let mut own = Figures::default();
             iteration.members(|key, value| own.read(key, value))?;
             if own.is_compaction {
-                compactions.add(&own.into_usage());
+                compactions.get_or_insert_default().add(&own.into_usage());
             }
             Some(())
         }),
         _ => figures.read(key, value),
     });
     let mut usage = figures.into_usage();
-    usage.add(&compactions);
+    if let Some(compactions) = compactions {
+        usage.add(&compactions);
+    }
     usage
 }
 
@@ -243,6 +248,9 @@ fn dollars(value: Raw<'_>) -> Option<NanoUsd> {
 
 /// A count, tolerant of what upstreams send in its place: whole numbers may be written as fractions, anything else is none.
 pub(super) fn count(value: Raw<'_>) -> Option<u64> {
+    if value.0.len() <= FEW_DIGITS && value.0.iter().all(u8::is_ascii_digit) {
+        return Some(value.0.iter().fold(0, |figure, digit| figure * 10 + u64::from(digit - b'0')));
+    }
     let text = std::str::from_utf8(value.0).ok()?;
     let whole = || text.parse::<f64>().ok().filter(|number| *number >= 0.0 && number.fract() == 0.0);
     let figure = text.parse::<u64>().ok().or_else(|| Some(whole()? as u64))?;
