@@ -38,8 +38,8 @@ const FRAME_MAX: usize = 4 << 20;
 const READ_BYTES: usize = 256 << 10;
 
 thread_local! {
-    /// A frame, and what is needed to make it: of each thread, so that nothing but a copy is done while others wait.
-    static BUFFERS: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    /// Where a frame is made: of each thread, so that nothing but a copy is done while others wait.
+    static FRAME: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A place in the journal: everything before it is meant.
@@ -181,10 +181,10 @@ impl Journal {
 
     /// Takes a record. Blocks for no longer than one `write` of some hundred bytes takes.
     pub(crate) fn append(&self, record: &Record<'_>) -> Appended {
-        BUFFERS.with_borrow_mut(|(frame, scratch)| {
+        FRAME.with_borrow_mut(|frame| {
             frame.clear();
             frame.extend_from_slice(&[0; FRAME_HEAD]);
-            record.encode(frame, scratch);
+            record.encode(frame);
             seal(frame);
             self.append_frame(frame)
         })

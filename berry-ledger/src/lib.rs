@@ -19,6 +19,7 @@ use berry_core::money::NanoUsd;
 use berry_core::secret::Secret;
 use parking_lot::{Condvar, Mutex};
 
+mod first;
 mod histogram;
 mod journal;
 mod map;

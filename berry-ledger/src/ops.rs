@@ -7,6 +7,7 @@ use berry_core::money::NanoUsd;
 use serde_json::{Value as Json, json};
 
 use crate::query::{Filter, Questions, Row};
+use crate::record::Rest;
 use crate::store::sqlite::{Sqlite, beside};
 use crate::store::{Sql, StoreError, Value};
 use crate::{Ledger, QueryError, Store, writer};
@@ -104,18 +105,27 @@ impl Ledger {
 
 fn erase(sql: &mut dyn Sql, end_user: &str) -> Result<u64, StoreError> {
     let (mut after, mut erased) = (i64::MIN, 0);
+    let text = format!(
+        "SELECT id, rest FROM request WHERE id > ?1 AND {} ORDER BY id LIMIT {ERASE_STEP}",
+        sql.rest_holds(2)
+    );
     loop {
-        let mut ids = Vec::new();
-        let text = format!("SELECT id FROM request WHERE id > ?1 AND end_user = ?2 ORDER BY id LIMIT {ERASE_STEP}");
-        sql.query(&text, &[Value::Int(after), Value::Text(end_user)], &mut |row| {
-            ids.extend(row.int(0)?);
+        let mut held = Vec::new();
+        sql.query(&text, &[Value::Int(after), Value::Blob(end_user.as_bytes())], &mut |row| {
+            held.push((row.int(0)?.unwrap_or_default(), row.blob(1)?.unwrap_or_default().to_vec()));
             Ok(true)
         })?;
-        let Some(last) = ids.last() else { break };
-        let values = [Value::Int(after), Value::Int(*last), Value::Text(end_user)];
-        erased +=
-            sql.execute("UPDATE request SET end_user = NULL WHERE id > ?1 AND id <= ?2 AND end_user = ?3", &values)?;
+        let Some((last, _)) = held.last() else { break };
         after = *last;
+        sql.begin()?;
+        for (id, rest) in &held {
+            // Its bytes may be those of something else.
+            let Some(rest) = Rest::decode(rest).filter(|rest| rest.end_user == Some(end_user)) else { continue };
+            let mut without = Vec::new();
+            Rest { end_user: None, ..rest }.encode(&mut without);
+            erased += sql.execute("UPDATE request SET rest = ?2 WHERE id = ?1", &[(*id).into(), Value::Blob(&without)])?;
+        }
+        sql.commit()?;
     }
     sql.empty_log()?;
     Ok(erased)

@@ -6,11 +6,11 @@ use berry_core::usage::Usage;
 use rustc_hash::FxHashMap;
 
 use crate::histogram::Histogram;
-use crate::record::{AttemptRow, decode_attempts, decode_more, read_flags};
+use crate::record::{AttemptRow, Rest, decode_attempts, decode_more, read_flags};
 use crate::rollup::{DAY_US, HOUR_US, MINUTE_US};
-use crate::store::schema::{MINUTES_KEPT_SECONDS, REQUEST_COLUMNS, SUMS, TIE_BITS};
+use crate::store::schema::{MINUTES_KEPT_SECONDS, SUMS, Shape, TIE_BITS};
 use crate::store::{Cells, Sql, StoreError, Value};
-use crate::writer::{Kind, process_text};
+use crate::writer::{Kind, figures, process_text, signed};
 
 /// Most rows of one page.
 pub const PAGE_MAX: usize = 1000;
@@ -253,16 +253,28 @@ pub struct Page {
     pub next: Option<i64>,
 }
 
-/// Names by their number, for the length of one question.
+/// Names and shapes by their number, for the length of one question.
 #[derive(Default)]
-struct Names(FxHashMap<i64, String>);
+struct Names {
+    texts: FxHashMap<i64, String>,
+    shapes: FxHashMap<i64, Shape>,
+}
 
 impl Names {
+    fn shape(&mut self, sql: &mut dyn Sql, id: i64) -> Result<Shape, StoreError> {
+        if let Some(shape) = self.shapes.get(&id) {
+            return Ok(*shape);
+        }
+        let shape = Shape::of(sql, id)?;
+        self.shapes.insert(id, shape);
+        Ok(shape)
+    }
+
     fn get(&mut self, sql: &mut dyn Sql, id: i64) -> Result<Option<String>, StoreError> {
         if id == 0 {
             return Ok(None);
         }
-        if let Some(name) = self.0.get(&id) {
+        if let Some(name) = self.texts.get(&id) {
             return Ok(Some(name.clone()));
         }
         let mut found = None;
@@ -270,7 +282,7 @@ impl Names {
             found = row.text(0)?.map(str::to_owned);
             Ok(false)
         })?;
-        self.0.extend(found.iter().map(|name| (id, name.clone())));
+        self.texts.extend(found.iter().map(|name| (id, name.clone())));
         Ok(found)
     }
 }
@@ -283,9 +295,13 @@ struct Bound {
     /// Columns of names and the status, with what each must be.
     columns: Vec<(&'static str, i64)>,
     end_user: Option<String>,
+    /// `key=value`.
     label: Option<String>,
     errors_only: bool,
 }
+
+/// What failed, by its shape or by its sums.
+const FAILED: &str = "(error_id <> 0 OR status >= 400)";
 
 /// Far enough for every time, and small enough to become a key.
 const TIME_MAX: i64 = i64::MAX >> (TIE_BITS + 1);
@@ -327,31 +343,48 @@ impl Bound {
             to_us: to_us.unwrap_or(TIME_MAX).clamp(0, TIME_MAX),
             columns,
             end_user: end_user.clone(),
-            label: label.as_ref().map(|(key, value)| format!(",{key}={value},")),
+            label: label.as_ref().map(|(key, value)| format!("{key}={value}")),
             errors_only: *errors_only,
         }))
     }
 
-    /// What follows WHERE for rows of `request`, with values from `?3` on; `?1` and `?2` are the bounds of the key.
-    fn rows(&self) -> (String, Vec<Value<'_>>) {
+    /// What follows WHERE for rows of `request`, with values from `?3` on; `?1` and `?2` are the bounds of the key. Of end users and
+    /// labels the database knows less than [`Bound::keeps`]: it passes every row that has their bytes.
+    fn rows(&self, sql: &dyn Sql) -> (String, Vec<Value<'_>>) {
         let mut text = String::from("id >= ?1 AND id < ?2");
         let mut values = vec![Value::Int(self.from_us << TIE_BITS), Value::Int(self.to_us << TIE_BITS)];
+        let mut of_shape = Vec::new();
         for (column, number) in &self.columns {
             values.push(Value::Int(*number));
-            text += &format!(" AND {column} = ?{}", values.len());
-        }
-        if let Some(end_user) = &self.end_user {
-            values.push(Value::Text(end_user));
-            text += &format!(" AND end_user = ?{}", values.len());
+            let condition = format!("{column} = ?{}", values.len());
+            if *column == "user_id" {
+                text += &format!(" AND {condition}");
+            } else {
+                of_shape.push(condition);
+            }
         }
         if self.errors_only {
-            text += " AND (error_id <> 0 OR status >= 400)";
+            of_shape.push(FAILED.into());
+        }
+        if !of_shape.is_empty() {
+            text += &format!(" AND shape_id IN (SELECT id FROM shape WHERE {})", of_shape.join(" AND "));
+        }
+        for held in self.end_user.iter().chain(&self.label) {
+            values.push(Value::Blob(held.as_bytes()));
+            text += &format!(" AND {}", sql.rest_holds(values.len()));
         }
         (text, values)
     }
 
-    fn has_label(&self, labels: Option<&str>) -> bool {
-        self.label.as_ref().is_none_or(|label| format!(",{},", labels.unwrap_or_default()).contains(label.as_str()))
+    /// Whether rows are to be looked at that the database passes.
+    fn is_told_by_rest(&self) -> bool {
+        self.end_user.is_some() || self.label.is_some()
+    }
+
+    fn keeps(&self, rest: &Rest<'_>) -> bool {
+        let end_user = self.end_user.as_deref();
+        let has_label = |label: &String| rest.labels.is_some_and(|labels| labels.split(',').any(|one| one == label));
+        end_user.is_none_or(|end_user| rest.end_user == Some(end_user)) && self.label.as_ref().is_none_or(has_label)
     }
 
     /// Whether a table with only these columns of names can answer.
@@ -492,38 +525,39 @@ impl Questions<'_> {
         names: &mut Names,
         each: &mut dyn FnMut(Row) -> Result<bool, StoreError>,
     ) -> Result<bool, StoreError> {
-        /// Rows in memory at once.
-        const PART: usize = 2000;
         let mut before = before.min(bound.to_us << TIE_BITS);
-        loop {
-            let (condition, mut values) = bound.rows();
-            values[1] = Value::Int(before);
-            let wanted = if bound.label.is_some() { PART } else { PART.min(*left) };
-            let text = format!(
-                "SELECT {} FROM request WHERE {condition} ORDER BY id DESC LIMIT {wanted}",
-                REQUEST_COLUMNS.join(", ")
-            );
-            let mut raw = Vec::new();
-            self.sql.query(&text, &values, &mut |cells| {
-                raw.push(RawRow::read(cells)?);
-                Ok(true)
-            })?;
-            let all = raw.len() < wanted;
+        let mut more = true;
+        while more {
+            let wanted = if bound.is_told_by_rest() { PART } else { PART.min(*left) };
+            let raw = self.part(bound, before, wanted)?;
+            more = raw.len() == wanted;
             for row in raw {
                 before = row.id;
-                if !bound.has_label(row.labels.as_deref()) {
+                let rest = row.rest()?;
+                if !bound.keeps(&rest) {
                     continue;
                 }
-                let row = row.finish(self.sql, names)?;
+                let row = row.finish(&rest, self.sql, names)?;
                 *left -= 1;
                 if !each(row)? || *left == 0 {
                     return Ok(false);
                 }
             }
-            if all {
-                return Ok(true);
-            }
         }
+        Ok(true)
+    }
+
+    /// The next rows before a key, latest first.
+    fn part(&mut self, bound: &Bound, before: i64, wanted: usize) -> Result<Vec<RawRow>, StoreError> {
+        let (condition, mut values) = bound.rows(self.sql);
+        values[1] = Value::Int(before);
+        let text = format!("SELECT {RAW} FROM request WHERE {condition} ORDER BY id DESC LIMIT {wanted}");
+        let mut raw = Vec::new();
+        self.sql.query(&text, &values, &mut |cells| {
+            raw.push(RawRow::read(cells)?);
+            Ok(true)
+        })?;
+        Ok(raw)
     }
 
     /// A request by our name for it.
@@ -541,20 +575,23 @@ impl Questions<'_> {
             slots.extend(row.int(0)?);
             Ok(true)
         })?;
+        let beginning = Rest::beginning(counter);
+        let text = format!(
+            "SELECT {RAW} FROM request WHERE id >= ?3 AND id < ?4 AND substr(rest, 1, {}) = ?2 \
+             AND shape_id IN (SELECT id FROM shape WHERE process_id = ?1)",
+            beginning.len()
+        );
         for slot in slots {
-            let text = format!(
-                "SELECT {} FROM request WHERE id >= ?3 AND id < ?4 AND process_id = ?1 AND counter = ?2",
-                REQUEST_COLUMNS.join(", ")
-            );
             let (from, to) = (slot * MINUTE_US, (slot + 1) * MINUTE_US);
-            let values = [key[0], key[1], Value::Int(from << TIE_BITS), Value::Int(to << TIE_BITS)];
+            let values =
+                [key[0], Value::Blob(&beginning), Value::Int(from << TIE_BITS), Value::Int(to << TIE_BITS)];
             let mut found = None;
             self.sql.query(&text, &values, &mut |cells| {
                 found = Some(RawRow::read(cells)?);
                 Ok(false)
             })?;
             if let Some(row) = found {
-                return row.finish(self.sql, &mut Names::default()).map(Some);
+                return row.finish(&row.rest()?, self.sql, &mut Names::default()).map(Some);
             }
         }
         Ok(None)
@@ -568,6 +605,7 @@ impl Questions<'_> {
         step: Option<Step>,
     ) -> Result<Vec<Total>, StoreError> {
         let Some(bound) = Bound::new(self.sql, filter)? else { return Ok(Vec::new()) };
+        // Of the tables of sums; end users and labels are in rows alone.
         let column = match group {
             None => None,
             Some(Group::User) => Some("user_id"),
@@ -579,18 +617,19 @@ impl Questions<'_> {
             Some(Group::EndUser) => Some("end_user"),
             Some(Group::Label(_)) => Some("labels"),
         };
-        let by_text = matches!(group, Some(Group::EndUser | Group::Label(_)));
         let mut sums = FxHashMap::<(i64, Key), Figures>::default();
+        let mut names = Names::default();
         for piece in self.plan(&bound, column, step)? {
             let part = Bound { from_us: piece.from_us, to_us: piece.to_us, ..bound.clone() };
-            self.sum_piece(&part, &piece, column, by_text, step, &mut sums)?;
+            match piece.table {
+                Some(table) => self.sum_piece(&part, table, column, step, &mut sums)?,
+                None => self.sum_rows(&part, group, step, &mut names, &mut sums)?,
+            }
         }
-        let mut names = Names::default();
         let mut totals = FxHashMap::<(i64, Option<String>), Figures>::default();
         for ((slot, key), figures) in sums {
             let key = match (group, key) {
                 (Some(Group::Status), Key::Number(status)) => Some(status.to_string()),
-                (Some(Group::Label(wanted)), Key::Text(labels)) => label_value(&labels, wanted),
                 (_, Key::Text(text)) => Some(text),
                 (Some(_), Key::Number(id)) => names.get(self.sql, id)?,
                 (_, Key::None) | (None, Key::Number(_)) => None,
@@ -638,65 +677,78 @@ impl Questions<'_> {
     fn sum_piece(
         &mut self,
         bound: &Bound,
-        piece: &Piece,
+        (table, unit): (&str, i64),
         column: Option<&str>,
-        by_text: bool,
         step: Option<Step>,
         sums: &mut FxHashMap<(i64, Key), Figures>,
     ) -> Result<(), StoreError> {
-        let (condition, values, unit) = match piece.table {
-            Some((_, unit)) => {
-                let mut text = String::from("slot >= ?1 AND slot < ?2");
-                let mut values = vec![Value::Int(piece.from_us / unit), Value::Int(piece.to_us / unit)];
-                for (column, number) in &bound.columns {
-                    values.push(Value::Int(*number));
-                    text += &format!(" AND {column} = ?{}", values.len());
-                }
-                if bound.errors_only {
-                    text += " AND (error_id <> 0 OR status >= 400)";
-                }
-                (text, values, unit)
-            }
-            None => {
-                let (text, values) = bound.rows();
-                (text, values, 1)
-            }
-        };
-        let table = piece.table.map_or("request", |(table, _)| table);
-        let slot = match (step, piece.table) {
-            (None, _) => "0".to_owned(),
-            (Some(step), Some(_)) => format!("slot / {}", step.micros() / unit),
-            (Some(step), None) => format!("(id >> {TIE_BITS}) / {}", step.micros()),
-        };
-        let key = column.unwrap_or("0");
-        // Labels are looked at here, so rows come by their whole set of labels.
-        let labels = if bound.label.is_some() && piece.table.is_none() { "labels" } else { "NULL" };
-        let sum = |of: &str| format!("CAST(COALESCE(SUM({of}), 0) AS BIGINT)");
-        let columns = if piece.table.is_some() { SUMS.map(sum) } else { ROW_SUMS.map(sum) };
-        let mut groups = vec![];
-        groups.extend(step.map(|_| slot.clone()));
-        groups.extend(column.map(str::to_owned));
-        groups.extend((labels != "NULL" && column != Some("labels")).then(|| labels.to_owned()));
+        let mut condition = String::from("slot >= ?1 AND slot < ?2");
+        let mut values = vec![Value::Int(bound.from_us / unit), Value::Int(bound.to_us / unit)];
+        for (column, number) in &bound.columns {
+            values.push(Value::Int(*number));
+            condition += &format!(" AND {column} = ?{}", values.len());
+        }
+        if bound.errors_only {
+            condition += &format!(" AND {FAILED}");
+        }
+        let slot = step.map_or_else(|| "0".to_owned(), |step| format!("slot / {}", step.micros() / unit));
+        let columns = SUMS.map(|of| format!("CAST(COALESCE(SUM({of}), 0) AS BIGINT)")).join(", ");
+        let groups: Vec<&str> = step.map(|_| slot.as_str()).into_iter().chain(column).collect();
         let grouping = if groups.is_empty() { String::new() } else { format!(" GROUP BY {}", groups.join(", ")) };
-        let text =
-            format!("SELECT {slot}, {key}, {labels}, {} FROM {table} WHERE {condition}{grouping}", columns.join(", "));
+        let key = column.unwrap_or("0");
+        let text = format!("SELECT {slot}, {key}, {columns} FROM {table} WHERE {condition}{grouping}");
         self.sql.query(&text, &values, &mut |row| {
             let mut figures = [0; SUMS.len()];
             for (number, sum) in figures.iter_mut().enumerate() {
-                *sum = row.int(number + 3)?.unwrap_or_default();
+                *sum = row.int(number + 2)?.unwrap_or_default();
             }
-            if figures[0] == 0 || !bound.has_label(row.text(2)?) {
-                return Ok(true);
+            if figures[0] > 0 {
+                let key = if column.is_some() { row.int(1)?.map_or(Key::None, Key::Number) } else { Key::None };
+                let slot = row.int(0)?.unwrap_or_default();
+                sums.entry((slot, key)).or_default().add(&Figures::from_sums(figures));
             }
-            let key = match (column, by_text) {
-                (None, _) => Key::None,
-                (Some(_), true) => row.text(1)?.map_or(Key::None, |text| Key::Text(text.to_owned())),
-                (Some(_), false) => row.int(1)?.map_or(Key::None, Key::Number),
-            };
-            let slot = row.int(0)?.unwrap_or_default();
-            sums.entry((slot, key)).or_default().add(&Figures::from_sums(figures));
             Ok(true)
         })
+    }
+
+    /// What no table of sums knows, row by row.
+    fn sum_rows(
+        &mut self,
+        bound: &Bound,
+        group: Option<&Group>,
+        step: Option<Step>,
+        names: &mut Names,
+        sums: &mut FxHashMap<(i64, Key), Figures>,
+    ) -> Result<(), StoreError> {
+        let mut before = bound.to_us << TIE_BITS;
+        let mut more = true;
+        while more {
+            let raw = self.part(bound, before, PART)?;
+            more = raw.len() == PART;
+            for row in raw {
+                before = row.id;
+                let rest = row.rest()?;
+                if !bound.keeps(&rest) {
+                    continue;
+                }
+                let shape = names.shape(self.sql, row.shape)?;
+                let text = |text: Option<&str>| text.map_or(Key::None, |text| Key::Text(text.to_owned()));
+                let key = match group {
+                    None => Key::None,
+                    Some(Group::User) => Key::Number(row.user),
+                    Some(Group::Model) => Key::Number(shape.model),
+                    Some(Group::Provider) => Key::Number(shape.provider),
+                    Some(Group::UpstreamModel) => Key::Number(shape.upstream),
+                    Some(Group::Status) => Key::Number(shape.status),
+                    Some(Group::ErrorClass) => Key::Number(shape.error),
+                    Some(Group::EndUser) => text(rest.end_user),
+                    Some(Group::Label(wanted)) => text(label_value(rest.labels.unwrap_or_default(), wanted)),
+                };
+                let slot = step.map_or(0, |step| (row.id >> TIE_BITS) / step.micros());
+                sums.entry((slot, key)).or_default().add(&figures(&shape, &rest.numbers));
+            }
+        }
+        Ok(())
     }
 
     /// Latencies by model, provider or upstream model. The period is widened to whole minutes, beyond the last two days to hours.
@@ -741,21 +793,6 @@ impl Questions<'_> {
     }
 }
 
-/// How each of [`SUMS`] follows from a row.
-const ROW_SUMS: [&str; SUMS.len()] = [
-    "1",
-    "CASE WHEN error_id <> 0 OR status >= 400 THEN 1 ELSE 0 END",
-    "input",
-    "cached",
-    "cache_write",
-    "output",
-    "reasoning",
-    "cost",
-    "CASE WHEN ttft_us IS NULL THEN 0 ELSE 1 END",
-    "ttft_us",
-    "duration_us",
-];
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
     None,
@@ -763,93 +800,77 @@ enum Key {
     Text(String),
 }
 
-fn label_value(labels: &str, wanted: &str) -> Option<String> {
+fn label_value<'l>(labels: &'l str, wanted: &str) -> Option<&'l str> {
     let pairs = labels.split(',').filter_map(|pair| pair.split_once('='));
-    pairs.filter(|(key, _)| *key == wanted).map(|(_, value)| value.to_owned()).next()
+    pairs.filter(|(key, _)| *key == wanted).map(|(_, value)| value).next()
 }
 
-/// A row of `request` whose names are still numbers.
+/// Rows in memory at once.
+const PART: usize = 2000;
+
+/// What [`RawRow::read`] reads.
+const RAW: &str = "id, user_id, shape_id, rest";
+
+/// A row of `request`.
 struct RawRow {
     id: i64,
-    process: i64,
-    counter: i64,
-    client_request_id: Option<String>,
-    end_user: Option<String>,
-    labels: Option<String>,
-    /// User, model, provider, upstream model, error class.
-    names: [i64; 5],
-    status: u16,
-    flags: u8,
-    ttft_us: Option<u64>,
-    duration_us: u64,
-    usage: Usage,
-    cost: Option<NanoUsd>,
-    attempts: Vec<u8>,
+    user: i64,
+    shape: i64,
+    rest: Vec<u8>,
 }
 
 impl RawRow {
-    /// Reads [`REQUEST_COLUMNS`].
     fn read(cells: &dyn Cells) -> Result<Self, StoreError> {
         let number = |column| cells.int(column).map(Option::unwrap_or_default);
-        let count = |column| cells.int(column).map(|number| number.map(i64::cast_unsigned));
-        let text = |column| cells.text(column).map(|text| text.map(str::to_owned));
-        let flags = number(12)? as u8;
-        let mut usage = Usage {
-            input_tokens: count(15)?,
-            cached_tokens: count(16)?,
-            cache_write_tokens: count(17)?,
-            output_tokens: count(18)?,
-            reasoning_tokens: count(19)?,
-            estimated: read_flags(flags).1,
-            ..Usage::default()
-        };
-        decode_more(cells.blob(21)?.unwrap_or_default(), &mut usage);
-        Ok(Self {
-            id: number(0)?,
-            process: number(1)?,
-            counter: number(2)?,
-            client_request_id: text(3)?,
-            names: [number(4)?, number(7)?, number(8)?, number(9)?, number(10)?],
-            end_user: text(5)?,
-            labels: text(6)?,
-            status: u16::try_from(number(11)?).unwrap_or_default(),
-            flags,
-            ttft_us: count(13)?,
-            duration_us: number(14)?.cast_unsigned(),
-            usage,
-            cost: cells.int(20)?.map(NanoUsd::from_nanos),
-            attempts: cells.blob(22)?.unwrap_or_default().to_vec(),
-        })
+        let rest = cells.blob(3)?.unwrap_or_default().to_vec();
+        Ok(Self { id: number(0)?, user: number(1)?, shape: number(2)?, rest })
     }
 
-    fn finish(self, sql: &mut dyn Sql, names: &mut Names) -> Result<Row, StoreError> {
-        let process = names.get(sql, self.process)?.unwrap_or_default();
+    fn rest(&self) -> Result<Rest<'_>, StoreError> {
+        Rest::decode(&self.rest).ok_or_else(|| StoreError::Away(format!("row {} cannot be read", self.id)))
+    }
+
+    fn finish(&self, rest: &Rest<'_>, sql: &mut dyn Sql, names: &mut Names) -> Result<Row, StoreError> {
+        let Shape { process, model, provider, upstream, error, status, flags } = names.shape(sql, self.shape)?;
+        let process = names.get(sql, process)?.unwrap_or_default();
         let process = u64::from_str_radix(&process, 16).unwrap_or_default();
-        let [user, model, provider, upstream_model, error_class] = self.names;
-        let (stream, _, priced) = read_flags(self.flags);
+        let (stream, estimated, priced) = read_flags(flags as u8);
+        let status = u16::try_from(status).unwrap_or_default();
         let provider = names.get(sql, provider)?;
-        let upstream_model = names.get(sql, upstream_model)?;
+        let upstream_model = names.get(sql, upstream)?;
         let of = |name: &Option<String>| name.clone().unwrap_or_default();
-        let attempts = decode_attempts(&self.attempts, &of(&provider), &of(&upstream_model), self.status);
+        let attempts = decode_attempts(rest.attempts, &of(&provider), &of(&upstream_model), status);
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let [input_tokens, cached_tokens, cache_write_tokens, output_tokens, reasoning_tokens] = rest.numbers.tokens;
+        let mut usage = Usage {
+            input_tokens,
+            cached_tokens,
+            cache_write_tokens,
+            output_tokens,
+            reasoning_tokens,
+            estimated,
+            ..Usage::default()
+        };
+        decode_more(rest.more, &mut usage);
         Ok(Row {
             cursor: self.id,
             time_us: self.id >> TIE_BITS,
-            request_id: RequestId::new(process, self.counter.cast_unsigned()),
-            client_request_id: self.client_request_id,
-            user: names.get(sql, user)?,
-            end_user: self.end_user,
-            labels: self.labels,
+            request_id: RequestId::new(process, rest.numbers.counter),
+            client_request_id: owned(rest.client_request_id),
+            user: names.get(sql, self.user)?,
+            end_user: owned(rest.end_user),
+            labels: owned(rest.labels),
             model: names.get(sql, model)?,
             provider,
             upstream_model,
-            status: self.status,
+            status,
             stream,
-            ttft_us: self.ttft_us,
-            duration_us: self.duration_us,
-            usage: self.usage,
-            cost: self.cost,
+            ttft_us: rest.numbers.ttft_us,
+            duration_us: rest.numbers.duration_us,
+            usage,
+            cost: rest.numbers.cost.map(|cost| NanoUsd::from_nanos(signed(cost))),
             priced,
-            error_class: names.get(sql, error_class)?,
+            error_class: names.get(sql, error)?,
             attempts,
         })
     }

@@ -1,11 +1,14 @@
 //! What is recorded of one request, and its form in the journal.
 //!
-//! A record borrows everything, so that writing one allocates nothing. Its encoded form is that of the journal; attempts and the
-//! rare parts of usage go into the database exactly as they are encoded here.
+//! A record borrows everything, so that writing one allocates nothing. Its encoded form is that of the journal.
+//! What many records have in common ([`Shape`]) lies in one piece, so that it is looked up as one; so does what each has of its own
+//! ([`Rest`]), which goes into the database as it is.
 //!
 //! ```text
-//! version u8, flags u8, time i64 LE, process varint, counter varint, status varint, duration varint, ttft option, cost option,
-//! nine texts, five options of usage, more bytes, attempts bytes
+//! record = version u8, length of shape u16 LE, time i64 LE, shape, user text, rest
+//! shape  = flags u8, process u64 LE, status u16 LE, texts: model, provider, upstream model, class of error
+//! rest   = counter varint, duration varint, ttft option, cost option, five options of usage,
+//!          texts: the client's request id, end user, labels; more bytes, attempts up to the end
 //! option = varint of value + 1, 0 for none; text and bytes = varint of length + 1, 0 for none, then the bytes
 //! ```
 
@@ -13,8 +16,12 @@ use berry_core::id::RequestId;
 use berry_core::money::NanoUsd;
 use berry_core::usage::{ServiceTier, Usage};
 
-/// The form that is written. Others are not read.
-const VERSION: u8 = 1;
+/// The form that is written. What was written in the first is brought into this one ([`crate::first`]); others are not read.
+const VERSION: u8 = 2;
+
+/// Where the time of a record begins, and what lies before its shape.
+const TIME: usize = 3;
+const HEAD: usize = TIME + 8;
 
 /// Longest text that is kept of anything, bytes. Everything that comes from a client is bounded before it gets here; this is what
 /// makes the size of a record bounded whatever happens.
@@ -100,47 +107,40 @@ const SAME_OUTCOME: u8 = 8;
 const SAME_STATUS: u8 = 16;
 
 impl Record<'_> {
-    /// Appends the record to `out`. `scratch` is emptied and used; it exists so that nothing is allocated.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>, scratch: &mut Vec<u8>) {
+    /// Appends the record to `out`.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
-        out.push(VERSION);
-        out.push(flag(self.stream, STREAM) | flag(self.usage.estimated, ESTIMATED) | flag(self.priced, PRICED));
-        out.extend_from_slice(&self.time_us.to_le_bytes());
         let (process, counter) = self.request_id.parts();
-        put(out, process);
-        put(out, counter);
-        put(out, self.status.into());
-        put(out, self.duration_us);
-        put_option(out, self.ttft_us);
-        put_option(out, self.cost.map(|cost| u64::try_from(cost.as_nanos()).unwrap_or(0)));
-        for text in [
-            self.client_request_id,
-            self.user,
-            self.end_user,
-            self.labels,
-            self.model,
-            self.provider,
-            self.upstream_model,
-            self.error_class,
-        ] {
-            put_text(out, text);
-        }
         let usage = &self.usage;
-        for count in [
-            usage.input_tokens,
-            usage.cached_tokens,
-            usage.cache_write_tokens,
-            usage.output_tokens,
-            usage.reasoning_tokens,
-        ] {
-            put_option(out, count);
-        }
-        scratch.clear();
-        encode_more(usage, scratch);
-        put_bytes(out, (!scratch.is_empty()).then_some(scratch));
-        scratch.clear();
-        self.encode_attempts(scratch);
-        put_bytes(out, (!scratch.is_empty()).then_some(scratch));
+        let shape = Shape {
+            flags: flag(self.stream, STREAM) | flag(usage.estimated, ESTIMATED) | flag(self.priced, PRICED),
+            process,
+            status: self.status,
+            model: self.model,
+            provider: self.provider,
+            upstream_model: self.upstream_model,
+            error_class: self.error_class,
+        };
+        put_head(out, self.time_us, &shape, self.user);
+        let numbers = Numbers {
+            counter,
+            duration_us: self.duration_us,
+            ttft_us: self.ttft_us,
+            cost: self.cost.map(|cost| u64::try_from(cost.as_nanos()).unwrap_or(0)),
+            tokens: [
+                usage.input_tokens,
+                usage.cached_tokens,
+                usage.cache_write_tokens,
+                usage.output_tokens,
+                usage.reasoning_tokens,
+            ],
+        };
+        numbers.encode(out);
+        put_text(out, self.client_request_id);
+        put_text(out, self.end_user);
+        put_text(out, self.labels);
+        encode_more(usage, out);
+        self.encode_attempts(out);
     }
 
     fn encode_attempts(&self, out: &mut Vec<u8>) {
@@ -174,67 +174,161 @@ impl Record<'_> {
     }
 }
 
-/// A record as it is read from the journal: like [`Record`], with usage and attempts still encoded.
+/// Appends everything that lies before the rest of a record.
+pub(crate) fn put_head(out: &mut Vec<u8>, time_us: i64, shape: &Shape<'_>, user: Option<&str>) {
+    let start = out.len();
+    out.extend_from_slice(&[VERSION, 0, 0]);
+    out.extend_from_slice(&time_us.to_le_bytes());
+    shape.encode(out);
+    // Four texts, each no longer than [`TEXT_MAX`].
+    let length = (out.len() - start - HEAD) as u16;
+    out[start + 1..start + TIME].copy_from_slice(&length.to_le_bytes());
+    put_text(out, user);
+}
+
+/// A record as it is read from the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Encoded<'a> {
     pub(crate) time_us: i64,
-    pub(crate) process: u64,
-    pub(crate) counter: u64,
-    pub(crate) flags: u8,
-    pub(crate) status: u16,
-    pub(crate) duration_us: u64,
-    pub(crate) ttft_us: Option<u64>,
-    pub(crate) cost: Option<u64>,
-    pub(crate) client_request_id: Option<&'a str>,
+    /// See [`Shape`].
+    pub(crate) shape: &'a [u8],
     pub(crate) user: Option<&'a str>,
-    pub(crate) end_user: Option<&'a str>,
-    pub(crate) labels: Option<&'a str>,
-    pub(crate) model: Option<&'a str>,
-    pub(crate) provider: Option<&'a str>,
-    pub(crate) upstream_model: Option<&'a str>,
-    pub(crate) error_class: Option<&'a str>,
-    /// Input, cached, written to the cache, output, reasoning.
-    pub(crate) tokens: [Option<u64>; 5],
-    pub(crate) more: Option<&'a [u8]>,
-    pub(crate) attempts: Option<&'a [u8]>,
+    /// See [`Rest`].
+    pub(crate) rest: &'a [u8],
+    /// What `rest` begins with.
+    pub(crate) numbers: Numbers,
 }
 
 impl<'a> Encoded<'a> {
     /// The time of a record that is not decoded. `None` when it is none.
     pub(crate) fn time_us(bytes: &[u8]) -> Option<i64> {
-        bytes.get(2..)?.first_chunk().copied().map(i64::from_le_bytes)
+        bytes.get(TIME..)?.first_chunk().copied().map(i64::from_le_bytes)
     }
 
-    /// Reads what [`Record::encode`] wrote. `None` when it is something else.
+    /// Reads what [`Record::encode`] wrote, as far as all rows need it. `None` when it is something else.
     pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let mut input = Input(bytes);
         if input.byte()? != VERSION {
             return None;
         }
-        let flags = input.byte()?;
-        let time_us = i64::from_le_bytes(input.take(8)?.try_into().ok()?);
-        let record = Self {
-            time_us,
-            flags,
-            process: input.number()?,
-            counter: input.number()?,
-            status: u16::try_from(input.number()?).ok()?,
-            duration_us: input.number()?,
-            ttft_us: input.option()?,
-            cost: input.option()?,
-            client_request_id: input.text()?,
-            user: input.text()?,
-            end_user: input.text()?,
-            labels: input.text()?,
+        let length = u16::from_le_bytes(input.array()?);
+        let time_us = i64::from_le_bytes(input.array()?);
+        let shape = input.take(length.into())?;
+        let user = input.text()?;
+        let rest = input.0;
+        Some(Self { time_us, shape, user, rest, numbers: Numbers::decode(&mut input)? })
+    }
+}
+
+/// What many records have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape<'a> {
+    pub(crate) flags: u8,
+    pub(crate) process: u64,
+    pub(crate) status: u16,
+    pub(crate) model: Option<&'a str>,
+    pub(crate) provider: Option<&'a str>,
+    pub(crate) upstream_model: Option<&'a str>,
+    pub(crate) error_class: Option<&'a str>,
+}
+
+impl<'a> Shape<'a> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(self.flags);
+        out.extend_from_slice(&self.process.to_le_bytes());
+        out.extend_from_slice(&self.status.to_le_bytes());
+        for text in [self.model, self.provider, self.upstream_model, self.error_class] {
+            put_text(out, text);
+        }
+    }
+
+    pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let mut input = Input(bytes);
+        Some(Self {
+            flags: input.byte()?,
+            process: u64::from_le_bytes(input.array()?),
+            status: u16::from_le_bytes(input.array()?),
             model: input.text()?,
             provider: input.text()?,
             upstream_model: input.text()?,
             error_class: input.text()?,
+        })
+    }
+}
+
+/// The numbers that a request has of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    pub(crate) counter: u64,
+    pub(crate) duration_us: u64,
+    pub(crate) ttft_us: Option<u64>,
+    pub(crate) cost: Option<u64>,
+    /// Input, cached, written to the cache, output, reasoning.
+    pub(crate) tokens: [Option<u64>; 5],
+}
+
+impl Numbers {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put(out, self.counter);
+        put(out, self.duration_us);
+        put_option(out, self.ttft_us);
+        put_option(out, self.cost);
+        for count in self.tokens {
+            put_option(out, count);
+        }
+    }
+
+    fn decode(input: &mut Input<'_>) -> Option<Self> {
+        Some(Self {
+            counter: input.number()?,
+            duration_us: input.number()?,
+            ttft_us: input.option()?,
+            cost: input.option()?,
             tokens: [input.option()?, input.option()?, input.option()?, input.option()?, input.option()?],
-            more: input.bytes()?,
-            attempts: input.bytes()?,
-        };
-        input.0.is_empty().then_some(record)
+        })
+    }
+}
+
+/// What a request has of its own, its time and its user excepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rest<'a> {
+    pub(crate) numbers: Numbers,
+    pub(crate) client_request_id: Option<&'a str>,
+    pub(crate) end_user: Option<&'a str>,
+    pub(crate) labels: Option<&'a str>,
+    /// See [`decode_more`].
+    pub(crate) more: &'a [u8],
+    /// See [`decode_attempts`].
+    pub(crate) attempts: &'a [u8],
+}
+
+impl<'a> Rest<'a> {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        self.numbers.encode(out);
+        put_text(out, self.client_request_id);
+        put_text(out, self.end_user);
+        put_text(out, self.labels);
+        put_bytes(out, (!self.more.is_empty()).then_some(self.more));
+        out.extend_from_slice(self.attempts);
+    }
+
+    pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let mut input = Input(bytes);
+        Some(Self {
+            numbers: Numbers::decode(&mut input)?,
+            client_request_id: input.text()?,
+            end_user: input.text()?,
+            labels: input.text()?,
+            more: input.bytes()?.unwrap_or_default(),
+            attempts: input.0,
+        })
+    }
+
+    /// How the rest of a request with this counter begins, and no other's.
+    pub(crate) fn beginning(counter: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put(&mut bytes, counter);
+        bytes
     }
 }
 
@@ -289,7 +383,7 @@ pub(crate) fn read_flags(flags: u8) -> (bool, bool, bool) {
     (flags & STREAM != 0, flags & ESTIMATED != 0, flags & PRICED != 0)
 }
 
-/// The parts of usage that few answers have: each as its number, then its value.
+/// The parts of usage that few answers have, as bytes: each as its number, then its value.
 fn encode_more(usage: &Usage, out: &mut Vec<u8>) {
     // Taken apart in full, so that a new count cannot be forgotten.
     let Usage {
@@ -327,11 +421,18 @@ fn encode_more(usage: &Usage, out: &mut Vec<u8>) {
         tier,
         reported_cost,
     ];
+    // Their length is one byte: nine parts are less than a hundred.
+    let start = out.len();
+    out.push(0);
     for (number, part) in (0u8..).zip(parts) {
         if let Some(value) = part {
             out.push(number);
             put(out, value);
         }
+    }
+    let length = out.len() - start - 1;
+    if length > 0 {
+        out[start] = length as u8 + 1;
     }
 }
 
@@ -395,20 +496,31 @@ fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
     out.extend_from_slice(bytes.unwrap_or_default());
 }
 
-struct Input<'a>(&'a [u8]);
+pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Input<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*array)
+    }
+
+    pub(crate) fn byte(&mut self) -> Option<u8> {
         self.take(1).map(|byte| byte[0])
     }
 
-    fn number(&mut self) -> Option<u64> {
+    pub(crate) fn number(&mut self) -> Option<u64> {
+        let (first, rest) = self.0.split_first()?;
+        if *first < 0x80 {
+            self.0 = rest;
+            return Some((*first).into());
+        }
         let mut number = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -420,18 +532,18 @@ impl<'a> Input<'a> {
         None
     }
 
-    fn option(&mut self) -> Option<Option<u64>> {
+    pub(crate) fn option(&mut self) -> Option<Option<u64>> {
         self.number().map(|number| number.checked_sub(1))
     }
 
-    fn bytes(&mut self) -> Option<Option<&'a [u8]>> {
+    pub(crate) fn bytes(&mut self) -> Option<Option<&'a [u8]>> {
         match self.option()? {
             None => Some(None),
             Some(length) => self.take(usize::try_from(length).ok()?).map(Some),
         }
     }
 
-    fn text(&mut self) -> Option<Option<&'a str>> {
+    pub(crate) fn text(&mut self) -> Option<Option<&'a str>> {
         match self.bytes()? {
             None => Some(None),
             Some(bytes) => std::str::from_utf8(bytes).ok().map(Some),

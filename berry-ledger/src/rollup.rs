@@ -4,7 +4,7 @@ use rustc_hash::FxHashMap;
 
 use crate::histogram::Histogram;
 use crate::query::Figures;
-use crate::store::schema::SUMS;
+use crate::store::schema::{SUMS, Shape};
 use crate::store::{Sql, StoreError, Value};
 
 pub(crate) const MINUTE_US: i64 = 60_000_000;
@@ -19,11 +19,8 @@ const GROUPS_MAX: usize = 50_000;
 pub(crate) struct Item {
     pub(crate) time_us: i64,
     pub(crate) user: i64,
-    pub(crate) model: i64,
-    pub(crate) provider: i64,
-    pub(crate) upstream: i64,
-    pub(crate) error: i64,
-    pub(crate) status: i64,
+    pub(crate) shape_id: i64,
+    pub(crate) shape: Shape,
     pub(crate) figures: Figures,
     pub(crate) ttft_us: Option<u64>,
     pub(crate) duration_us: u64,
@@ -38,31 +35,44 @@ type Latency = [i64; 4];
 pub(crate) struct Rollup {
     /// By hour, user, model.
     spend: FxHashMap<Spend, Figures>,
-    /// By minute, model, provider, upstream model, status, error.
-    traffic: FxHashMap<Traffic, Figures>,
-    /// By minute, model, provider, upstream model.
-    latency: FxHashMap<Latency, [Histogram; 2]>,
+    /// By minute and the number of a shape: finer than the tables have it, and found at once.
+    shapes: FxHashMap<(i64, i64), OfShape>,
+}
+
+/// What rows of a shape add up to in a minute.
+#[derive(Debug)]
+struct OfShape {
+    shape: Shape,
+    figures: Figures,
+    ttft: Histogram,
+    duration: Histogram,
+}
+
+impl OfShape {
+    fn new(shape: Shape) -> Self {
+        Self { shape, figures: Figures::default(), ttft: Histogram::default(), duration: Histogram::default() }
+    }
 }
 
 impl Rollup {
     pub(crate) fn add(&mut self, item: &Item) {
-        let Item { time_us, user, model, provider, upstream, error, status, figures, ttft_us, duration_us } = *item;
-        let minute = time_us.div_euclid(MINUTE_US);
-        self.spend.entry([time_us.div_euclid(HOUR_US), user, model]).or_default().add(&figures);
-        self.traffic.entry([minute, model, provider, upstream, status, error]).or_default().add(&figures);
-        let [ttft, duration] = self.latency.entry([minute, model, provider, upstream]).or_default();
+        let Item { time_us, user, shape_id, shape, figures, ttft_us, duration_us } = *item;
+        self.spend.entry([time_us.div_euclid(HOUR_US), user, shape.model]).or_default().add(&figures);
+        let key = (time_us.div_euclid(MINUTE_US), shape_id);
+        let of_shape = self.shapes.entry(key).or_insert_with(|| OfShape::new(shape));
+        of_shape.figures.add(&figures);
         if let Some(ttft_us) = ttft_us {
-            ttft.record(ttft_us);
+            of_shape.ttft.record(ttft_us);
         }
-        duration.record(duration_us);
+        of_shape.duration.record(duration_us);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.traffic.is_empty()
+        self.shapes.is_empty()
     }
 
     pub(crate) fn is_large(&self) -> bool {
-        self.spend.len() + self.traffic.len() + self.latency.len() > GROUPS_MAX
+        self.spend.len() + self.shapes.len() > GROUPS_MAX
     }
 
     /// Adds everything to the tables, inside the caller's transaction.
@@ -70,17 +80,27 @@ impl Rollup {
         let spend = ["slot", "user_id", "model_id"];
         add_all(sql, "spend_hour", &spend, &self.spend)?;
         add_all(sql, "spend_day", &spend, &coarser(&self.spend, 24))?;
-        let traffic = ["slot", "model_id", "provider_id", "upstream_id", "status", "error_id"];
-        add_all(sql, "traffic_minute", &traffic, &self.traffic)?;
-        add_all(sql, "traffic_hour", &traffic, &coarser(&self.traffic, 60))?;
+        let mut traffic = FxHashMap::<Traffic, Figures>::default();
+        let mut minutes = FxHashMap::<Latency, [Histogram; 2]>::default();
         let mut hours = FxHashMap::<Latency, [Histogram; 2]>::default();
-        for (key, histograms) in &self.latency {
-            merge_latency(sql, "latency_minute", key, histograms)?;
-            let [slot, model, provider, upstream] = *key;
-            let hour = hours.entry([slot.div_euclid(60), model, provider, upstream]).or_default();
-            hour.iter_mut().zip(histograms).for_each(|(hour, minute)| hour.merge(minute));
+        for ((minute, _), of_shape) in &self.shapes {
+            let Shape { model, provider, upstream, status, error, .. } = of_shape.shape;
+            traffic.entry([*minute, model, provider, upstream, status, error]).or_default().add(&of_shape.figures);
+            for (latency, slot) in [(&mut minutes, *minute), (&mut hours, minute.div_euclid(60))] {
+                let [ttft, duration] = latency.entry([slot, model, provider, upstream]).or_default();
+                ttft.merge(&of_shape.ttft);
+                duration.merge(&of_shape.duration);
+            }
         }
-        hours.iter().try_for_each(|(key, histograms)| merge_latency(sql, "latency_hour", key, histograms))
+        let columns = ["slot", "model_id", "provider_id", "upstream_id", "status", "error_id"];
+        add_all(sql, "traffic_minute", &columns, &traffic)?;
+        add_all(sql, "traffic_hour", &columns, &coarser(&traffic, 60))?;
+        for (table, latency) in [("latency_minute", &minutes), ("latency_hour", &hours)] {
+            let mut sorted: Vec<_> = latency.iter().collect();
+            sorted.sort_unstable_by_key(|(key, _)| **key);
+            sorted.into_iter().try_for_each(|(key, histograms)| merge_latency(sql, table, key, histograms))?;
+        }
+        Ok(())
     }
 }
 

@@ -12,12 +12,13 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
 
+use crate::first;
 use crate::journal::{Journal, Position, payloads};
 use crate::query::Figures;
-use crate::record::Encoded;
+use crate::record::{Encoded, Numbers, Rest, Shape as Names};
 use crate::rollup::{DAY_US, HOUR_US, Item, MINUTE_US, Rollup};
 use crate::store::postgres::Postgres;
-use crate::store::schema::{MINUTES_KEPT_SECONDS, Request, TIE_BITS};
+use crate::store::schema::{MINUTES_KEPT_SECONDS, Request, Shape, TIE_BITS};
 use crate::store::sqlite::{Sqlite, beside};
 use crate::store::{Sql, StoreError, Value};
 use crate::{Options, Store};
@@ -38,7 +39,7 @@ const RETENTION_STEP: i64 = 2000;
 /// Rows that are made and inserted at once: few enough for the caches of a core.
 const ROWS_AT_ONCE: usize = 128;
 
-/// Names in memory; beyond, they are all forgotten and looked up again.
+/// Names in memory, and shapes; beyond, they are all forgotten and looked up again.
 const NAMES_MAX: usize = 100_000;
 
 /// What names are of, in the table `name`.
@@ -51,11 +52,6 @@ pub(crate) enum Kind {
     Upstream = 4,
     Error = 5,
     Process = 6,
-}
-
-impl Kind {
-    /// One more than the largest.
-    const COUNT: usize = 7;
 }
 
 /// What the thread and those who talk to it share.
@@ -106,14 +102,44 @@ struct Count {
 /// Which counters of a process lie in which minute, so that a request id is found without an index of all of them: process and
 /// minute, lowest and highest counter.
 #[derive(Debug, Default)]
-struct Spans(FxHashMap<(i64, i64), (i64, i64)>);
+struct Spans {
+    all: FxHashMap<(i64, i64), (i64, i64)>,
+    /// That of the last row, which is nearly always that of the next; not among `all` yet.
+    last: Option<((i64, i64), (i64, i64))>,
+}
 
 impl Spans {
-    fn add(&mut self, row: &Request<'_>) {
-        let (slot, counter) = ((int(row, 0) >> TIE_BITS).div_euclid(MINUTE_US), int(row, 2));
-        let (low, high) = self.0.entry((int(row, 1), slot)).or_insert((counter, counter));
-        (*low, *high) = ((*low).min(counter), (*high).max(counter));
+    fn add(&mut self, process: i64, slot: i64, counter: i64) {
+        if let Some((_, (low, high))) = self.last.as_mut().filter(|(key, _)| *key == (process, slot)) {
+            (*low, *high) = ((*low).min(counter), (*high).max(counter));
+            return;
+        }
+        self.end_last();
+        self.last = Some(((process, slot), (counter, counter)));
     }
+
+    fn end_last(&mut self) {
+        let Some((key, span)) = self.last.take() else { return };
+        let (low, high) = self.all.entry(key).or_insert(span);
+        (*low, *high) = ((*low).min(span.0), (*high).max(span.1));
+    }
+}
+
+/// A shape that was met: its number, and its process in full.
+#[derive(Clone, Copy)]
+struct Known {
+    id: i64,
+    shape: Shape,
+    process: u64,
+}
+
+/// A record on its way into the database.
+struct Row<'a> {
+    time_us: i64,
+    user: i64,
+    known: Known,
+    numbers: Numbers,
+    rest: &'a [u8],
 }
 
 pub(crate) struct Writer {
@@ -121,10 +147,10 @@ pub(crate) struct Writer {
     options: Options,
     sql: Option<Box<dyn Sql>>,
     names: FxHashMap<(Kind, Box<str>), i64>,
-    /// Of each kind the name that was looked up last: often that of the next record.
-    last: [(String, i64); Kind::COUNT],
-    /// The process of the last record: nearly always that of the next.
-    process: Option<(u64, i64)>,
+    /// By their encoded form.
+    shapes: FxHashMap<Box<[u8]>, Known>,
+    /// The user of the last record: often that of the next.
+    last_user: (String, i64),
     rollup: Rollup,
     /// How far rows are in, how far sums are, and how far the journal was read.
     rows: Position,
@@ -144,8 +170,8 @@ impl Writer {
             options,
             sql: None,
             names: FxHashMap::default(),
-            last: Default::default(),
-            process: None,
+            shapes: FxHashMap::default(),
+            last_user: Default::default(),
             rollup: Rollup::default(),
             rows: Position::default(),
             rolled: Position::default(),
@@ -243,8 +269,8 @@ impl Writer {
             return Ok(());
         }
         self.names.clear();
-        self.last = Default::default();
-        self.process = None;
+        self.shapes.clear();
+        self.last_user = Default::default();
         self.rollup = Rollup::default();
         let mut sql = open(&self.options.store)?;
         let mut places = [0; 4];
@@ -308,7 +334,9 @@ impl Writer {
     }
 
     fn insert(&mut self, chunk: &[u8], next: Position) -> Result<(), StoreError> {
-        let mut payloads: Vec<&[u8]> = payloads(chunk).collect();
+        let first: Vec<_> = payloads(chunk).filter(|payload| first::is_record(payload)).map(first::record).collect();
+        let mut payloads: Vec<&[u8]> = payloads(chunk).filter(|payload| !first::is_record(payload)).collect();
+        payloads.extend(first.iter().map(|record| record.as_deref().unwrap_or_default()));
         // Nearly in order already, since requests are recorded at their end.
         payloads.sort_by_key(|payload| Encoded::time_us(payload));
         // Everything up to the place of the rows is in already; only its sums are missing.
@@ -320,13 +348,13 @@ impl Writer {
             rows.clear();
             for payload in payloads {
                 match Encoded::decode(payload) {
-                    Some(record) => rows.push(self.row(&record)?),
-                    None => count.unreadable += payload.len() as u64,
+                    Some(record) => rows.extend(self.row(&record)?),
+                    None => count.unreadable += payload.len().max(1) as u64,
                 }
             }
-            self.insert_rows(&mut rows, known, &mut count)?;
+            self.insert_rows(&rows, known, &mut count)?;
         }
-        self.note_spans(&count.spans)?;
+        self.note_spans(&mut count.spans)?;
         self.note_places(self.rows.max(next), self.rolled)?;
         self.sql().commit()?;
         self.rows = self.rows.max(next);
@@ -347,24 +375,26 @@ impl Writer {
 
     /// Inserts rows, unless they are known to be there, and adds those that were not there to the sums. Where the transaction fails
     /// the sums are begun anew with the next connection.
-    fn insert_rows(&mut self, rows: &mut [Request<'_>], known: bool, count: &mut Count) -> Result<(), StoreError> {
+    fn insert_rows(&mut self, rows: &[Row<'_>], known: bool, count: &mut Count) -> Result<(), StoreError> {
         count.records += rows.len() as u64;
         let mut fresh = std::mem::take(&mut self.fresh);
         if known {
             fresh.clear();
             fresh.resize(rows.len(), true);
         } else {
-            self.sql().insert_requests(rows, &mut fresh)?;
+            let requests: Vec<Request<'_>> = rows.iter().map(Row::request).collect();
+            self.sql().insert_requests(&requests, &mut fresh)?;
         }
-        for (row, fresh) in rows.iter_mut().zip(&mut fresh) {
+        for (row, fresh) in rows.iter().zip(&mut fresh) {
             *fresh = *fresh || self.insert_beside(row)?;
             if *fresh {
-                self.rollup.add(&item(row));
+                self.rollup.add(&row.item());
             } else {
                 count.duplicates += 1;
             }
             if !known {
-                count.spans.add(row);
+                let slot = row.time_us.div_euclid(MINUTE_US);
+                count.spans.add(row.known.shape.process, slot, row.numbers.counter.cast_signed());
             }
         }
         self.fresh = fresh;
@@ -375,59 +405,53 @@ impl Writer {
         self.sql.as_deref_mut().expect("connected before anything is done")
     }
 
-    fn row<'a>(&mut self, record: &Encoded<'a>) -> Result<Request<'a>, StoreError> {
-        let signed = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
-        let [input, cached, cache_write, output, reasoning] = record.tokens.map(signed);
-        let tie = (record.counter ^ record.process.wrapping_mul(31)) & ((1 << TIE_BITS) - 1);
-        let id = (record.time_us << TIE_BITS) | tie.cast_signed();
-        Ok([
-            id.into(),
-            self.process(record.process)?.into(),
-            record.counter.cast_signed().into(),
-            record.client_request_id.into(),
-            self.name(Kind::User, record.user)?.into(),
-            record.end_user.into(),
-            record.labels.into(),
-            self.name(Kind::Model, record.model)?.into(),
-            self.name(Kind::Provider, record.provider)?.into(),
-            self.name(Kind::Upstream, record.upstream_model)?.into(),
-            self.name(Kind::Error, record.error_class)?.into(),
-            i64::from(record.status).into(),
-            i64::from(record.flags).into(),
-            signed(record.ttft_us).into(),
-            signed(Some(record.duration_us)).into(),
-            input.into(),
-            cached.into(),
-            cache_write.into(),
-            output.into(),
-            reasoning.into(),
-            signed(record.cost).into(),
-            record.more.into(),
-            record.attempts.into(),
-        ])
+    /// `None` where the record is none after all.
+    fn row<'a>(&mut self, record: &Encoded<'a>) -> Result<Option<Row<'a>>, StoreError> {
+        let Some(known) = self.shape(record.shape)? else { return Ok(None) };
+        let user = self.user(record.user)?;
+        Ok(Some(Row { time_us: record.time_us, user, known, numbers: record.numbers, rest: record.rest }))
     }
 
-    fn process(&mut self, process: u64) -> Result<i64, StoreError> {
-        if let Some((_, id)) = self.process.filter(|(known, _)| *known == process) {
-            return Ok(id);
+    fn user(&mut self, text: Option<&str>) -> Result<i64, StoreError> {
+        let Some(text) = text else { return Ok(0) };
+        if self.last_user.1 != 0 && self.last_user.0 == text {
+            return Ok(self.last_user.1);
         }
-        let id = self.name(Kind::Process, Some(&process_text(process)))?;
-        self.process = Some((process, id));
+        let id = self.name(Kind::User, Some(text))?;
+        self.last_user.0.clear();
+        self.last_user.0.push_str(text);
+        self.last_user.1 = id;
         Ok(id)
+    }
+
+    /// A shape with its number, which it gets when it has none.
+    fn shape(&mut self, bytes: &[u8]) -> Result<Option<Known>, StoreError> {
+        if let Some(known) = self.shapes.get(bytes) {
+            return Ok(Some(*known));
+        }
+        let Some(names) = Names::decode(bytes) else { return Ok(None) };
+        let shape = Shape {
+            process: self.name(Kind::Process, Some(&process_text(names.process)))?,
+            model: self.name(Kind::Model, names.model)?,
+            provider: self.name(Kind::Provider, names.provider)?,
+            upstream: self.name(Kind::Upstream, names.upstream_model)?,
+            error: self.name(Kind::Error, names.error_class)?,
+            status: names.status.into(),
+            flags: names.flags.into(),
+        };
+        let known = Known { id: shape.id(self.sql())?, shape, process: names.process };
+        if self.shapes.len() >= NAMES_MAX {
+            self.shapes.clear();
+        }
+        self.shapes.insert(bytes.into(), known);
+        Ok(Some(known))
     }
 
     /// The number of a name, which it gets when it has none.
     fn name(&mut self, kind: Kind, text: Option<&str>) -> Result<i64, StoreError> {
         let Some(text) = text else { return Ok(0) };
-        let (last, last_id) = &mut self.last[kind as usize];
-        if *last_id != 0 && last == text {
-            return Ok(*last_id);
-        }
         // One lookup without making a key: the usual case.
         if let Some(id) = self.names.get(&(kind, text) as &dyn NameKey) {
-            last.clear();
-            last.push_str(text);
-            *last_id = *id;
             return Ok(*id);
         }
         let sql = self.sql();
@@ -448,25 +472,31 @@ impl Writer {
     }
 
     /// A row whose key is taken: by itself, then it is there already; by another of the same moment, then it goes beside it.
-    fn insert_beside(&mut self, row: &mut Request<'_>) -> Result<bool, StoreError> {
-        let (process, counter) = (int(row, 1), int(row, 2));
+    fn insert_beside(&mut self, row: &Row<'_>) -> Result<bool, StoreError> {
+        let beginning = Rest::beginning(row.numbers.counter);
+        let text = format!(
+            "SELECT COUNT(*) FROM request WHERE id = ?1 AND substr(rest, 1, {}) = ?2 \
+             AND shape_id IN (SELECT id FROM shape WHERE process_id = ?3)",
+            beginning.len()
+        );
+        let mut request = row.request();
         let mut fresh = Vec::new();
         loop {
-            let id = int(row, 0);
-            let text = "SELECT COUNT(*) FROM request WHERE id = ?1 AND process_id = ?2 AND counter = ?3";
-            if self.sql().number(text, &[id.into(), process.into(), counter.into()])? != Some(0) {
+            let values = [request.id.into(), Value::Blob(&beginning), row.known.shape.process.into()];
+            if self.sql().number(&text, &values)? != Some(0) {
                 return Ok(false);
             }
-            row[0] = (id + 1).into();
-            self.sql().insert_requests(std::slice::from_ref(row), &mut fresh)?;
+            request.id += 1;
+            self.sql().insert_requests(&[request], &mut fresh)?;
             if fresh.first() == Some(&true) {
                 return Ok(true);
             }
         }
     }
 
-    fn note_spans(&mut self, spans: &Spans) -> Result<(), StoreError> {
-        let mut spans: Vec<_> = spans.0.iter().collect();
+    fn note_spans(&mut self, spans: &mut Spans) -> Result<(), StoreError> {
+        spans.end_last();
+        let mut spans: Vec<_> = spans.all.iter().collect();
         spans.sort_unstable();
         for (&(process, slot), &(low, high)) in spans {
             self.sql().execute(
@@ -586,48 +616,45 @@ impl PartialEq for dyn NameKey + '_ {
 
 impl Eq for dyn NameKey + '_ {}
 
+pub(crate) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 pub(crate) fn process_text(process: u64) -> String {
     format!("{process:013x}")
 }
 
-fn int(row: &Request<'_>, column: usize) -> i64 {
-    match row[column] {
-        Value::Int(number) => number,
-        _ => 0,
+impl<'a> Row<'a> {
+    fn request(&self) -> Request<'a> {
+        let tie = (self.numbers.counter ^ self.known.process.wrapping_mul(31)) & ((1 << TIE_BITS) - 1);
+        let id = (self.time_us << TIE_BITS) | tie.cast_signed();
+        Request { id, user: self.user, shape: self.known.id, rest: self.rest }
+    }
+
+    fn item(&self) -> Item {
+        let Numbers { ttft_us, duration_us, .. } = self.numbers;
+        let Known { id, shape, .. } = self.known;
+        let figures = figures(&shape, &self.numbers);
+        Item { time_us: self.time_us, user: self.user, shape_id: id, shape, figures, ttft_us, duration_us }
     }
 }
 
-fn item(row: &Request<'_>) -> Item {
-    let optional = |column: usize| match row[column] {
-        Value::Int(number) => Some(number.cast_unsigned()),
-        _ => None,
-    };
-    let (status, error) = (int(row, 11), int(row, 10));
-    let ttft_us = optional(13);
-    let figures = Figures {
+/// What a row adds to sums.
+pub(crate) fn figures(shape: &Shape, numbers: &Numbers) -> Figures {
+    let of = |number: Option<u64>| number.map_or(0, signed);
+    let [input_tokens, cached_tokens, cache_write_tokens, output_tokens, reasoning_tokens] = numbers.tokens.map(of);
+    Figures {
         requests: 1,
-        errors: i64::from(error != 0 || status >= 400),
-        input_tokens: int(row, 15),
-        cached_tokens: int(row, 16),
-        cache_write_tokens: int(row, 17),
-        output_tokens: int(row, 18),
-        reasoning_tokens: int(row, 19),
-        cost_nanos: int(row, 20),
-        ttft_count: i64::from(ttft_us.is_some()),
-        ttft_us: int(row, 13),
-        duration_us: int(row, 14),
-    };
-    Item {
-        time_us: int(row, 0) >> TIE_BITS,
-        user: int(row, 4),
-        model: int(row, 7),
-        provider: int(row, 8),
-        upstream: int(row, 9),
-        error,
-        status,
-        figures,
-        ttft_us,
-        duration_us: int(row, 14).cast_unsigned(),
+        errors: i64::from(shape.error != 0 || shape.status >= 400),
+        input_tokens,
+        cached_tokens,
+        cache_write_tokens,
+        output_tokens,
+        reasoning_tokens,
+        cost_nanos: of(numbers.cost),
+        ttft_count: i64::from(numbers.ttft_us.is_some()),
+        ttft_us: of(numbers.ttft_us),
+        duration_us: signed(numbers.duration_us),
     }
 }
 

@@ -23,7 +23,6 @@ pub(crate) enum StoreError {
 /// A parameter of a statement.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Value<'a> {
-    Null,
     Int(i64),
     Text(&'a str),
     Blob(&'a [u8]),
@@ -32,24 +31,6 @@ pub(crate) enum Value<'a> {
 impl From<i64> for Value<'_> {
     fn from(number: i64) -> Self {
         Self::Int(number)
-    }
-}
-
-impl From<Option<i64>> for Value<'_> {
-    fn from(number: Option<i64>) -> Self {
-        number.map_or(Self::Null, Self::Int)
-    }
-}
-
-impl<'a> From<Option<&'a str>> for Value<'a> {
-    fn from(text: Option<&'a str>) -> Self {
-        text.map_or(Self::Null, Self::Text)
-    }
-}
-
-impl<'a> From<Option<&'a [u8]>> for Value<'a> {
-    fn from(bytes: Option<&'a [u8]>) -> Self {
-        bytes.map_or(Self::Null, Self::Blob)
     }
 }
 
@@ -80,6 +61,12 @@ pub(crate) trait Sql: Send {
     fn commit(&mut self) -> Result<(), StoreError>;
     /// Gives it up. A failure means that there is none.
     fn rollback(&mut self);
+    /// The version of its tables, 0 when there are none; nobody else changes it before the transaction ends.
+    fn lock_version(&mut self) -> Result<i64, StoreError>;
+    /// Notes the version of its tables.
+    fn set_version(&mut self, version: i64) -> Result<(), StoreError>;
+    /// The condition that the rest of a row holds the bytes of a parameter.
+    fn rest_holds(&self, parameter: usize) -> String;
     /// What a SELECT ends with that locks what it reads.
     fn for_update(&self) -> &'static str;
     /// Brings the database's own log into its file, so that nothing older than the last change is left of it.

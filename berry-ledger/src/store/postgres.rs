@@ -15,7 +15,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::schema::{self, Dialect, REQUEST_COLUMNS, Request};
+use super::schema::{self, Dialect, Request};
 use super::{Cells, Each, Sql, StoreError, Value};
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -37,12 +37,8 @@ impl Postgres {
     /// Connects, makes the tables when they are not there, and brings them to this version.
     pub(crate) fn open(url: &Secret) -> Result<Self, StoreError> {
         let mut store = Self::connect(url)?;
-        store.begin()?;
-        let migrated = store.migrate().and_then(|()| store.commit());
-        if migrated.is_err() {
-            store.rollback();
-        }
-        migrated.map(|()| store)
+        schema::upgrade(&mut store, &DIALECT)?;
+        Ok(store)
     }
 
     /// Connects, for reading.
@@ -59,18 +55,6 @@ impl Postgres {
         .map_err(convert)?;
         client.batch_execute("SET statement_timeout = '60s'; SET client_min_messages = 'warning'").map_err(convert)?;
         Ok(Self { client, statements: FxHashMap::default() })
-    }
-
-    fn migrate(&mut self) -> Result<(), StoreError> {
-        self.query("SELECT pg_advisory_xact_lock(?1)", &[MIGRATION_LOCK.into()], &mut |_| Ok(true))?;
-        self.execute("CREATE TABLE IF NOT EXISTS ledger_version (version BIGINT NOT NULL)", &[])?;
-        let found = self.number("SELECT version FROM ledger_version", &[])?.unwrap_or(0);
-        schema::migrate(self, found, &DIALECT)?;
-        if found < schema::VERSION {
-            self.execute("DELETE FROM ledger_version", &[])?;
-            self.execute("INSERT INTO ledger_version (version) VALUES (?1)", &[schema::VERSION.into()])?;
-        }
-        Ok(())
     }
 
     fn statement(&mut self, sql: &str) -> Result<Statement, StoreError> {
@@ -108,7 +92,6 @@ fn convert(error: postgres::Error) -> StoreError {
 impl ToSql for Value<'_> {
     fn to_sql(&self, ty: &Type, out: &mut bytes::BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
         match self {
-            Self::Null => Ok(IsNull::Yes),
             Self::Int(number) => number.to_sql(ty, out),
             Self::Text(text) => text.to_sql(ty, out),
             Self::Blob(bytes) => bytes.to_sql(ty, out),
@@ -144,38 +127,6 @@ impl Cells for Row {
     }
 }
 
-/// A column of many rows, as one array.
-enum Column<'a> {
-    Numbers(Vec<Option<i64>>),
-    Texts(Vec<Option<&'a str>>),
-    Blobs(Vec<Option<&'a [u8]>>),
-}
-
-impl<'a> Column<'a> {
-    fn of(rows: &[Request<'a>], column: usize) -> Self {
-        let values = rows.iter().map(|row| row[column]);
-        match REQUEST_COLUMNS[column] {
-            "client_request_id" | "end_user" | "labels" => {
-                Self::Texts(values.map(|value| if let Value::Text(text) = value { Some(text) } else { None }).collect())
-            }
-            "more" | "attempts" => Self::Blobs(
-                values.map(|value| if let Value::Blob(bytes) = value { Some(bytes) } else { None }).collect(),
-            ),
-            _ => Self::Numbers(
-                values.map(|value| if let Value::Int(number) = value { Some(number) } else { None }).collect(),
-            ),
-        }
-    }
-
-    fn array(&self) -> (&(dyn ToSql + Sync), &'static str) {
-        match self {
-            Self::Numbers(numbers) => (numbers, "BIGINT[]"),
-            Self::Texts(texts) => (texts, "TEXT[]"),
-            Self::Blobs(blobs) => (blobs, "BYTEA[]"),
-        }
-    }
-}
-
 impl Sql for Postgres {
     fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<u64, StoreError> {
         let statement = self.statement(sql)?;
@@ -194,20 +145,18 @@ impl Sql for Postgres {
 
     /// All rows in one round trip, as one array for each column.
     fn insert_requests(&mut self, rows: &[Request<'_>], fresh: &mut Vec<bool>) -> Result<(), StoreError> {
-        let columns: Vec<Column<'_>> = (0..REQUEST_COLUMNS.len()).map(|column| Column::of(rows, column)).collect();
-        let (arrays, types): (Vec<_>, Vec<_>) = columns.iter().map(Column::array).unzip();
-        let places: Vec<String> = (1..).zip(types).map(|(place, ty)| format!("?{place}::{ty}")).collect();
-        let text = format!(
-            "INSERT INTO request ({}) SELECT * FROM UNNEST({}) ON CONFLICT DO NOTHING RETURNING id",
-            REQUEST_COLUMNS.join(", "),
-            places.join(", ")
-        );
-        let statement = self.statement(&text)?;
-        let inserted = self.client.query(&statement, &arrays).map_err(convert)?;
+        let column = |of: fn(&Request<'_>) -> i64| rows.iter().map(of).collect::<Vec<i64>>();
+        let (ids, users, shapes) = (column(|row| row.id), column(|row| row.user), column(|row| row.shape));
+        let rests: Vec<&[u8]> = rows.iter().map(|row| row.rest).collect();
+        let statement = self.statement(
+            "INSERT INTO request (id, user_id, shape_id, rest) \
+             SELECT * FROM UNNEST(?1::BIGINT[], ?2::BIGINT[], ?3::BIGINT[], ?4::BYTEA[]) ON CONFLICT DO NOTHING RETURNING id",
+        )?;
+        let inserted = self.client.query(&statement, &[&ids, &users, &shapes, &rests]).map_err(convert)?;
         let mut inserted: FxHashSet<i64> = inserted.iter().map(|row| row.get(0)).collect();
         fresh.clear();
         // Of two rows with one key only the first went in.
-        fresh.extend(rows.iter().map(|row| matches!(row[0], Value::Int(id) if inserted.remove(&id))));
+        fresh.extend(ids.iter().map(|id| inserted.remove(id)));
         Ok(())
     }
 
@@ -222,6 +171,21 @@ impl Sql for Postgres {
     fn rollback(&mut self) {
         // Without a connection the server has given it up already.
         let _ = self.client.batch_execute("ROLLBACK");
+    }
+
+    fn lock_version(&mut self) -> Result<i64, StoreError> {
+        self.query("SELECT pg_advisory_xact_lock(?1)", &[MIGRATION_LOCK.into()], &mut |_| Ok(true))?;
+        self.execute("CREATE TABLE IF NOT EXISTS ledger_version (version BIGINT NOT NULL)", &[])?;
+        Ok(self.number("SELECT version FROM ledger_version", &[])?.unwrap_or(0))
+    }
+
+    fn set_version(&mut self, version: i64) -> Result<(), StoreError> {
+        self.execute("DELETE FROM ledger_version", &[])?;
+        self.execute("INSERT INTO ledger_version (version) VALUES (?1)", &[version.into()]).map(|_| ())
+    }
+
+    fn rest_holds(&self, parameter: usize) -> String {
+        format!("position(?{parameter}::BYTEA IN rest) > 0")
     }
 
     fn for_update(&self) -> &'static str {

@@ -7,7 +7,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, ToSql};
 
-use super::schema::{self, Dialect, REQUEST_COLUMNS, Request};
+use super::schema::{self, Dialect, Request};
 use super::{Cells, Each, Sql, StoreError, Value};
 
 /// How long a statement waits for another process that writes.
@@ -16,9 +16,12 @@ const BUSY: Duration = Duration::from_secs(2);
 /// Pages of the log before SQLite moves them into the file: fewer, larger moves write pages that many rows share once.
 const CHECKPOINT_PAGES: i64 = 4000;
 
-/// Rows that go in with one statement, which costs less for each of them than statements of one row. With more, its program and
-/// values no longer fit into the first cache.
-const ROWS_AT_ONCE: usize = 8;
+/// Rows that go in with one statement, which costs less for each of them than statements of one row. With many more, its program
+/// and values no longer fit into the first cache.
+const ROWS_AT_ONCE: usize = 32;
+
+/// Columns of a row.
+const COLUMNS: usize = 4;
 
 const DIALECT: Dialect = Dialect { blob: "BLOB", clustered: " WITHOUT ROWID", id: "id INTEGER PRIMARY KEY" };
 
@@ -42,16 +45,8 @@ impl Sqlite {
         // What is deleted is gone from the file too, not only from its index: erasure relies on it.
         store.connection.pragma_update(None, "secure_delete", "on").map_err(convert)?;
         store.quick_check(path)?;
-        store.begin()?;
-        let migrated = store.version().and_then(|found| {
-            schema::migrate(&mut store, found, &DIALECT)?;
-            store.execute(&format!("PRAGMA user_version = {}", schema::VERSION), &[])?;
-            store.commit()
-        });
-        if migrated.is_err() {
-            store.rollback();
-        }
-        migrated.map(|()| store)
+        schema::upgrade(&mut store, &DIALECT)?;
+        Ok(store)
     }
 
     /// Opens a file that is there, for reading.
@@ -66,10 +61,10 @@ impl Sqlite {
         connection.busy_timeout(BUSY).map_err(convert)?;
         connection.set_prepared_statement_cache_capacity(64);
         connection.pragma_update(None, "synchronous", "normal").map_err(convert)?;
-        let into = format!("INTO request ({}) VALUES", REQUEST_COLUMNS.join(", "));
-        let row = format!("({})", ["?"; REQUEST_COLUMNS.len()].join(", "));
+        let into = "INTO request (id, user_id, shape_id, rest) VALUES";
+        let row = "(?, ?, ?, ?)";
         let insert = format!("INSERT OR IGNORE {into} {row}");
-        let insert_many = format!("INSERT OR FAIL {into} {}", [row.as_str(); ROWS_AT_ONCE].join(", "));
+        let insert_many = format!("INSERT OR FAIL {into} {}", [row; ROWS_AT_ONCE].join(", "));
         Ok(Self { connection, insert, insert_many })
     }
 
@@ -124,13 +119,17 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Binds values, except those that are `bound` from the last time: many columns are the same from row to row.
-fn bind<'v>(statement: &mut Statement<'_>, values: &[Value<'v>], bound: &mut [Value<'v>]) -> Result<(), StoreError> {
-    for (place, (value, bound)) in (1..).zip(values.iter().zip(bound)) {
-        if value != bound {
-            statement.raw_bind_parameter(place, value).map_err(convert)?;
-            *bound = *value;
+/// Binds rows, except numbers that are `bound` from the last time: users and shapes are often the same from row to row.
+fn bind(statement: &mut Statement<'_>, rows: &[Request<'_>], bound: &mut [[i64; 2]]) -> Result<(), StoreError> {
+    for (first, (row, bound)) in (1..).step_by(COLUMNS).zip(rows.iter().zip(bound)) {
+        statement.raw_bind_parameter(first, row.id).map_err(convert)?;
+        for (place, (number, bound)) in (first + 1..).zip([row.user, row.shape].into_iter().zip(bound)) {
+            if number != *bound {
+                statement.raw_bind_parameter(place, number).map_err(convert)?;
+                *bound = number;
+            }
         }
+        statement.raw_bind_parameter(first + 3, row.rest).map_err(convert)?;
     }
     Ok(())
 }
@@ -145,7 +144,6 @@ fn convert(error: rusqlite::Error) -> StoreError {
 impl ToSql for Value<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(match *self {
-            Self::Null => ValueRef::Null,
             Self::Int(number) => ValueRef::Integer(number),
             Self::Text(text) => ValueRef::Text(text.as_bytes()),
             Self::Blob(bytes) => ValueRef::Blob(bytes),
@@ -190,13 +188,13 @@ impl Sql for Sqlite {
         fresh.clear();
         let mut many = self.connection.prepare_cached(&self.insert_many).map_err(convert)?;
         let mut one = self.connection.prepare_cached(&self.insert).map_err(convert)?;
-        // Nothing is bound in a statement that comes from the cache.
-        let mut bound_many = [[Value::Null; REQUEST_COLUMNS.len()]; ROWS_AT_ONCE];
-        let mut bound_one = [Value::Null; REQUEST_COLUMNS.len()];
+        // Nothing is bound in a statement that comes from the cache, and no number of a name or a shape is negative.
+        let mut bound_many = [[-1; 2]; ROWS_AT_ONCE];
+        let mut bound_one = [[-1; 2]];
         for rows in rows.chunks(ROWS_AT_ONCE) {
             let mut done = 0;
             if rows.len() == ROWS_AT_ONCE {
-                bind(&mut many, rows.as_flattened(), bound_many.as_flattened_mut())?;
+                bind(&mut many, rows, &mut bound_many)?;
                 done = match many.raw_execute() {
                     Ok(inserted) => inserted,
                     Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
@@ -207,7 +205,7 @@ impl Sql for Sqlite {
                 fresh.resize(fresh.len() + done, true);
             }
             for row in &rows[done..] {
-                bind(&mut one, row, &mut bound_one)?;
+                bind(&mut one, std::slice::from_ref(row), &mut bound_one)?;
                 fresh.push(one.raw_execute().map_err(convert)? > 0);
             }
         }
@@ -225,6 +223,18 @@ impl Sql for Sqlite {
     fn rollback(&mut self) {
         // Some errors have rolled back already; then there is nothing to give up.
         let _ = self.execute("ROLLBACK", &[]);
+    }
+
+    fn lock_version(&mut self) -> Result<i64, StoreError> {
+        self.version()
+    }
+
+    fn set_version(&mut self, version: i64) -> Result<(), StoreError> {
+        self.execute(&format!("PRAGMA user_version = {version}"), &[]).map(|_| ())
+    }
+
+    fn rest_holds(&self, parameter: usize) -> String {
+        format!("instr(rest, ?{parameter}) > 0")
     }
 
     fn for_update(&self) -> &'static str {

@@ -2,7 +2,7 @@
 
 use berry_ledger::{Appended, Condition, Filter, Ledger};
 
-use crate::support::{Place, append, record, segments};
+use crate::support::{Place, append, full_record, record, segments};
 
 fn count(ledger: &Ledger) -> i64 {
     ledger.totals(&Filter::default(), None, None).unwrap().iter().map(|total| total.figures.requests).sum()
@@ -207,4 +207,21 @@ fn a_postgres_that_is_away_loses_nothing() {
     assert_eq!((ledger.status().condition, ledger.status().lag_rows), (Condition::Behind, 5));
     drop(ledger);
     assert_eq!(count(&place.open()), 5);
+}
+
+#[test]
+fn a_record_in_the_first_form_is_the_same_row() {
+    // What the first version wrote of the full record.
+    const SEGMENT: &str = "42455252594a310a94000000685c5665010788d37dbd984706002a05c801a09c01f147e907066a6f622d37077465616d5f6108c3a92d757365720d7465616d3d612c6a6f623d370566617374076f70656e6169076770742d346f1273747265616d5f696e636f6d706c657465653d0133150700030701084d2c06960100b8940106617a7572650d726174655f6c696d69746564ad031bb0ea01a946b89401067265747279";
+    let byte = |at: usize| u8::from_str_radix(&SEGMENT[at..at + 2], 16).unwrap();
+    let bytes: Vec<u8> = (0..SEGMENT.len()).step_by(2).map(byte).collect();
+    let (place, new) = (Place::new(), Place::new());
+    std::fs::create_dir(place.journal()).unwrap();
+    std::fs::write(place.journal().join("0000000000000001.journal"), bytes).unwrap();
+    let (ledger, expected) = (place.open(), new.open());
+    expected.append(&full_record(5));
+    let rows = |ledger: &Ledger| ledger.requests(&Filter::default(), None, 10).unwrap().rows;
+    assert_eq!(rows(&ledger), rows(&expected));
+    assert_eq!(rows(&ledger).len(), 1);
+    assert_eq!(ledger.status().lost_bytes, 0);
 }

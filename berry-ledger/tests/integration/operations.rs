@@ -109,3 +109,29 @@ fn an_erased_end_user_is_in_no_file_and_the_rows_stay() {
     assert!(!holds(&place, b"anna@example.com"));
     assert!(holds(&place, b"=berta"));
 }
+
+#[test]
+fn a_move_of_rows_that_fails_in_between_goes_on_where_it_ended() {
+    let place = Place::new();
+    place.make_first(
+        "INSERT INTO request WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000) \
+         SELECT (1767657600000000 + i) * 1024, 1, 5000000 + i, NULL, 2, NULL, NULL, 3, 4, 5, 0, 200, 4, NULL, i, \
+         NULL, NULL, NULL, NULL, NULL, 7, NULL, NULL FROM n; \
+         CREATE TRIGGER full BEFORE DELETE ON request WHEN OLD.duration_us = 7000 \
+         BEGIN SELECT RAISE(ABORT, 'no room'); END;",
+    );
+    let count = |table: &str| {
+        let database = rusqlite::Connection::open(place.database()).unwrap();
+        database.query_row(&format!("SELECT COUNT(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let ledger = place.open();
+    assert!(ledger.flush().unwrap_err().to_string().contains("no room"));
+    drop(ledger);
+    assert_eq!((count("request"), count("request_1")), (5000, 7003));
+    rusqlite::Connection::open(place.database()).unwrap().execute_batch("DROP TRIGGER full").unwrap();
+    let ledger = place.open();
+    ledger.flush().unwrap();
+    assert_eq!(count("request"), 12_003);
+    let newest = ledger.requests(&Filter::default(), None, 1).unwrap().rows;
+    assert_eq!(newest[0].duration_us, 12_000);
+}

@@ -2,10 +2,10 @@
 
 use berry_core::id::RequestId;
 use berry_core::money::NanoUsd;
-use berry_core::usage::{ServiceTier, Usage};
-use berry_ledger::{Attempt, Filter, Group, Ledger, Record, Step};
+use berry_core::usage::Usage;
+use berry_ledger::{Filter, Group, Ledger, Record, Step};
 
-use crate::support::{ATTEMPT, DAY_US, HOUR_US, MINUTE_US, Place, START_US, record};
+use crate::support::{DAY_US, HOUR_US, MINUTE_US, Place, START_US, first_rows, full_record, record};
 
 fn add(ledger: &Ledger, records: impl IntoIterator<Item = Record<'static>>) {
     for record in records {
@@ -22,37 +22,12 @@ fn keys(ledger: &Ledger, filter: &Filter, group: &Group) -> Vec<(Option<String>,
 fn a_row_says_everything_that_was_recorded() {
     let place = Place::of_environment();
     let ledger = place.open();
-    let attempts = [
-        Attempt { provider: "azure", outcome: "rate_limited", status: 429, ttft_us: None, ..ATTEMPT },
-        Attempt { reason: "retry", started_us: 30_000, ..ATTEMPT },
-    ];
-    let usage = Usage {
-        input_tokens: Some(100),
-        cached_tokens: Some(60),
-        cache_write_tokens: Some(0),
-        cache_write_1h_tokens: Some(3),
-        output_tokens: Some(50),
-        reasoning_tokens: Some(20),
-        tier: Some(ServiceTier::Flex),
-        reported_cost: Some(NanoUsd::from_nanos(77)),
-        estimated: true,
-        ..Usage::default()
-    };
-    let written = Record {
-        client_request_id: Some("job-7"),
-        end_user: Some("é-user"),
-        labels: Some("team=a,job=7"),
-        stream: true,
-        error_class: Some("stream_incomplete"),
-        usage,
-        attempts: &attempts,
-        ..record(5)
-    };
+    let written = full_record(5);
     ledger.append(&written);
     let row = ledger.request(written.request_id).unwrap().unwrap();
     assert_eq!((row.time_us, row.request_id), (written.time_us, written.request_id));
     assert_eq!((row.status, row.stream, row.priced), (200, true, true));
-    assert_eq!((row.usage, row.cost), (usage, written.cost));
+    assert_eq!((row.usage, row.cost), (written.usage, written.cost));
     let texts = [&row.client_request_id, &row.user, &row.end_user, &row.labels, &row.error_class];
     assert_eq!(
         texts.map(|text| text.as_deref()),
@@ -341,4 +316,59 @@ fn an_erased_end_user_is_in_no_row() {
     let mut found = keys(&ledger, &Filter::default(), &Group::EndUser);
     found.sort();
     assert_eq!(found, [(None, 10), (Some("berta".to_owned()), 20)]);
+}
+
+#[test]
+fn rows_of_the_first_version_are_those_that_this_one_makes() {
+    let (old, new) = (Place::of_environment(), Place::of_environment());
+    old.make_first("");
+    let (ledger, expected) = (old.open(), new.open());
+    add(&expected, first_rows());
+    let all = Filter::default();
+    let rows = expected.requests(&all, None, 10).unwrap();
+    assert_eq!(ledger.requests(&all, None, 10).unwrap(), rows);
+    for row in rows.rows {
+        assert_eq!(ledger.request(row.request_id).unwrap(), Some(row));
+    }
+    for group in [Group::User, Group::Status, Group::EndUser] {
+        assert_eq!(keys(&ledger, &all, &group), keys(&expected, &all, &group), "{group:?}");
+    }
+    // A journal may still have them.
+    add(&ledger, first_rows());
+    assert_eq!(keys(&ledger, &all, &Group::EndUser), keys(&expected, &all, &Group::EndUser));
+    assert_eq!((ledger.status().stored, ledger.status().duplicates), (3, 3));
+    drop(ledger);
+    assert_eq!(old.open().requests(&all, None, 10).unwrap().rows.len(), 3);
+}
+
+#[test]
+fn more_rows_of_the_first_version_than_move_at_once_all_move() {
+    let place = Place::of_environment();
+    place.make_first(
+        "INSERT INTO request WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000) \
+         SELECT (1767657600000000 + i) * 1024, 1, 5000000 + i, NULL, 2, 'anna', NULL, 3, 4, 5, 0, 200, 4, NULL, i, \
+         NULL, NULL, NULL, NULL, NULL, 7, NULL, NULL FROM n;",
+    );
+    let ledger = place.open();
+    let anna = Filter { end_user: Some("anna".into()), ..Filter::default() };
+    let figures = ledger.totals(&anna, None, None).unwrap()[0].figures;
+    assert_eq!((figures.requests, figures.cost_nanos, figures.duration_us), (12_000, 84_000, 6000 * 12_001));
+    assert_eq!(keys(&ledger, &Filter::default(), &Group::EndUser).iter().map(|(_, n)| n).sum::<i64>(), 12_003);
+}
+
+#[test]
+fn what_looks_like_an_end_user_or_a_label_is_none() {
+    let place = Place::of_environment();
+    let ledger = place.open();
+    let label = Record { labels: Some("who=anna,job=77"), ..record(1) };
+    add(&ledger, [label, Record { client_request_id: Some("job=7"), end_user: Some("ann"), ..record(2) }]);
+    let of = |end_user: Option<&str>, label: Option<(&str, &str)>| {
+        let label = label.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let filter = Filter { end_user: end_user.map(str::to_owned), label, ..Filter::default() };
+        let sums: i64 = ledger.totals(&filter, None, None).unwrap().iter().map(|total| total.figures.requests).sum();
+        (sums, ledger.requests(&filter, None, 10).unwrap().rows.len())
+    };
+    assert_eq!([of(Some("ann"), None), of(Some("anna"), None)], [(1, 1), (0, 0)]);
+    assert_eq!([of(None, Some(("job", "7"))), of(None, Some(("job", "77")))], [(0, 0), (1, 1)]);
+    assert_eq!([ledger.erase_end_user("anna").unwrap(), ledger.erase_end_user("ann").unwrap()], [0, 1]);
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use berry_core::id::RequestId;
 use berry_core::money::NanoUsd;
 use berry_core::secret::Secret;
-use berry_core::usage::Usage;
+use berry_core::usage::{ServiceTier, Usage};
 use berry_ledger::{Appended, Attempt, Ledger, Options, Record, Store};
 
 /// 2026-01-05 00:00:00 UTC, a Monday.
@@ -43,6 +43,29 @@ impl Place {
             format!("{server} dbname={name}")
         });
         Self { postgres, ..Self::new() }
+    }
+
+    /// Makes a database of the first version, with the rows of [`first_rows`], and whatever else a statement adds.
+    pub(crate) fn make_first(&self, more: &str) {
+        let sums = "requests errors input cached cache_write output reasoning cost ttft_n ttft_us duration_us";
+        let sums: Vec<String> = sums.split(' ').map(|sum| format!("{sum} BIGINT NOT NULL")).collect();
+        let text = include_str!("first.sql").replace("{sums}", &sums.join(", ")) + more;
+        let replaced = |words: [(&str, &str); 4]| words.iter().fold(text.clone(), |text, (from, to)| text.replace(from, to));
+        match &self.postgres {
+            None => {
+                let words =
+                    [("{identity}", "INTEGER"), ("{key}", "INTEGER"), ("{blob}", "BLOB"), ("{clustered}", " WITHOUT ROWID")];
+                let database = rusqlite::Connection::open(self.database()).unwrap();
+                database.execute_batch(&(replaced(words) + "PRAGMA user_version = 1")).unwrap();
+            }
+            Some(address) => {
+                let identity = "BIGINT GENERATED ALWAYS AS IDENTITY";
+                let words = [("{identity}", identity), ("{key}", "BIGINT"), ("{blob}", "BYTEA"), ("{clustered}", "")];
+                let version = "CREATE TABLE ledger_version (version BIGINT NOT NULL); INSERT INTO ledger_version VALUES (1)";
+                let mut client = postgres::Client::connect(address, postgres::NoTls).unwrap();
+                client.batch_execute(&(replaced(words).replace("X'", "'\\x") + version)).unwrap();
+            }
+        }
     }
 
     pub(crate) fn database(&self) -> PathBuf {
@@ -127,6 +150,54 @@ pub(crate) fn record(counter: u64) -> Record<'static> {
         error_class: None,
         attempts: &[ATTEMPT],
     }
+}
+
+/// A request with everything that can be recorded of one.
+pub(crate) fn full_record(counter: u64) -> Record<'static> {
+    const ATTEMPTS: &[Attempt<'static>] = &[
+        Attempt { provider: "azure", outcome: "rate_limited", status: 429, ttft_us: None, ..ATTEMPT },
+        Attempt { reason: "retry", started_us: 30_000, ..ATTEMPT },
+    ];
+    let usage = Usage {
+        input_tokens: Some(100),
+        cached_tokens: Some(60),
+        cache_write_tokens: Some(0),
+        cache_write_1h_tokens: Some(3),
+        output_tokens: Some(50),
+        reasoning_tokens: Some(20),
+        tier: Some(ServiceTier::Flex),
+        reported_cost: Some(NanoUsd::from_nanos(77)),
+        estimated: true,
+        ..Usage::default()
+    };
+    Record {
+        client_request_id: Some("job-7"),
+        end_user: Some("é-user"),
+        labels: Some("team=a,job=7"),
+        stream: true,
+        error_class: Some("stream_incomplete"),
+        usage,
+        attempts: ATTEMPTS,
+        ..record(counter)
+    }
+}
+
+/// What [`Place::make_first`] has: ordinary, full, and without all that may be missing.
+pub(crate) fn first_rows() -> [Record<'static>; 3] {
+    let bare = Record {
+        user: None,
+        model: None,
+        provider: None,
+        upstream_model: None,
+        status: 0,
+        ttft_us: None,
+        usage: Usage::default(),
+        cost: None,
+        error_class: Some("cancelled"),
+        attempts: &[],
+        ..record(3_000_000)
+    };
+    [record(1), full_record(5), bare]
 }
 
 /// Appends ordinary requests.
