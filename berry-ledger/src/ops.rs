@@ -105,10 +105,8 @@ impl Ledger {
 
 fn erase(sql: &mut dyn Sql, end_user: &str) -> Result<u64, StoreError> {
     let (mut after, mut erased) = (i64::MIN, 0);
-    let text = format!(
-        "SELECT id, rest FROM request WHERE id > ?1 AND {} ORDER BY id LIMIT {ERASE_STEP}",
-        sql.rest_holds(2)
-    );
+    let text =
+        format!("SELECT id, rest FROM request WHERE id > ?1 AND {} ORDER BY id LIMIT {ERASE_STEP}", sql.rest_holds(2));
     loop {
         let mut held = Vec::new();
         sql.query(&text, &[Value::Int(after), Value::Blob(end_user.as_bytes())], &mut |row| {
@@ -123,7 +121,8 @@ fn erase(sql: &mut dyn Sql, end_user: &str) -> Result<u64, StoreError> {
             let Some(rest) = Rest::decode(rest).filter(|rest| rest.end_user == Some(end_user)) else { continue };
             let mut without = Vec::new();
             Rest { end_user: None, ..rest }.encode(&mut without);
-            erased += sql.execute("UPDATE request SET rest = ?2 WHERE id = ?1", &[(*id).into(), Value::Blob(&without)])?;
+            erased +=
+                sql.execute("UPDATE request SET rest = ?2 WHERE id = ?1", &[(*id).into(), Value::Blob(&without)])?;
         }
         sql.commit()?;
     }

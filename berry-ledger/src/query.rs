@@ -583,8 +583,7 @@ impl Questions<'_> {
         );
         for slot in slots {
             let (from, to) = (slot * MINUTE_US, (slot + 1) * MINUTE_US);
-            let values =
-                [key[0], Value::Blob(&beginning), Value::Int(from << TIE_BITS), Value::Int(to << TIE_BITS)];
+            let values = [key[0], Value::Blob(&beginning), Value::Int(from << TIE_BITS), Value::Int(to << TIE_BITS)];
             let mut found = None;
             self.sql.query(&text, &values, &mut |cells| {
                 found = Some(RawRow::read(cells)?);

@@ -46,7 +46,8 @@ impl Shape {
     /// The one with this number.
     pub(crate) fn of(sql: &mut dyn Sql, id: i64) -> Result<Self, StoreError> {
         let mut found = Self::default();
-        let text = "SELECT process_id, model_id, provider_id, upstream_id, error_id, status, flags FROM shape WHERE id = ?1";
+        let text =
+            "SELECT process_id, model_id, provider_id, upstream_id, error_id, status, flags FROM shape WHERE id = ?1";
         sql.query(text, &[id.into()], &mut |row| {
             let number = |column| row.int(column).map(Option::unwrap_or_default);
             found = Self {

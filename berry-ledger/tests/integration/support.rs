@@ -50,18 +50,24 @@ impl Place {
         let sums = "requests errors input cached cache_write output reasoning cost ttft_n ttft_us duration_us";
         let sums: Vec<String> = sums.split(' ').map(|sum| format!("{sum} BIGINT NOT NULL")).collect();
         let text = include_str!("first.sql").replace("{sums}", &sums.join(", ")) + more;
-        let replaced = |words: [(&str, &str); 4]| words.iter().fold(text.clone(), |text, (from, to)| text.replace(from, to));
+        let replaced =
+            |words: [(&str, &str); 4]| words.iter().fold(text.clone(), |text, (from, to)| text.replace(from, to));
         match &self.postgres {
             None => {
-                let words =
-                    [("{identity}", "INTEGER"), ("{key}", "INTEGER"), ("{blob}", "BLOB"), ("{clustered}", " WITHOUT ROWID")];
+                let words = [
+                    ("{identity}", "INTEGER"),
+                    ("{key}", "INTEGER"),
+                    ("{blob}", "BLOB"),
+                    ("{clustered}", " WITHOUT ROWID"),
+                ];
                 let database = rusqlite::Connection::open(self.database()).unwrap();
                 database.execute_batch(&(replaced(words) + "PRAGMA user_version = 1")).unwrap();
             }
             Some(address) => {
                 let identity = "BIGINT GENERATED ALWAYS AS IDENTITY";
                 let words = [("{identity}", identity), ("{key}", "BIGINT"), ("{blob}", "BYTEA"), ("{clustered}", "")];
-                let version = "CREATE TABLE ledger_version (version BIGINT NOT NULL); INSERT INTO ledger_version VALUES (1)";
+                let version =
+                    "CREATE TABLE ledger_version (version BIGINT NOT NULL); INSERT INTO ledger_version VALUES (1)";
                 let mut client = postgres::Client::connect(address, postgres::NoTls).unwrap();
                 client.batch_execute(&(replaced(words).replace("X'", "'\\x") + version)).unwrap();
             }
