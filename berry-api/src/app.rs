@@ -174,6 +174,7 @@ impl App {
         let ids = RequestIds::new(starts.next_u64());
         let wall = WallClock { start: SystemTime::now() };
         let traces = Arc::new(Traces::new(&snapshot.telemetry, Arc::clone(&seeds), wall));
+        options.access.export_to(&traces);
         let cluster = snapshot.cluster.as_ref().map(Cluster::new);
         let lending = cluster.as_ref().map(|cluster| Arc::clone(&cluster.lending));
         let over = Over { changes: &Changes::default(), discovered: &Discovered::default(), wall };
@@ -341,15 +342,15 @@ struct Settled {
 }
 
 impl ExchangeSink for Settled {
-    fn settle(&self, facts: Facts, now: Instant) {
+    fn settle(&self, facts: &mut Facts, now: Instant) {
         let latency = now.since(facts.started);
-        self.ledger.record(&facts, now);
-        self.metrics.settle(&facts, latency);
+        self.ledger.record(facts, now);
+        self.metrics.settle(facts, latency);
         for observer in &self.observers {
-            observer.finished(&facts, latency);
+            observer.finished(facts, latency);
         }
         if facts.explained {
-            self.decisions.settle(&facts, latency);
+            self.decisions.settle(facts, latency);
         }
         self.access.take(facts, latency, &self.traces);
     }

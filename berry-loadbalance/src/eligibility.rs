@@ -102,7 +102,7 @@ impl Exclusion {
 }
 
 /// What is given up when nobody is left, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rescue {
     /// Recovering endpoints that were not drawn take the request all the same.

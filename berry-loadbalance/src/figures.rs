@@ -130,18 +130,13 @@ impl Figures {
 
     /// Adds the tokens of one answer.
     pub fn count_tokens(&self, usage: &Usage) {
-        let counts = [
-            usage.input_tokens,
-            usage.output_tokens,
-            usage.cached_tokens,
-            usage.cache_write_tokens,
-            usage.reasoning_tokens,
-        ];
-        for (sum, count) in self.tokens.iter().zip(counts) {
-            if let Some(count) = count {
-                sum.fetch_add(count, Ordering::Relaxed);
-            }
-        }
+        let [input, output, cached, cache_write, reasoning] = &self.tokens;
+        // One by one: in a loop, the counts would be gathered in memory first.
+        count_some(input, usage.input_tokens);
+        count_some(output, usage.output_tokens);
+        count_some(cached, usage.cached_tokens);
+        count_some(cache_write, usage.cache_write_tokens);
+        count_some(reasoning, usage.reasoning_tokens);
     }
 
     /// Adds the cost of one answer. Nothing costs less than nothing.
@@ -182,6 +177,12 @@ impl Figures {
     /// Tokens so far, in the order of [`TOKEN_KINDS`].
     pub fn tokens(&self) -> [u64; TOKEN_KINDS.len()] {
         std::array::from_fn(|kind| self.tokens[kind].load(Ordering::Relaxed))
+    }
+}
+
+fn count_some(sum: &AtomicU64, count: Option<u64>) {
+    if let Some(count) = count.filter(|count| *count > 0) {
+        sum.fetch_add(count, Ordering::Relaxed);
     }
 }
 

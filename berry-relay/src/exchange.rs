@@ -25,7 +25,7 @@ use crate::params::Edited;
 use crate::trace::Trace;
 
 /// How a request ended, seen from the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
     /// The whole answer was handed over; it may have been an error of the upstream.
     Complete,
@@ -50,7 +50,7 @@ impl End {
 const CLIENT_REQUEST_ID_MAX: usize = 128;
 
 /// Why a backend was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// The model's strategy chose it first.
     Strategy,
@@ -145,7 +145,7 @@ pub fn labels(value: &HeaderValue) -> Option<Box<str>> {
 }
 
 /// What is known of a request. Filled in as it goes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Facts {
     /// Our name for it.
     pub request_id: RequestId,
@@ -290,8 +290,9 @@ impl Facts {
 
 /// Takes the facts of finished requests: access log, metrics, ledger.
 pub trait ExchangeSink: Send + Sync {
-    /// Called once for each request, from whatever task dropped it, so it must neither block nor panic.
-    fn settle(&self, facts: Facts, now: Instant);
+    /// Called once for each request, from whatever task dropped it, so it must neither block nor panic. What it takes out of the
+    /// facts is its own; they end with the request.
+    fn settle(&self, facts: &mut Facts, now: Instant);
 }
 
 /// What a request holds until it is over: places and counts of limits.
@@ -390,15 +391,15 @@ impl DerefMut for Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if let Some(inner) = self.inner.take() {
-            let Inner { mut facts, clock, sink, held } = *inner;
+        if let Some(mut inner) = self.inner.take() {
+            let Inner { facts, clock, sink, held } = &mut *inner;
             let usage = facts.usage;
             facts.cost = facts.cost_with(&usage);
             let now = clock.now();
             // The client left while it ran.
             facts.end_try(Outcome::Cancelled, now);
-            if let Some(mut held) = held {
-                held.settle(&facts, now);
+            if let Some(mut held) = held.take() {
+                held.settle(facts, now);
             }
             sink.settle(facts, now);
         }

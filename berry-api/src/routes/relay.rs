@@ -56,8 +56,8 @@ pub async fn serve<B>(
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
-    exchange.trace = app.traces.begin(&parts.headers);
     let wishes = Wishes::read(&parts.headers);
+    exchange.trace = app.traces.begin(wishes.traced.then_some(&parts.headers));
     exchange.client_request_id = wishes.request_id.as_ref().and_then(exchange::client_request_id);
     exchange.labels = wishes.labels.as_ref().and_then(exchange::labels);
     let mut body = Some(body);
@@ -162,6 +162,8 @@ struct Wishes {
     provider: Option<HeaderValue>,
     request_id: Option<HeaderValue>,
     labels: Option<HeaderValue>,
+    /// Something is said of a trace.
+    traced: bool,
     /// `x-berry-explain: 1`, which only administrators may say; of others it is ignored.
     explain: bool,
 }
@@ -176,6 +178,10 @@ impl Wishes {
                 "x-request-id" => &mut wishes.request_id,
                 "x-berry-labels" => &mut wishes.labels,
                 "x-request-timeout" => &mut wishes.timeout,
+                "traceparent" | "tracestate" => {
+                    wishes.traced = true;
+                    continue;
+                }
                 "x-berry-explain" => {
                     wishes.explain |= value.as_bytes() == b"1";
                     continue;

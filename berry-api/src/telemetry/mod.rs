@@ -5,6 +5,7 @@
 //! and the spans of its trace are made.
 
 pub mod access;
+mod alike;
 pub mod format;
 #[cfg(feature = "observability")]
 mod otlp;

@@ -11,6 +11,7 @@ use berry_relay::trace::Trace;
 use http::{HeaderMap, Method};
 use tokio_util::sync::CancellationToken;
 
+use super::access::Finished;
 use crate::status::WallClock;
 
 /// Counts nothing.
@@ -61,15 +62,15 @@ impl Traces {
     }
 
     /// No request is traced.
-    pub fn begin(&self, _: &HeaderMap) -> Option<Trace> {
+    pub fn begin(&self, _: Option<&HeaderMap>) -> Option<Trace> {
         None
     }
 
     /// Nothing.
-    pub fn take(&self, _: &Facts, _: Duration) {}
+    pub fn take(&self, _: &Finished) {}
 
     /// Nothing.
-    pub fn lose(&self, _: &Facts) {}
+    pub fn lose(&self, _: &Finished) {}
 
     /// Nothing.
     pub async fn export(self: Arc<Self>, _: CancellationToken) {}

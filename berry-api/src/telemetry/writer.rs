@@ -9,7 +9,7 @@
 //! is room again.
 
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -18,8 +18,10 @@ use berry_core::config::snapshot::LogFormat;
 use parking_lot::{Condvar, Mutex};
 use tracing::Level;
 
-use super::access::Finished;
-use super::format::{Fields, Header, write_line};
+use super::access::{Finished, Middle};
+use super::alike::Alike;
+use super::format::{Fields, Header, write_event};
+use super::traces::Traces;
 
 /// Items held at once.
 pub const ITEMS_MAX: usize = 16 * 1024;
@@ -77,6 +79,8 @@ struct Shared {
     state: Mutex<State>,
     wake: Condvar,
     written: Condvar,
+    /// Where spans go.
+    traces: OnceLock<Arc<Traces>>,
     /// Since the last line that said so.
     dropped: AtomicU64,
     dropped_ever: AtomicU64,
@@ -112,6 +116,12 @@ impl LogWriter {
         Ok(writer)
     }
 
+    /// Tells where the spans of traced requests go; the first one stays.
+    pub(super) fn export_to(&self, traces: &Arc<Traces>) {
+        // What is told later is of another program in the same process, a test.
+        let _ = self.0.traces.set(Arc::clone(traces));
+    }
+
     /// Takes an item into the batch, or counts it as dropped when the batch is full. Never blocks on a sink.
     pub fn push(&self, item: Item) {
         let mut state = self.0.state.lock();
@@ -133,7 +143,9 @@ impl LogWriter {
 
     fn drop_item(&self, item: &Item) {
         if let Item::Finished(finished) = item {
-            finished.lose_trace();
+            if let Some(traces) = self.0.traces.get() {
+                traces.lose(finished);
+            }
             if !finished.is_shown {
                 return;
             }
@@ -158,8 +170,32 @@ impl LogWriter {
     }
 }
 
+/// A sink, and what is known of its lines.
+struct Output {
+    sink: Sink,
+    alike: Alike<Middle>,
+}
+
+impl Output {
+    /// Writes a batch, in one call. `text` is room for it.
+    fn write(&mut self, batch: &[Item], text: &mut Vec<u8>) {
+        let format = self.sink.format;
+        text.clear();
+        for item in batch {
+            match item {
+                Item::Finished(finished) if finished.is_shown => finished.write(format, &mut self.alike, text),
+                Item::Finished(_) => {}
+                Item::Event { header, message, fields } => write_event(format, header, message, fields, text),
+            }
+        }
+        // A sink that fails (a full disk, a closed pipe) loses these lines; there is nowhere left to say so.
+        let _ = self.sink.out.write_all(text).and_then(|()| self.sink.out.flush());
+    }
+}
+
 /// The thread's life.
-fn run(shared: &Shared, mut sinks: Vec<Sink>) {
+fn run(shared: &Shared, sinks: Vec<Sink>) {
+    let mut outputs: Vec<Output> = sinks.into_iter().map(|sink| Output { sink, alike: Alike::default() }).collect();
     let mut batch = Vec::new();
     let mut text = Vec::with_capacity(64 * 1024);
     loop {
@@ -168,18 +204,15 @@ fn run(shared: &Shared, mut sinks: Vec<Sink>) {
         if dropped > 0 {
             batch.push(dropped_notice(dropped));
         }
-        for item in &batch {
-            if let Item::Finished(finished) = item {
-                finished.trace();
+        if let Some(traces) = shared.traces.get() {
+            for item in &batch {
+                if let Item::Finished(finished) = item {
+                    traces.take(finished);
+                }
             }
         }
-        for sink in &mut sinks {
-            text.clear();
-            for item in &batch {
-                write_line(sink.format, item, &mut text);
-            }
-            // A sink that fails (a full disk, a closed pipe) loses these lines; there is nowhere left to say so.
-            let _ = sink.out.write_all(&text).and_then(|()| sink.out.flush());
+        for output in &mut outputs {
+            output.write(&batch, &mut text);
         }
         batch.clear();
         let mut state = shared.state.lock();

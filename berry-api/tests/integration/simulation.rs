@@ -142,8 +142,8 @@ impl Upstream {
 struct Records(Mutex<Vec<Facts>>);
 
 impl ExchangeSink for Records {
-    fn settle(&self, facts: Facts, _: Moment) {
-        self.0.lock().push(facts);
+    fn settle(&self, facts: &mut Facts, _: Moment) {
+        self.0.lock().push(facts.clone());
     }
 }
 

@@ -19,9 +19,8 @@ use std::time::Duration;
 
 use berry_core::config::snapshot::Telemetry;
 use berry_relay::client::{self, Outside};
-use berry_relay::exchange::Facts;
 use berry_relay::forward::Seeds;
-use berry_relay::trace::{Parent, Trace};
+use berry_relay::trace::{Parent, TRACESTATE, Trace};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Request, StatusCode, Uri};
@@ -32,6 +31,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::status::WallClock;
+use crate::telemetry::access::Finished;
 use span::Encoder;
 use wire::{Message, Open};
 
@@ -83,9 +83,10 @@ struct Batch {
     spans: u64,
 }
 
-impl Default for Batch {
-    fn default() -> Self {
-        let mut message = Message::default();
+impl Batch {
+    /// One without spans, in the room of one that was sent.
+    fn reusing(room: Vec<u8>) -> Self {
+        let mut message = Message::reusing(room);
         let resource_spans = message.open(1);
         message.message(1, |resource| {
             span::resource_text(resource, "service.name", "berry-api");
@@ -98,9 +99,7 @@ impl Default for Batch {
         });
         Self { message, resource_spans, scope_spans, spans: 0 }
     }
-}
 
-impl Batch {
     fn into_body(mut self) -> Bytes {
         self.message.close(self.scope_spans);
         self.message.close(self.resource_spans);
@@ -115,17 +114,17 @@ impl Traces {
             endpoint: traces_address(endpoint),
             ratio: settings.trace_sample_ratio,
             seeds,
-            queue: Mutex::new(Queue { encoder: Encoder::new(wall), batch: Batch::default() }),
+            queue: Mutex::new(Queue { encoder: Encoder::new(wall), batch: Batch::reusing(Vec::new()) }),
             begun: Notify::new(),
             full: Notify::new(),
             dropped: AtomicU64::new(0),
         }))
     }
 
-    /// Where a request with these headers stands in a trace; `None` when it is not traced.
-    pub fn begin(&self, headers: &http::HeaderMap) -> Option<Trace> {
+    /// Where a request stands in a trace; `None` when it is not traced. `headers` are its own, unless none of them speaks of traces.
+    pub fn begin(&self, headers: Option<&http::HeaderMap>) -> Option<Trace> {
         let tracer = self.0.as_ref()?;
-        let parent = Parent::of(headers);
+        let parent = headers.and_then(Parent::of);
         let mut rng = tracer.seeds.next_rng();
         let traced = match parent {
             Some(parent) => parent.sampled,
@@ -135,20 +134,21 @@ impl Traces {
             trace_id: parent.map_or_else(|| rng.random::<u128>().max(1), |parent| parent.trace_id),
             parent: parent.map(|parent| parent.span_id),
             span_id: rng.next_u64().max(1),
+            has_stray_state: parent.is_none() && headers.is_some_and(|headers| headers.contains_key(TRACESTATE)),
         })
     }
 
-    /// Takes the spans of a request that took so long, if it is traced.
-    pub fn take(&self, facts: &Facts, latency: Duration) {
-        if let (Some(tracer), Some(trace)) = (&self.0, &facts.trace) {
-            tracer.add(|encoder, batch| encoder.write(facts, trace, latency, batch));
+    /// Takes the spans of a request, if it is traced.
+    pub fn take(&self, finished: &Finished) {
+        if let (Some(tracer), Some(trace)) = (&self.0, &finished.trace) {
+            tracer.add(|encoder, batch| encoder.write(finished, trace, batch));
         }
     }
 
     /// Counts the spans of a request as lost, if it is traced.
-    pub fn lose(&self, facts: &Facts) {
-        if let (Some(tracer), Some(_)) = (&self.0, &facts.trace) {
-            tracer.dropped.fetch_add(span::count(facts), Ordering::Relaxed);
+    pub fn lose(&self, finished: &Finished) {
+        if let (Some(tracer), Some(_)) = (&self.0, &finished.trace) {
+            tracer.dropped.fetch_add(span::count(finished), Ordering::Relaxed);
         }
     }
 
@@ -162,6 +162,7 @@ impl Traces {
         let Some(tracer) = &self.0 else { return };
         let client = client::outside();
         let mut refused = false;
+        let mut room = Vec::new();
         loop {
             tokio::select! {
                 () = tracer.begun.notified() => {}
@@ -172,9 +173,12 @@ impl Traces {
                 () = last.cancelled() => {}
                 () = tokio::time::sleep(PERIOD) => {}
             }
-            let batch = std::mem::take(&mut tracer.queue.lock().batch);
+            let next = Batch::reusing(std::mem::take(&mut room));
+            let batch = std::mem::replace(&mut tracer.queue.lock().batch, next);
             if batch.spans > 0 {
-                tracer.send(&client, batch, &last, &mut refused).await;
+                let (spans, body) = (batch.spans, batch.into_body());
+                tracer.send(&client, spans, &body, &last, &mut refused).await;
+                room = room_of(body);
             } else if last.is_cancelled() {
                 return;
             }
@@ -208,8 +212,7 @@ impl Tracer {
     }
 
     /// Sends a batch, again where the collector asks for that. The log says when it begins to be lost, and when that is over.
-    async fn send(&self, client: &Outside, batch: Batch, last: &CancellationToken, refused: &mut bool) {
-        let (spans, body) = (batch.spans, batch.into_body());
+    async fn send(&self, client: &Outside, spans: u64, body: &Bytes, last: &CancellationToken, refused: &mut bool) {
         let mut pause = PERIOD;
         for sending in 1..=SENDINGS_MAX {
             let error = match self.send_once(client, body.clone()).await {
@@ -258,6 +261,14 @@ impl Tracer {
     }
 }
 
+/// The memory of a body that was sent, for the next batch: asking the system for a mebibyte page by page costs more than filling it.
+fn room_of(body: Bytes) -> Vec<u8> {
+    match body.is_unique() && body.len() < 2 * GATHERED_BYTES_MAX {
+        true => Vec::from(body),
+        false => Vec::new(),
+    }
+}
+
 /// Why a batch was not taken.
 struct Refused {
     why: String,
@@ -291,7 +302,7 @@ mod tests {
     use berry_core::operation::Operation;
     use berry_core::time::Instant;
     use berry_relay::clock::Clock;
-    use berry_relay::exchange::{Exchange, ExchangeSink};
+    use berry_relay::exchange::{Exchange, ExchangeSink, Facts};
 
     use super::*;
     use crate::telemetry::access::AccessLog;
@@ -342,7 +353,7 @@ mod tests {
                     scope_spans.raw(&spans);
                 });
             });
-            let mut batch = Batch::default();
+            let mut batch = Batch::reusing(Vec::new());
             batch.message.raw(&spans);
             assert_eq!(batch.into_body(), nested.into_bytes());
         }
@@ -350,11 +361,10 @@ mod tests {
 
     #[test]
     fn the_client_decides_and_chance_only_where_it_does_not() {
-        assert!(traces(0.0).begin(&headers("01")).is_some());
-        assert!(traces(1.0).begin(&headers("00")).is_none());
+        assert!(traces(0.0).begin(Some(&headers("01"))).is_some());
+        assert!(traces(1.0).begin(Some(&headers("00"))).is_none());
         let tenth = traces(0.1);
-        let none = http::HeaderMap::new();
-        let traced = (0..10_000).filter(|_| tenth.begin(&none).is_some()).count();
+        let traced = (0..10_000).filter(|_| tenth.begin(None).is_some()).count();
         assert!((900..1100).contains(&traced), "{traced}");
     }
 
@@ -367,7 +377,7 @@ mod tests {
                 spans
             });
         };
-        add(QUEUE_BYTES_MAX - Batch::default().message.len() - 1, 7);
+        add(QUEUE_BYTES_MAX - Batch::reusing(Vec::new()).message.len() - 1, 7);
         add(2, 3);
         add(1, 1);
         assert_eq!((tracer.queue.lock().batch.spans, tracer.dropped.load(Ordering::Relaxed)), (8, 3));
@@ -383,7 +393,7 @@ mod tests {
             });
             std::pin::pin!(tracer.full.notified()).enable()
         };
-        assert!(!is_full(GATHERED_BYTES_MAX - Batch::default().message.len() - 1));
+        assert!(!is_full(GATHERED_BYTES_MAX - Batch::reusing(Vec::new()).message.len() - 1));
         assert!(is_full(1));
         assert!(!is_full(1), "it is said once");
     }
@@ -392,19 +402,20 @@ mod tests {
     struct Settled(AccessLog, Arc<Traces>);
 
     impl ExchangeSink for Settled {
-        fn settle(&self, facts: Facts, _: Instant) {
+        fn settle(&self, facts: &mut Facts, _: Instant) {
             self.0.take(facts, Duration::from_millis(1), &self.1);
         }
     }
 
     /// Ends so many traced requests that made no attempt.
     fn end_requests(access: &AccessLog, traces: &Arc<Traces>, requests: usize) {
+        access.export_to(traces);
         let sink: Arc<dyn ExchangeSink> = Arc::new(Settled(access.clone(), Arc::clone(traces)));
         for _ in 0..requests {
             let id = RequestId::new(0, 0);
             let clock = Clock::start();
             let mut exchange = Exchange::begin(id, Operation::ChatCompletions, clock.now(), clock, Arc::clone(&sink));
-            exchange.trace = traces.begin(&http::HeaderMap::new());
+            exchange.trace = traces.begin(None);
         }
     }
 

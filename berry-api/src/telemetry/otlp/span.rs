@@ -4,40 +4,43 @@
 //! for is below `berry.`. Tokens stand on the attempt that answered, and only there, so that no reader counts them twice. Nothing
 //! of a prompt, an answer, a token or a key is in a span.
 
-use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use berry_core::config::snapshot::{Backend, Model, Upstream};
+use berry_core::config::snapshot::{Backend, Upstream};
 use berry_core::operation::Operation;
 use berry_core::time::Instant;
-use berry_core::usage::Usage;
-use berry_loadbalance::outcome::Outcome;
-use berry_relay::exchange::{End, Facts, Try};
+use berry_relay::exchange::{End, Reason};
 use berry_relay::trace::Trace;
 use http::Uri;
 
 use super::wire::Message;
 use crate::status::WallClock;
+use crate::telemetry::access::{Finished, Tokens, Tried};
+use crate::telemetry::alike::Alike;
 
 /// Field of a span in `ScopeSpans`.
 const SPANS: u64 = 2;
 const KIND_SERVER: u64 = 2;
 const KIND_CLIENT: u64 = 3;
 const STATUS_ERROR: u64 = 2;
-/// W3C flag `sampled`, and that the parent is known to be remote or not.
-const FLAGS_SAMPLED: u32 = 1;
 
 /// Makes spans.
 pub(super) struct Encoder {
     /// Unix time at the clock's zero, nanoseconds.
     epoch: u64,
-    of_models: Alike<Model>,
-    of_backends: Alike<Backend>,
+    requests: Alike<RequestWords>,
+    attempts: Alike<AttemptWords>,
 }
 
+/// What decides most of a request's span, beside model and backend: operation, status, end and number of attempts.
+type RequestWords = (Operation, u16, End, u32);
+
+/// The same of an attempt: operation, whether a stream was asked for, status, reason and outcome.
+type AttemptWords = (Operation, bool, u16, Reason, &'static str);
+
 /// How many spans a request has.
-pub(super) fn count(facts: &Facts) -> u64 {
-    1 + facts.tries.len() as u64
+pub(super) fn count(finished: &Finished) -> u64 {
+    1 + finished.tries.len() as u64
 }
 
 impl Encoder {
@@ -45,91 +48,70 @@ impl Encoder {
         let epoch = wall.start.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         Self {
             epoch: u64::try_from(epoch).unwrap_or(u64::MAX),
-            of_models: Alike::default(),
-            of_backends: Alike::default(),
+            requests: Alike::default(),
+            attempts: Alike::default(),
         }
     }
 
-    /// Writes the spans of a request that took so long, as fields of `ScopeSpans`. Returns how many.
-    pub(super) fn write(&mut self, facts: &Facts, trace: &Trace, latency: Duration, out: &mut Message) -> u64 {
-        out.message(SPANS, |span| self.request(span, facts, trace, latency));
-        for (number, attempt) in (1..).zip(&facts.tries) {
-            out.message(SPANS, |span| self.attempt(span, facts, attempt, trace, number));
+    /// Writes the spans of a traced request, as fields of `ScopeSpans`. Returns how many.
+    pub(super) fn write(&mut self, finished: &Finished, trace: &Trace, out: &mut Message) -> u64 {
+        out.message(SPANS, |span| self.request(span, finished, trace));
+        for (number, attempt) in (1..).zip(&finished.tries) {
+            out.message(SPANS, |span| self.attempt(span, finished, attempt, trace, number));
         }
-        count(facts)
+        count(finished)
     }
 
-    fn request(&mut self, span: &mut Message, facts: &Facts, trace: &Trace, latency: Duration) {
+    fn request(&mut self, span: &mut Message, finished: &Finished, trace: &Trace) {
         let ids = Ids { trace: trace.trace_id, span: trace.span_id, parent: trace.parent };
-        self.begin(span, ids, facts.started, latency);
-        match &facts.model {
-            Some(model) => self.of_models.write(span, facts.operation, model, |span| {
-                of_operation(span, facts.operation);
-                text(span, "berry.model", model.name.as_str());
-                text(span, "berry.strategy", model.strategy.as_str());
-            }),
-            None => of_operation(span, facts.operation),
+        self.begin(span, &ids, finished.started, finished.started + finished.latency);
+        match (&finished.model, &finished.backend) {
+            (Some(model), Some(backend)) => {
+                let words = (finished.operation, finished.status, finished.end, finished.attempts);
+                span.alike(&mut self.requests, (words, model, backend), |span| of_request(span, finished));
+            }
+            _ => of_request(span, finished),
         }
-        if facts.status != 0 {
-            whole(span, "http.response.status_code", u64::from(facts.status));
-        }
-        text(span, "berry.request_id", facts.request_id.as_str());
-        if let Some(user) = &facts.user {
+        text(span, "berry.request_id", finished.request_id.as_str());
+        if let Some(user) = &finished.user {
             text(span, "user.id", user.id.as_str());
         }
-        text(span, "berry.outcome", facts.end.as_str());
-        whole(span, "berry.attempts", u64::from(facts.attempts));
-        if let Some(cost) = &facts.cost {
-            text(span, "berry.cost_usd", &cost.total.to_string());
-        }
-        let kind = match facts.end {
-            End::Failed(kind) => Some(kind.code()),
-            End::Complete | End::Cancelled => None,
-        };
-        if let Some(kind) = kind {
-            text(span, "error.type", kind);
-        }
-        // A caller's own mistake is no error of a server's span.
-        if facts.status >= 500 || (kind.is_some() && facts.status < 400) {
-            failed(span);
+        if let Some(cost) = finished.cost {
+            text(span, "berry.cost_usd", cost.text().as_str());
         }
     }
 
-    fn attempt(&mut self, span: &mut Message, facts: &Facts, attempt: &Try, trace: &Trace, number: u32) {
+    fn attempt(&mut self, span: &mut Message, finished: &Finished, attempt: &Tried, trace: &Trace, number: u32) {
         let ids = Ids { trace: trace.trace_id, span: trace.attempt(number), parent: Some(trace.span_id) };
-        self.begin(span, ids, attempt.started, attempt.duration.unwrap_or_default());
-        let backend = &attempt.backend;
-        let upstream_model = facts.upstream_model(backend);
-        span.two_words(5, [operation_name(facts.operation), upstream_model]);
-        text(span, "gen_ai.request.model", upstream_model);
-        self.of_backends.write(span, facts.operation, backend, |span| of_backend(span, facts.operation, backend));
-        flag(span, "gen_ai.request.stream", facts.stream);
-        if attempt.status != 0 {
-            whole(span, "http.response.status_code", u64::from(attempt.status));
+        self.begin(span, &ids, attempt.started, attempt.ended);
+        match &finished.model {
+            Some(model) if finished.is_usual() => {
+                let Finished { operation, stream, .. } = *finished;
+                let words = (operation, stream, attempt.status, attempt.reason, attempt.outcome);
+                let key = (words, model, &attempt.backend);
+                span.alike(&mut self.attempts, key, |span| of_attempt(span, finished, attempt));
+            }
+            _ => of_attempt(span, finished, attempt),
         }
-        if let (true, Some(ttft)) = (facts.stream, attempt.ttft) {
+        if let (true, Some(ttft)) = (finished.stream, attempt.ttft) {
             seconds(span, "gen_ai.response.time_to_first_chunk", ttft);
         }
-        if number == facts.attempts && matches!(attempt.outcome, Outcome::Success { .. } | Outcome::Cancelled) {
-            usage(span, &facts.usage);
-        }
-        text(span, "berry.attempt.reason", attempt.reason.as_str());
-        text(span, "berry.attempt.outcome", attempt.outcome_name());
-        if matches!(attempt.outcome, Outcome::Failure { .. } | Outcome::CallerFault) {
-            text(span, "error.type", attempt.outcome_name());
-            failed(span);
+        if number == finished.attempts && !attempt.failed {
+            usage(span, &finished.tokens);
         }
     }
 
-    fn begin(&self, span: &mut Message, ids: Ids, started: Instant, duration: Duration) {
-        span.bytes(1, &ids.trace.to_be_bytes());
-        span.bytes(2, &ids.span.to_be_bytes());
-        if let Some(parent) = ids.parent {
-            span.bytes(4, &parent.to_be_bytes());
-        }
-        span.fixed64(7, self.epoch.saturating_add(started.as_nanos()));
-        span.fixed64(8, self.epoch.saturating_add((started + duration).as_nanos()));
-        span.fixed32(16, FLAGS_SAMPLED);
+    /// What every span begins with: whose it is and when it was.
+    fn begin(&self, span: &mut Message, ids: &Ids, started: Instant, ended: Instant) {
+        // Keys, lengths and flags stand in place; the parent comes last, since a trace that begins here has none.
+        let mut fields =
+            *b"\x0a\x10________________\x12\x08________\x39________\x41________\x85\x01\x01\0\0\0\x22\x08________";
+        fields[2..18].copy_from_slice(&ids.trace.to_be_bytes());
+        fields[20..28].copy_from_slice(&ids.span.to_be_bytes());
+        fields[29..37].copy_from_slice(&self.epoch.saturating_add(started.as_nanos()).to_le_bytes());
+        fields[38..46].copy_from_slice(&self.epoch.saturating_add(ended.as_nanos()).to_le_bytes());
+        fields[54..62].copy_from_slice(&ids.parent.unwrap_or_default().to_be_bytes());
+        span.raw(if ids.parent.is_some() { &fields } else { &fields[..52] });
     }
 }
 
@@ -140,32 +122,46 @@ struct Ids {
     parent: Option<u64>,
 }
 
-/// Encoded fields that all spans of one thing of the configuration have alike, for each operation.
-struct Alike<T>(Vec<(Operation, Arc<T>, Message)>);
-
-/// Most that are kept; then they are encoded anew. Bounds what is kept of configurations that are no longer in force.
-const ALIKE_MAX: usize = 64;
-
-impl<T> Default for Alike<T> {
-    fn default() -> Self {
-        Self(Vec::new())
+/// What the spans of many requests have alike.
+fn of_request(span: &mut Message, finished: &Finished) {
+    of_operation(span, finished.operation);
+    if let Some(model) = &finished.model {
+        text(span, "berry.model", model.name.as_str());
+        text(span, "berry.strategy", model.strategy.as_str());
+    }
+    if finished.status != 0 {
+        whole(span, "http.response.status_code", u64::from(finished.status));
+    }
+    text(span, "berry.outcome", finished.end.as_str());
+    whole(span, "berry.attempts", u64::from(finished.attempts));
+    let kind = match finished.end {
+        End::Failed(kind) => Some(kind.code()),
+        End::Complete | End::Cancelled => None,
+    };
+    if let Some(kind) = kind {
+        text(span, "error.type", kind);
+    }
+    // A caller's own mistake is no error of a server's span.
+    if finished.status >= 500 || (kind.is_some() && finished.status < 400) {
+        failed(span);
     }
 }
 
-impl<T> Alike<T> {
-    /// Writes the fields of `of`; `encode` makes them when they are not known.
-    fn write(&mut self, span: &mut Message, operation: Operation, of: &Arc<T>, encode: impl FnOnce(&mut Message)) {
-        let known = self.0.iter().find(|(known, thing, _)| *known == operation && Arc::ptr_eq(thing, of));
-        if let Some((.., fields)) = known {
-            return span.append(fields);
-        }
-        let mut fields = Message::default();
-        encode(&mut fields);
-        span.append(&fields);
-        if self.0.len() == ALIKE_MAX {
-            self.0.clear();
-        }
-        self.0.push((operation, Arc::clone(of), fields));
+/// What the spans of many attempts have alike.
+fn of_attempt(span: &mut Message, finished: &Finished, attempt: &Tried) {
+    let upstream_model = finished.upstream_model(&attempt.backend);
+    span.two_words(5, [operation_name(finished.operation), upstream_model]);
+    text(span, "gen_ai.request.model", upstream_model);
+    of_backend(span, finished.operation, &attempt.backend);
+    flag(span, "gen_ai.request.stream", finished.stream);
+    if attempt.status != 0 {
+        whole(span, "http.response.status_code", u64::from(attempt.status));
+    }
+    text(span, "berry.attempt.reason", attempt.reason.as_str());
+    text(span, "berry.attempt.outcome", attempt.outcome);
+    if attempt.failed {
+        text(span, "error.type", attempt.outcome);
+        failed(span);
     }
 }
 
@@ -189,15 +185,15 @@ fn of_backend(span: &mut Message, operation: Operation, backend: &Backend) {
     text(span, "berry.provider", backend.id.provider.as_str());
 }
 
-fn usage(span: &mut Message, usage: &Usage) {
-    let counts = [
-        ("gen_ai.usage.input_tokens", usage.input_tokens),
-        ("gen_ai.usage.output_tokens", usage.output_tokens),
-        ("gen_ai.usage.cache_read.input_tokens", usage.cached_tokens),
-        ("gen_ai.usage.cache_creation.input_tokens", usage.cache_write_tokens),
-        ("gen_ai.usage.reasoning.output_tokens", usage.reasoning_tokens),
+fn usage(span: &mut Message, tokens: &Tokens) {
+    let names = [
+        "gen_ai.usage.input_tokens",
+        "gen_ai.usage.output_tokens",
+        "gen_ai.usage.cache_read.input_tokens",
+        "gen_ai.usage.cache_creation.input_tokens",
+        "gen_ai.usage.reasoning.output_tokens",
     ];
-    for (name, count) in counts {
+    for (name, count) in names.into_iter().zip(tokens.counts()) {
         if let Some(count) = count {
             whole(span, name, count);
         }

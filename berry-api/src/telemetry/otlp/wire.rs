@@ -3,10 +3,16 @@
 //! Written out rather than generated, since it is a page of code against two crates and a build step. Source: the encoding page of
 //! protobuf.dev; field numbers from opentelemetry-proto 1.9, `trace/v1/trace.proto` and `common/v1/common.proto`.
 
+use std::hash::Hash;
+use std::sync::Arc;
+
+use berry_core::config::snapshot::{Backend, Model};
+
+use crate::telemetry::alike::Alike;
+
 const VARINT: u64 = 0;
 const FIXED64: u64 = 1;
 const LENGTH: u64 = 2;
-const FIXED32: u64 = 5;
 
 /// A message in the making. Fields come out in the order in which they are written.
 #[derive(Default)]
@@ -25,9 +31,18 @@ impl Message {
         self.0.extend_from_slice(fields);
     }
 
-    /// The fields of another message.
-    pub(super) fn append(&mut self, fields: &Self) {
-        self.raw(&fields.0);
+    /// Fields that are the same in all messages with this key.
+    pub(super) fn alike<W: Copy + Eq + Hash>(
+        &mut self,
+        alike: &mut Alike<W>,
+        key: (W, &Arc<Model>, &Arc<Backend>),
+        make: impl FnOnce(&mut Self),
+    ) {
+        alike.write(key, &mut self.0, |out| {
+            let mut message = Self(std::mem::take(out));
+            make(&mut message);
+            *out = message.0;
+        });
     }
 
     fn key(&mut self, field: u64, wire: u64) {
@@ -103,11 +118,6 @@ impl Message {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
-    pub(super) fn fixed32(&mut self, field: u64, value: u32) {
-        self.key(field, FIXED32);
-        self.0.extend_from_slice(&value.to_le_bytes());
-    }
-
     pub(super) fn bytes(&mut self, field: u64, value: &[u8]) {
         self.key(field, LENGTH);
         self.raw_varint(value.len() as u64);
@@ -125,6 +135,12 @@ impl Message {
         for part in [first, " ", second] {
             self.raw(part.as_bytes());
         }
+    }
+
+    /// An empty one in the room of bytes that are no longer needed.
+    pub(super) fn reusing(mut room: Vec<u8>) -> Self {
+        room.clear();
+        Self(room)
     }
 
     /// A message inside.

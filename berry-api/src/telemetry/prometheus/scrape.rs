@@ -57,9 +57,8 @@ impl Metrics {
             "Requests whose answer is over; 499 when the client left first.",
         );
         for (path, method, series) in series() {
-            for (place, count) in series.statuses.iter().enumerate().filter(|(_, count)| read(count) > 0) {
-                let status = (place + 100).to_string();
-                page.sample(&[("method", method), ("path", path), ("status", &status)], read(count));
+            for (status, count) in series.statuses() {
+                page.sample(&[("method", method), ("path", path), ("status", &status.to_string())], count);
             }
         }
         page.family(
@@ -68,7 +67,7 @@ impl Metrics {
             "From the head of a request to the end of its answer.",
         );
         for (path, method, series) in series() {
-            page.histogram(&[("method", method), ("path", path)], &series.duration.read());
+            page.histogram(&[("method", method), ("path", path)], &series.duration());
         }
         page.family(Kind::Counter, "berry_retries_total", "Attempts after the first of a request.");
         page.sample(&[], read(&self.retries));
