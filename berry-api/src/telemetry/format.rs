@@ -301,7 +301,7 @@ fn put_number(out: &mut Vec<u8>, mut value: u64, digits_min: usize) {
 fn put_milliseconds(out: &mut Vec<u8>, value: Duration) {
     let micros = value.as_secs().saturating_mul(1_000_000) + u64::from((value.subsec_nanos() + 500) / 1_000);
     put_number(out, micros / 1_000, 1);
-    if micros % 1_000 != 0 {
+    if !micros.is_multiple_of(1_000) {
         out.push(b'.');
         put_number(out, micros % 1_000, 3);
         while out.last() == Some(&b'0') {

@@ -46,11 +46,7 @@ pub(super) fn count(finished: &Finished) -> u64 {
 impl Encoder {
     pub(super) fn new(wall: WallClock) -> Self {
         let epoch = wall.start.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        Self {
-            epoch: u64::try_from(epoch).unwrap_or(u64::MAX),
-            requests: Alike::default(),
-            attempts: Alike::default(),
-        }
+        Self { epoch: u64::try_from(epoch).unwrap_or(u64::MAX), requests: Alike::default(), attempts: Alike::default() }
     }
 
     /// Writes the spans of a traced request, as fields of `ScopeSpans`. Returns how many.
