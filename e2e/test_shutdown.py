@@ -1,11 +1,12 @@
 """SIGTERM lets what was begun finish and ends with exit code 0; a second signal ends at once."""
 
 import asyncio
+import os
 import signal
 
 import pytest
 
-from harness.gateway import Gateway, parse_response
+from harness.gateway import DEMO, Gateway, parse_response
 from harness.upstream import PHASES, PLAIN_BODY, STREAM_END, STREAM_START, Upstream, config
 from harness.wire import Client
 
@@ -73,6 +74,30 @@ async def drain(directory, stop_signal: signal.Signals) -> None:
 @pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_open_streams_and_plain_requests_all_finish_and_the_exit_code_is_0(tmp_path, stop_signal):
     asyncio.run(drain(tmp_path, stop_signal))
+
+
+def test_a_read_that_hangs_does_not_hold_up_the_end(tmp_path):
+    path = tmp_path / "gateway.toml"
+    gateway = Gateway("[server]\nshutdown_grace_seconds = 1\n" + DEMO, tmp_path)
+    # Like a file on a network file system that is gone: whoever reads it waits for ever.
+    path.unlink()
+    os.mkfifo(path)
+
+    def reader_waits() -> int | None:
+        try:
+            return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            return None
+
+    gateway.process.send_signal(signal.SIGHUP)
+    writer = gateway.wait_for(reader_waits, 10, "the file is being read")
+    try:
+        assert gateway.chat("demo-model").status == 200
+        gateway.process.send_signal(signal.SIGTERM)
+        assert gateway.exit_code(within=15) == 0, gateway.log()
+    finally:
+        gateway.process.kill()
+        os.close(writer)
 
 
 def test_a_second_signal_ends_at_once(tmp_path):

@@ -201,6 +201,47 @@ impl Known {
         self.revoked.drain(..over);
     }
 
+    fn entries(&self) -> Vec<Entry> {
+        let keys = self.all.iter().map(|key| Entry {
+            id: key.id().to_owned(),
+            generation: key.record.generation,
+            text: serde_json::to_string(&key.record).expect("keys are made of texts and numbers"),
+        });
+        let revoked = self.revoked.iter();
+        keys.chain(revoked.map(|id| Entry { id: id.clone(), generation: REVOKED, text: String::new() })).collect()
+    }
+
+    /// Takes in what others know, and says whether any of it was new.
+    fn take_in(&mut self, entries: &[Entry]) -> bool {
+        let mut at: HashMap<String, usize> =
+            self.all.iter().enumerate().map(|(at, key)| (key.id().to_owned(), at)).collect();
+        let mut revoked: HashSet<String> = self.revoked.iter().cloned().collect();
+        let mut changed = false;
+        for entry in entries.iter().filter(|entry| entry.text.is_empty()) {
+            if revoked.insert(entry.id.clone()) {
+                changed = true;
+                self.revoked.push(entry.id.clone());
+            }
+        }
+        for entry in entries.iter().filter(|entry| !entry.text.is_empty() && !revoked.contains(&entry.id)) {
+            let Some(key) = entry.key() else { continue };
+            match at.get(&entry.id) {
+                Some(place) if self.all[*place].record.generation >= entry.generation => continue,
+                Some(place) => self.all[*place] = Arc::new(key),
+                None if self.all.len() >= KEYS_MAX => continue,
+                None => {
+                    at.insert(entry.id.clone(), self.all.len());
+                    self.all.push(Arc::new(key));
+                }
+            }
+            changed = true;
+        }
+        self.all.retain(|key| !revoked.contains(key.id()));
+        let over = self.revoked.len().saturating_sub(REVOKED_MAX);
+        self.revoked.drain(..over);
+        changed
+    }
+
     fn save(&self, path: &Path) -> Result<(), String> {
         let keys = self.all.iter().map(|key| &key.record).collect();
         let stored = Stored { version: VERSION, keys, revoked: self.revoked.clone() };
@@ -358,6 +399,8 @@ impl Keys {
             Place::Broken(why) => return Err(KeyError::NotKept(why.clone())),
         };
         let mut known = self.table.load().known.clone();
+        // Another process in the same directory, as during a change of versions, may have written since.
+        known.take_in(&read(path).map_err(KeyError::NotKept)?.entries());
         let changed = change(&mut known)?;
         known.save(path).map_err(KeyError::NotKept)?;
         self.table.store(Arc::new(Table::of(known)));
@@ -393,14 +436,7 @@ impl Keys {
 
     /// All that is known, those included that were taken back.
     pub(crate) fn entries(&self) -> Vec<Entry> {
-        let table = self.table.load();
-        let keys = table.known.all.iter().map(|key| Entry {
-            id: key.id().to_owned(),
-            generation: key.record.generation,
-            text: serde_json::to_string(&key.record).expect("keys are made of texts and numbers"),
-        });
-        let revoked = table.known.revoked.iter();
-        keys.chain(revoked.map(|id| Entry { id: id.clone(), generation: REVOKED, text: String::new() })).collect()
+        self.table.load().known.entries()
     }
 
     /// Takes in what other instances know, in force at once and on disk where that is possible. Entries that no key can be are
@@ -411,35 +447,9 @@ impl Keys {
     pub(crate) fn merge(&self, entries: &[Entry]) -> Result<(), String> {
         let place = self.place.lock();
         let mut known = self.table.load().known.clone();
-        let mut at: HashMap<String, usize> =
-            known.all.iter().enumerate().map(|(at, key)| (key.id().to_owned(), at)).collect();
-        let mut revoked: HashSet<String> = known.revoked.iter().cloned().collect();
-        let mut changed = false;
-        for entry in entries.iter().filter(|entry| entry.text.is_empty()) {
-            if revoked.insert(entry.id.clone()) {
-                changed = true;
-                known.revoked.push(entry.id.clone());
-            }
-        }
-        for entry in entries.iter().filter(|entry| !entry.text.is_empty() && !revoked.contains(&entry.id)) {
-            let Some(key) = entry.key() else { continue };
-            match at.get(&entry.id) {
-                Some(place) if known.all[*place].record.generation >= entry.generation => continue,
-                Some(place) => known.all[*place] = Arc::new(key),
-                None if known.all.len() >= KEYS_MAX => continue,
-                None => {
-                    at.insert(entry.id.clone(), known.all.len());
-                    known.all.push(Arc::new(key));
-                }
-            }
-            changed = true;
-        }
-        if !changed {
+        if !known.take_in(entries) {
             return Ok(());
         }
-        known.all.retain(|key| !revoked.contains(key.id()));
-        let over = known.revoked.len().saturating_sub(REVOKED_MAX);
-        known.revoked.drain(..over);
         let kept = match &*place {
             Place::At(path) => known.save(path),
             Place::Nowhere => Err("there is no data directory".to_owned()),
@@ -693,6 +703,22 @@ mod tests {
         again.revoke(key.id()).unwrap();
         assert_eq!(ask(&again, &new, "192.0.2.1", 0), Err(Denial::Unknown));
         assert!(matches!(again.revoke(key.id()), Err(KeyError::Unknown)));
+    }
+
+    #[test]
+    fn what_another_process_in_the_same_directory_changed_is_not_undone() {
+        let directory = tempfile::tempdir().unwrap();
+        let ada = UserId::new("ada");
+        let first = keys(directory.path());
+        let (gone, gone_token) = first.create(grant(&[]), &ada, None, NOW).unwrap();
+        let second = keys(directory.path());
+        let (_, of_second) = second.create(grant(&[]), &ada, None, NOW).unwrap();
+        first.revoke(gone.id()).unwrap();
+        let (_, late) = second.create(grant(&[]), &ada, None, NOW).unwrap();
+        for keys in [&second, &keys(directory.path())] {
+            assert_eq!(ask(keys, &gone_token, "192.0.2.1", 0), Err(Denial::Unknown), "it was revoked");
+            assert!(ask(keys, &of_second, "192.0.2.1", 0).is_ok() && ask(keys, &late, "192.0.2.1", 0).is_ok());
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use berry_core::error::ErrorKind;
 use berry_core::time::Instant;
 use berry_ledger::{Appended, Attempt, Condition, Ledger, OpenError, Options, QueryError, Record, Status, Store};
 use berry_relay::exchange::{End, Facts};
+use parking_lot::Mutex;
 use serde::Serialize;
 use smallvec::SmallVec;
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -27,20 +28,33 @@ const FILE: &str = "ledger.db";
 const JOURNAL: &str = "journal";
 /// The folder of backups.
 const BACKUPS: &str = "backups";
-/// Between two looks at how the ledger is, for the log.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Between two looks at how the ledger is, and two tries to open it.
+pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long the end of the process waits for the database. What it does not take stays in the journal.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
 /// Where the records of requests go. Empty until [`Recorder::open`], and for ever where there is no ledger.
 #[derive(Default)]
 pub struct Recorder {
-    open: OnceLock<Result<Opened, String>>,
+    open: OnceLock<Opened>,
+    /// What could not be opened yet.
+    waiting: Mutex<Option<Waiting>>,
+}
+
+/// What is opened as soon as that is possible: when the process that has the journal ends, or the folder can be written.
+struct Waiting {
+    config: snapshot::Ledger,
+    directory: PathBuf,
+    process: u64,
+    /// Why not yet.
+    why: String,
 }
 
 struct Opened {
     ledger: Ledger,
     fsync: bool,
+    /// Where the database is, if it is a file.
+    folder: PathBuf,
     /// Where backups go.
     backups: PathBuf,
 }
@@ -60,12 +74,34 @@ impl Recorder {
     /// Opens the ledger of the configuration, once. The database in its own thread, so nothing waits for it here.
     ///
     /// # Errors
-    /// Why there is none. It is kept for `/health`.
+    /// Why there is none yet. It is kept for `/health`, and [`watch`] tries again.
     pub fn open(&self, config: &snapshot::Ledger, directory: &Path, process: u64) -> Result<(), String> {
+        self.try_open(config, directory, process).inspect_err(|why| {
+            let (config, directory, why) = (config.clone(), directory.to_owned(), why.clone());
+            *self.waiting.lock() = Some(Waiting { config, directory, process, why });
+        })
+    }
+
+    /// Tries again what could not be opened; whether it is open now. `None` where nothing waits to be opened.
+    fn retry(&self) -> Option<bool> {
+        let mut waiting = self.waiting.lock();
+        let Waiting { config, directory, process, why } = waiting.as_mut()?;
+        match self.try_open(config, directory, *process) {
+            Ok(()) => *waiting = None,
+            Err(error) => *why = error,
+        }
+        Some(waiting.is_none())
+    }
+
+    fn try_open(&self, config: &snapshot::Ledger, directory: &Path, process: u64) -> Result<(), String> {
         let store = match &config.store {
             LedgerStore::Off => return Ok(()),
             LedgerStore::Sqlite(path) => Store::Sqlite(path.clone().unwrap_or_else(|| directory.join(FILE))),
             LedgerStore::Postgres(url) => Store::Postgres(url.clone()),
+        };
+        let folder = match &store {
+            Store::Sqlite(path) => path.parent().unwrap_or(directory).to_owned(),
+            Store::Postgres(_) => directory.to_owned(),
         };
         let mut options = Options::new(directory.join(JOURNAL), store, process, Arc::new(now_us));
         options.retention_days = config.retention_days;
@@ -73,19 +109,17 @@ impl Recorder {
         // Several files, so that there is room again as soon as the oldest of them is in the database.
         options.segment_bytes = options.segment_bytes.min(config.journal_max_bytes / 4);
         // Without the path, since `/health` is open to everybody.
-        let opened = Ledger::open(options).map_err(|error| match &error {
+        let ledger = Ledger::open(options).map_err(|error| match &error {
             OpenError::Journal { source, .. } => format!("journal: {source}"),
             OpenError::Thread(source) => format!("{error}: {source}"),
-        });
-        let opened = opened.map(|ledger| Opened { ledger, fsync: config.fsync, backups: directory.join(BACKUPS) });
-        let result = opened.as_ref().map(|_| ()).map_err(String::clone);
+        })?;
         // A second opening has no effect: the journal is this process's own already.
-        let _ = self.open.set(opened);
-        result
+        let _ = self.open.set(Opened { ledger, fsync: config.fsync, folder, backups: directory.join(BACKUPS) });
+        Ok(())
     }
 
     fn opened(&self) -> Option<&Opened> {
-        self.open.get()?.as_ref().ok()
+        self.open.get()
     }
 
     /// The ledger, for questions.
@@ -134,14 +168,20 @@ impl Recorder {
     /// How it is, for `/health`.
     pub fn report(&self) -> Report {
         let none = |status, reason| Report { status, reason, lag_rows: 0, dropped_rows: 0 };
-        match self.open.get() {
-            None => none("off", None),
-            Some(Err(error)) => none("unavailable", Some(error.clone())),
-            Some(Ok(opened)) => {
-                let Status { condition, reason, lag_rows, dropped, .. } = opened.ledger.status();
+        match (self.status(), &*self.waiting.lock()) {
+            (Some(Status { condition, reason, lag_rows, dropped, .. }), _) => {
+                let reason = reason.map(|reason| self.without_folder(&reason));
                 Report { status: word(condition), reason, lag_rows, dropped_rows: dropped }
             }
+            (None, Some(waiting)) => none("unavailable", Some(waiting.why.clone())),
+            (None, None) => none("off", None),
         }
+    }
+
+    /// A reason for everybody, who are not to know where files lie.
+    fn without_folder(&self, reason: &str) -> String {
+        let folder = self.opened().map(|opened| format!("{}{}", opened.folder.display(), std::path::MAIN_SEPARATOR));
+        folder.map_or_else(|| reason.to_owned(), |folder| reason.replace(&folder, ""))
     }
 
     /// Brings everything that was recorded into the database.
@@ -201,7 +241,7 @@ fn unhurried<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Says in the log when the ledger stops or begins to be well, until the drain.
+/// Says in the log when the ledger stops or begins to be well, and opens one that could not be opened at the start, until the drain.
 pub async fn watch(app: Arc<App>) {
     tokio::select! {
         biased;
@@ -211,10 +251,26 @@ pub async fn watch(app: Arc<App>) {
 }
 
 async fn watch_for_ever(recorder: &Recorder) {
-    let mut last = Condition::Ok;
+    let (mut last, mut noted, mut lost) = (Condition::Ok, None, 0);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let Some(Status { condition, reason, lag_rows, dropped, .. }) = recorder.status() else { return };
+        let Some(Status { condition, reason, lag_rows, dropped, lost_bytes, .. }) = recorder.status() else {
+            match unhurried(|| recorder.retry()) {
+                Some(true) => tracing::info!("the ledger is open; requests are recorded from now on"),
+                Some(false) => {}
+                None => return,
+            }
+            continue;
+        };
+        if lost_bytes > lost {
+            lost = lost_bytes;
+            tracing::warn!(lost_bytes, "a part of the journal cannot be read; rows that were in it are lost");
+        }
+        // What an operator must know of it though it is well, such as that a damaged database was put aside.
+        if condition == Condition::Ok && reason.is_some() && reason != noted {
+            tracing::error!(reason, "the ledger goes on, but not with all that it had");
+            noted.clone_from(&reason);
+        }
         if condition == last {
             continue;
         }

@@ -152,6 +152,8 @@ fn serve(arguments: &Arguments) -> Result<ExitCode, String> {
         .map_err(|error| format!("cannot start: {error}"))?;
     let ended = runtime.block_on(listen_and_serve(arguments, &found, loaded, &logs));
     logs.writer.flush();
+    // A thread that waits for a name server or a network file system would hold up the end.
+    runtime.shutdown_background();
     match ended? {
         Ended::Drained => Ok(ExitCode::SUCCESS),
         Ended::AtOnce => Ok(ExitCode::FAILURE),
@@ -179,7 +181,7 @@ fn open_data_dir(app: &App, configured: Option<&Path>) {
     if let Err(error) = app.ledger.open(&app.runtime().snapshot.ledger, &directory, rand::random()) {
         tracing::error!(
             error,
-            "requests are not recorded; give the server a data directory that it can write and start again"
+            "requests are not recorded until the data directory can be written; no other process may use it"
         );
     }
 }

@@ -26,7 +26,8 @@ impl RotatingFile {
     /// # Errors
     /// Those of the file system.
     pub(super) fn open(settings: &LogFile) -> io::Result<Self> {
-        let (file, written) = append(&settings.path)?;
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", settings.path.display()));
+        let (file, written) = append(&settings.path).map_err(named)?;
         Ok(Self { path: settings.path.clone(), file, written, bytes_max: settings.max_bytes, keep: settings.keep })
     }
 
@@ -90,6 +91,15 @@ mod tests {
     fn open(path: &Path) -> RotatingFile {
         let settings = LogFile { path: path.to_owned(), format: LogFormat::Json, max_bytes: Some(10), keep: 5 };
         RotatingFile::open(&settings).unwrap()
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().join("berry-api.log");
+        let settings = LogFile { path: path.clone(), format: LogFormat::Json, max_bytes: None, keep: 0 };
+        let error = RotatingFile::open(&settings).err().unwrap().to_string();
+        assert!(error.contains(&path.display().to_string()), "{error}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The ledger of a gateway: exactly one row for each request, however it ends, and who may read which rows.
 
+use berry_api::ledger::{LOOK_EVERY, watch};
 use berry_api::telemetry::access::AccessLog;
 use http::Method;
 use http_body_util::BodyExt as _;
@@ -332,6 +333,26 @@ async fn what_cannot_be_asked_is_refused_and_without_a_ledger_so_is_every_questi
     let without = TestGateway::new(CONFIG);
     let answer = without.get("/admin/usage", ADMIN).await;
     assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (503, "ledger_unavailable"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_another_process_has_is_opened_when_that_process_is_gone() {
+    let (other, directory) = recorded(plan(&["none"])).await;
+    let fleet = plan(&["none"]).build().await;
+    let app = fleet.gateway.gateway.app();
+    app.ledger.open(&app.runtime().snapshot.ledger, directory.path(), 2).unwrap_err();
+    let told = async || asked(&fleet.gateway, "/health", "").await["ledger"]["status"].clone();
+    let changes = async {
+        tokio::time::sleep(2 * LOOK_EVERY).await;
+        assert_eq!(told().await, "unavailable");
+        drop(other);
+        tokio::time::sleep(2 * LOOK_EVERY).await;
+        assert_eq!(told().await, "ok");
+        fleet.ask(false).await;
+        assert_eq!(usage(&fleet, "").await["rows"].as_array().unwrap().len(), 1);
+        app.shutdown.drain();
+    };
+    tokio::join!(watch(std::sync::Arc::clone(app)), changes);
 }
 
 #[tokio::test]
