@@ -627,6 +627,10 @@ impl Attempt<'_> {
             return Ok(Reply::Held(chunks, permit));
         }
         let usage = meter::usage_of_answer(&chunks, &members);
+        if let Some(Told { status, body }) = self.failure_in_answer(&chunks) {
+            head.status = status;
+            return Ok(Reply::Held(Chunks::from(body), permit));
+        }
         if let Some(translation) = &self.translation {
             let answer = translation.answer(&chunks.into_bytes()).map_err(|error| self.bad(error.to_string()))?;
             return Ok(translated(answer, usage, permit, head, exchange));
@@ -679,6 +683,16 @@ impl Attempt<'_> {
             return None;
         }
         Some(meter::told::status_of(&body.slice(error.value.clone())))
+    }
+
+    /// The failure that an answer with status 200 ended with, as an error answer. Gemini's own clients read its reasons themselves.
+    fn failure_in_answer(&self, body: &Chunks) -> Option<Told> {
+        let is_chat = self.operation == Operation::ChatCompletions;
+        let may_be = match self.translation {
+            Some(_) => true,
+            None => is_chat && may_have_failed(body),
+        };
+        may_be.then(|| meter::told::of_choices(&body.slice(0..body.len()))).flatten()
     }
 
     async fn hold(
@@ -861,6 +875,13 @@ fn translated(
 /// Whether an answer may have a member `error`. Its text may quote the word too.
 fn may_hold_error(body: &Chunks) -> bool {
     memchr::memmem::find(&body.slice(0..body.len()), b"\"error\"").is_some()
+}
+
+/// Whether a plain chat answer may end with a failure. Its reason stands behind its content.
+fn may_have_failed(body: &Chunks) -> bool {
+    const TAIL: usize = 4096;
+    let tail = body.slice(body.len().saturating_sub(TAIL)..body.len());
+    [&b"error\""[..], b"insufficient_system_resource\""].iter().any(|word| memchr::memmem::find(&tail, word).is_some())
 }
 
 /// Whether an error body complains about the parameter that we had added.

@@ -67,6 +67,8 @@ pub fn of(status: StatusCode, body: &[u8], retry_after: Option<Duration>, known:
         408 => failure(FailureClass::Timeout, Retry::Anywhere),
         429 if told.codes.contains("insufficient_quota") || told.codes.contains("billing") => quota,
         429 => failure(FailureClass::RateLimit, Retry::Anywhere),
+        // The model's own slip, which a prompt may provoke: it says nothing of the backend.
+        502 if told.codes.contains("malformed_function_call") => Disposition { retry: Retry::Anywhere, ..caller },
         500.. => failure(FailureClass::Server, Retry::Anywhere),
         _ => caller,
     }
@@ -181,6 +183,7 @@ mod tests {
             (409, "{}", None, No),
             (422, "{}", None, No),
             (429, "{}", Some(RateLimit), Anywhere),
+            (502, r#"{"error":{"code":"malformed_function_call"}}"#, None, Anywhere),
             (429, r#"{"error":{"type":"insufficient_quota"}}"#, Some(RateLimit), Elsewhere),
             (500, "", Some(Server), Anywhere),
             (503, "", Some(Server), Anywhere),

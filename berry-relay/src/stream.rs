@@ -306,6 +306,8 @@ impl EventStream {
             let Some(translator) = &mut self.treatment.translator else { break };
             match translator.push(&event, bytes, &mut out) {
                 Ok(()) if class == EventClass::Error => self.note_error(&event),
+                // A slip of the model: worth another try, and nothing that speaks against the backend.
+                Ok(()) if translator.has_failed() && self.committed_at.is_none() => self.note_error(&event),
                 Ok(()) => {}
                 Err(error) => {
                     wrong = Some(error);

@@ -566,6 +566,43 @@ async fn the_last_error_told_in_a_stream_reaches_the_client_with_its_status() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_plain_answer_inside_which_the_upstream_failed_is_rescued_and_else_told_as_its_error() {
+    let busy = r#"{"code":503,"message":"busy"}"#;
+    for (reason, error, status) in
+        [("error", busy, 503), ("insufficient_system_resource", "null", 500), ("network_error", "null", 500)]
+    {
+        let choice = format!(r#"{{"message":{{"content":"ha"}},"finish_reason":"{reason}","error":{error}}}"#);
+        let reply = Reply::json("/", format!(r#"{{"choices":[{choice}],"usage":{{"prompt_tokens":3}}}}"#));
+        let script = Script { replies: vec![reply], ..Script::default() };
+        let fleet = scripted([script.clone(), always(GOOD)]).build().await;
+        assert_eq!((fleet.ask(false).await.status(), fleet.seen()), (200, vec![1, 1]), "{reason}");
+        let got = scripted([script]).build().await.ask(false).await;
+        assert_eq!(got.status(), status, "{reason}: {}", got.text());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_of_gemini_that_nobody_can_read_is_tried_again_and_speaks_against_no_backend() {
+    let answer = r#"{"candidates":[{"content":{},"finishReason":"MALFORMED_FUNCTION_CALL","index":0}],"usageMetadata":{"promptTokenCount":3}}"#;
+    for streamed in [false, true] {
+        let script = match streamed {
+            false => Script { replies: vec![Reply::json("/", answer)], ..Script::default() },
+            true => events(&format!("data: {answer}\n\n")),
+        };
+        let gemini = "backend_type = \"gemini\"";
+        let fleet = scripted([script.clone(), always(GOOD)]).provider(gemini).build().await;
+        // More than would open a circuit.
+        for asked in 1..=8 {
+            assert_eq!((fleet.ask(streamed).await.status(), fleet.seen()), (200, vec![asked, asked]));
+        }
+        assert_eq!(fleet.gateway.gateway.app().status().providers["a"].failed_requests, 0);
+        let got = scripted([script]).provider(gemini).build().await.ask(streamed).await;
+        assert_eq!(got.status(), 502, "{}", got.text());
+        assert!(got.text().contains("a tool call that cannot be read"), "{}", got.text());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_whose_type_is_not_told_is_one_when_it_reads_like_one() {
     let chunk = r#"{"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}"#;
     let body = format!("data: {chunk}\n\ndata: [DONE]\n\n");

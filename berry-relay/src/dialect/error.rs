@@ -40,9 +40,26 @@ fn read(body: &Bytes) -> Option<Said> {
     Some(Said {
         code: word(&mut fields, "code").unwrap_or_default().to_lowercase(),
         kind: word(&mut fields, "type").or_else(|| word(&mut fields, "status")).unwrap_or_default().to_lowercase(),
-        message: fields.string("message").or_else(|| fields.string("detail")).unwrap_or_default(),
+        message: message(&mut fields),
         param: fields.string("param"),
     })
+}
+
+/// The words of an error: a text, or what FastAPI's servers say of each field that is wrong (vLLM, SGLang, Mistral; 2026).
+fn message(fields: &mut Fields) -> String {
+    let (message, detail) = (fields.take("message"), fields.take("detail"));
+    if let Some(text) = [&message, &detail].into_iter().flatten().find_map(Json::string) {
+        return text;
+    }
+    let Some(list) = detail.or_else(|| message?.fields().take("detail")) else { return String::new() };
+    let place = |part: &Json| part.string().or_else(|| part.integer().map(|number| number.to_string()));
+    let say = |wrong: &Json| {
+        let mut wrong = wrong.fields();
+        let place: Vec<String> = wrong.list("loc").iter().filter_map(place).collect();
+        wrong.string("msg").map(|why| if place.is_empty() { why } else { format!("{}: {why}", place.join(".")) })
+    };
+    let said: Vec<String> = list.elements().iter().filter_map(say).collect();
+    said.join("; ")
 }
 
 /// What an error answer with this status means. A body that is no JSON object is not quoted: it may be a proxy's page.
@@ -246,6 +263,17 @@ mod tests {
         assert_eq!(kind(r#"{"error":{"code":429,"message":"x"}}"#), ErrorClass::RateLimit);
         assert_eq!(kind(r#"{"type":"error","error":{"type":"overloaded_error"}}"#), ErrorClass::Overloaded);
         assert_eq!(kind("plain text"), ErrorClass::Server);
+    }
+
+    #[test]
+    fn what_is_wrong_with_each_field_is_said() {
+        for body in [
+            r#"{"detail":[{"loc":["body","messages",0],"msg":"field required"},{"msg":"odd"}]}"#,
+            r#"{"object":"error","message":{"detail":[{"loc":["body","messages",0],"msg":"field required"},{"msg":"odd"}]}}"#,
+        ] {
+            let error = of_answer(422, &Bytes::from_static(body.as_bytes()), &ErrorTable::default());
+            assert_eq!(error.message, "body.messages.0: field required; odd");
+        }
     }
 
     #[test]

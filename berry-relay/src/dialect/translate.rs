@@ -334,6 +334,7 @@ impl Translation {
             translation: self.clone(),
             events: Vec::new(),
             finished: false,
+            failed: false,
         }
     }
 
@@ -411,6 +412,7 @@ pub struct StreamTranslator {
     translation: Translation,
     events: Vec<Event>,
     finished: bool,
+    failed: bool,
 }
 
 impl StreamTranslator {
@@ -422,6 +424,11 @@ impl StreamTranslator {
         self.reader.push(event, bytes, &mut self.events)?;
         self.write(out);
         Ok(())
+    }
+
+    /// Whether the client was told an error.
+    pub fn has_failed(&self) -> bool {
+        self.failed
     }
 
     /// The end of a stream that ended well.
@@ -436,6 +443,7 @@ impl StreamTranslator {
 
     fn write(&mut self, out: &mut BytesMut) {
         for mut event in self.events.drain(..) {
+            self.failed |= matches!(event, Event::Error(_));
             self.translation.mend(&mut event);
             self.encoder.push(event, out);
         }

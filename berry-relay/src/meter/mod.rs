@@ -46,6 +46,19 @@ pub(crate) fn is_failure(finish_reason: &[u8]) -> bool {
     matches!(finish_reason, b"error" | b"network_error" | b"insufficient_system_resource")
 }
 
+/// Whether a `finishReason` of Gemini says that what was written is no call that anybody could make (ai.google.dev/api/generate-content,
+/// 2026).
+pub(crate) fn is_bad_call(finish_reason: &[u8]) -> bool {
+    const WORDS: [&[u8]; 5] = [
+        b"MALFORMED_FUNCTION_CALL",
+        b"UNEXPECTED_TOOL_CALL",
+        b"TOO_MANY_TOOL_CALLS",
+        b"MALFORMED_RESPONSE",
+        b"MISSING_THOUGHT_SIGNATURE",
+    ];
+    WORDS.contains(&finish_reason)
+}
+
 /// Reads the usage of a plain answer.
 pub fn usage_of_answer(body: &Chunks, members: &Members) -> Usage {
     let slice = |name| Some(body.slice(members.get(name)?.value.clone()));

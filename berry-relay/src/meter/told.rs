@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::StatusCode;
 
+use super::{is_bad_call, is_failure};
 use crate::json::{Cursor, Kind, Raw};
 
 /// An error of an upstream as it would have been with its own status.
@@ -17,7 +18,7 @@ pub(crate) struct Told {
 /// The error that an event tells. `None` where there is no error object in it.
 ///
 /// It is below `error` (chat, Messages, Gemini), below `response` (a failed response), or the event itself (the `error` event of
-/// the Responses API).
+/// the Responses API), or in a choice that ended with it.
 pub(crate) fn of_event(data: &[u8]) -> Option<Told> {
     let (mut error, mut below, mut has_message, mut is_messages) = (None, None, false, false);
     Cursor::new(data).members(|key, value| {
@@ -41,13 +42,46 @@ pub(crate) fn of_event(data: &[u8]) -> Option<Told> {
         (Some(error), _) => (error.0, is_messages),
         (None, Some(below)) => (below.0, false),
         (None, None) if has_message => (data, false),
-        (None, None) => return None,
+        (None, None) => return of_choices(data),
     };
     let body = match is_whole {
         true => Bytes::copy_from_slice(data),
         false => Bytes::from([b"{\"error\":", error, b"}"].concat()),
     };
     Some(Told { status: status_of(error), body })
+}
+
+/// What stands for a failure of which the upstream says no more than that.
+const FAILED: &[u8] = br#"{"message":"The upstream failed inside its answer.","type":"server_error"}"#;
+/// What stands for an answer of Gemini that is no answer. Nobody's fault, and another try often ends better.
+const BAD_CALL: &[u8] =
+    br#"{"message":"The model wrote a tool call that cannot be read.","code":"malformed_function_call"}"#;
+
+/// The failure that a choice of chat completions or a candidate of Gemini ended with, inside an answer or an event. What came until
+/// then may be half a sentence, or half a call.
+pub(crate) fn of_choices(answer: &[u8]) -> Option<Told> {
+    let (mut failed, mut bad_call, mut error) = (false, false, None);
+    Cursor::new(answer).members(|key, value| match key {
+        b"choices" | b"candidates" => value.elements(|choice| {
+            choice.members(|key, value| {
+                let value = value.value()?;
+                match key {
+                    b"finish_reason" => failed |= value.text().is_some_and(is_failure),
+                    b"finishReason" => bad_call |= value.text().is_some_and(is_bad_call),
+                    b"error" if value.kind() == Kind::Object => error = Some(value.0),
+                    _ => {}
+                }
+                Some(())
+            })
+        }),
+        _ => value.skip(),
+    })?;
+    let error = match (failed, bad_call) {
+        (true, _) => error.unwrap_or(FAILED),
+        (false, true) => BAD_CALL,
+        (false, false) => return None,
+    };
+    Some(Told { status: status_of(error), body: Bytes::from([b"{\"error\":", error, b"}"].concat()) })
 }
 
 /// The status that an error object stands for, by the number in it, else by its code, else by its type: the names are those of
@@ -112,6 +146,26 @@ mod tests {
     }
 
     #[test]
+    fn a_choice_that_failed_is_told_as_the_body_of_an_error_answer() {
+        let told = |data: &str| of_choices(data.as_bytes()).map(|told| (told.status.as_u16(), told.body));
+        let own = r#"{"choices":[{"message":{"content":"ha"},"finish_reason":"error","error":{"code":429,"message":"busy"}}]}"#;
+        assert_eq!(told(own), Some((429, r#"{"error":{"code":429,"message":"busy"}}"#.into())));
+        let silent = r#"{"choices":[{"finish_reason":"stop"},{"finish_reason":"insufficient_system_resource"}]}"#;
+        assert_eq!(told(silent).map(|(status, _)| status), Some(500));
+        let bad_call = told(r#"{"candidates":[{"finishReason":"MALFORMED_FUNCTION_CALL","index":0}]}"#).unwrap();
+        assert_eq!(bad_call.0, 502);
+        for well in [
+            r#"{"choices":[{"message":{"content":"\"finish_reason\":\"error\""},"finish_reason":"stop"}]}"#,
+            r#"{"candidates":[{"finishReason":"SAFETY"}]}"#,
+            r#"{"choices":null}"#,
+            "{}",
+            "boom",
+        ] {
+            assert_eq!(told(well), None, "{well}");
+        }
+    }
+
+    #[test]
     fn an_event_is_told_as_the_body_of_an_error_answer() {
         let told = |data: &str| of_event(data.as_bytes()).map(|told| (told.status.as_u16(), told.body));
         let chat = r#"{"id":"c","choices":[],"error":{"code":400,"message":"too long"}}"#;
@@ -122,7 +176,7 @@ mod tests {
         assert_eq!(told(failed), Some((429, r#"{"error":{"code":"rate_limit_exceeded"}}"#.into())));
         let bare = r#"{"type":"error","code":"server_error","message":"boom"}"#;
         assert_eq!(told(bare), Some((500, format!(r#"{{"error":{bare}}}"#).into())));
-        for nothing in [r#"{"error":"boom"}"#, r#"{"choices":[{"finish_reason":"error"}]}"#, "boom", "{"] {
+        for nothing in [r#"{"error":"boom"}"#, r#"{"choices":[{"finish_reason":"stop"}]}"#, "boom", "{"] {
             assert_eq!(told(nothing), None, "{nothing}");
         }
     }

@@ -18,9 +18,13 @@ use super::loss::Losses;
 use super::text::{Json, Writer};
 use super::{Codec, Malformed, Reply, StreamDecoder, StreamEncoder, Target};
 use crate::body::Chunks;
+use crate::meter;
 
 /// What Google documents for calls that another model made: their signature is not looked at.
 pub(super) const FOREIGN_CALL: &str = "skip_thought_signature_validator";
+
+/// What a client of another dialect is told of an answer that is none: no other dialect can say it in a word.
+const BAD_CALL: &str = "The model wrote a tool call that cannot be read.";
 
 /// The codec.
 #[derive(Clone, Copy, Debug, Default)]
@@ -127,11 +131,7 @@ fn read_stop(reason: &str) -> Option<Stop> {
         "MAX_TOKENS" => Stop::Length,
         "SAFETY" | "RECITATION" | "LANGUAGE" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "NO_IMAGE" => Stop::Filter,
         image if image.starts_with("IMAGE_") => Stop::Filter,
-        "MALFORMED_FUNCTION_CALL"
-        | "UNEXPECTED_TOOL_CALL"
-        | "TOO_MANY_TOOL_CALLS"
-        | "MALFORMED_RESPONSE"
-        | "MISSING_THOUGHT_SIGNATURE" => Stop::MalformedCall,
+        reason if meter::is_bad_call(reason.as_bytes()) => Stop::MalformedCall,
         _ => Stop::End,
     })
 }

@@ -8,7 +8,7 @@ use super::super::ir::{
 };
 use super::super::text::{Json, Text, Writer};
 use super::super::{Malformed, Reply};
-use super::{logprobs, read_stop, stop_word};
+use super::{BAD_CALL, logprobs, read_stop, stop_word};
 use crate::json::Kind;
 use crate::meter;
 
@@ -25,6 +25,9 @@ pub(super) fn decode(body: &Bytes) -> Result<Response, Malformed> {
     }
     if candidates.is_empty() {
         return Err(Malformed::new("candidates", "there are none"));
+    }
+    if candidates.iter().any(|candidate| candidate.stop == Some(Stop::MalformedCall)) {
+        return Err(Malformed::new("finishReason", BAD_CALL));
     }
     Ok(Response {
         id: fields.string("responseId"),

@@ -9,7 +9,7 @@ use super::super::ir::{Block, Delta, ErrorClass, Event, Part, Stop, UpstreamErro
 use super::super::text::{Fields, Json, Text, Writer};
 use super::super::{Malformed, Reply, StreamDecoder, StreamEncoder};
 use super::response::{answer_part, call_arguments, is_blocked, write_call, write_tail, write_thought};
-use super::{logprobs, read_error, read_stop, status_of, stop_word, write_error};
+use super::{BAD_CALL, logprobs, read_error, read_stop, status_of, stop_word, write_error};
 use crate::meter;
 
 /// Candidates that are told apart.
@@ -97,6 +97,9 @@ impl Answering {
 
 impl StreamDecoder for Decoder {
     fn push(&mut self, _: Option<&[u8]>, data: &Bytes, out: &mut Vec<Event>) -> Result<(), Malformed> {
+        if self.failed {
+            return Ok(());
+        }
         let mut fields = Fields::read(data)?;
         if let Some(error) = fields.take("error") {
             self.failed = true;
@@ -124,6 +127,12 @@ impl StreamDecoder for Decoder {
             }
             let reason = candidate.string("finishReason");
             answering.stop = reason.as_deref().and_then(read_stop).or(answering.stop.take());
+            if answering.stop == Some(Stop::MalformedCall) {
+                self.failed = true;
+                let error = UpstreamError { kind: ErrorClass::Server, message: BAD_CALL.to_owned(), param: None };
+                out.push(Event::Error(error));
+                return Ok(());
+            }
         }
         if let Some(usage) = fields.take("usageMetadata") {
             out.push(Event::Usage(meter::usage_of_object(usage.raw())));
