@@ -34,6 +34,23 @@ def test_a_wrong_file_is_refused_by_the_check_and_at_start(tmp_path):
         assert "wrong.toml:3:" in answer.stdout, "the second problem in the same run"
 
 
+@pytest.mark.parametrize(
+    "keys, named",
+    [
+        ('[server]\ntls_cert = "gone.pem"\ntls_key = "gone.pem"\n', "tls_cert"),
+        ('[providers.far]\nname = "Far"\nbase_url = "https://far.invalid/v1"\napi_key = "k"\nca_file = "gone.pem"\n', "far"),
+    ],
+    ids=["ours", "a provider's"],
+)
+def test_tls_files_that_cannot_be_read_are_refused_by_the_check_as_at_start(tmp_path, keys, named):
+    path = tmp_path / "gateway.toml"
+    path.write_text(keys + DEMO)
+    for arguments in (["--check-config"], []):
+        answer = check.run(*arguments, "--config", path, cwd=tmp_path)
+        assert answer.returncode == 1
+        assert "gone.pem" in answer.stdout and named in answer.stdout, answer.stdout
+
+
 # The order in which a configuration is looked for: each file is offered together with every later one.
 
 

@@ -147,6 +147,19 @@ def test_a_full_disk_stops_no_request_and_what_is_lost_is_counted(tmp_path):
     gateway.process.wait()
 
 
+def test_a_damaged_database_is_put_aside_and_the_log_says_so(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "ledger.db").write_bytes(bytes(range(256)) * 64)
+    gateway = Gateway(DEMO, tmp_path)
+    try:
+        gateway.wait_for(lambda: "the ledger goes on, but not with all that it had" in gateway.log(), 20, "a line in the log")
+        told = gateway.request("GET", "/health").json()["ledger"]
+        assert told["status"] == "ok" and "ledger.db.damaged-" in told["reason"], told
+        assert str(tmp_path) not in told["reason"], "where files lie is nobody else's affair"
+    finally:
+        gateway.stop()
+
+
 def test_the_command_line_shows_sums_rows_and_tables(tmp_path):
     gateway = Gateway(DEMO, tmp_path)
     for _ in range(3):

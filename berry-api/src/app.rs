@@ -35,6 +35,7 @@ use crate::cluster::Cluster;
 use crate::cors::Cors;
 use crate::data_dir;
 use crate::decisions::Decisions;
+use crate::demo;
 use crate::error::Voice;
 use crate::extend::{Authenticator, Extensions, Observer};
 use crate::keys::Keys;
@@ -134,7 +135,7 @@ pub enum SetUpError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// Clients cannot be offered TLS as configured.
-    #[error(transparent)]
+    #[error("[server] tls_cert, tls_key and client_ca: {0}")]
     Tls(#[from] TlsError),
 }
 
@@ -312,6 +313,16 @@ impl Runtime {
         let cors = Cors::new(&snapshot.server.cors_allowed_origins);
         Ok(Self { configured, cors, calendar, snapshot, selector, relay: Arc::new(relay) })
     }
+}
+
+/// Whether what a configuration names outside of itself can be used, as at a start: TLS files, proxies.
+///
+/// # Errors
+/// What cannot.
+pub fn try_out(snapshot: &Snapshot) -> Result<(), SetUpError> {
+    client_tls(snapshot)?;
+    Upstreams::new(snapshot.providers.values(), &demo::dials(snapshot.providers.values()), None)?;
+    Ok(())
 }
 
 fn client_tls(snapshot: &Snapshot) -> Result<Option<Arc<rustls::ServerConfig>>, TlsError> {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berry_api::app::{App, AppOptions};
+use berry_api::app::{self, App, AppOptions};
 use berry_api::extend::Extensions;
 use berry_api::gateway::Gateway;
 use berry_api::run::{self, Ended};
@@ -84,6 +84,7 @@ fn check(arguments: &Arguments) -> Result<ExitCode, String> {
     if !loaded.warnings.is_empty() {
         say(std::io::stderr(), &loaded.warnings.render(false));
     }
+    app::try_out(&loaded.snapshot).map_err(|error| error.to_string())?;
     say(std::io::stdout(), &loaded.summary.to_string());
     Ok(ExitCode::SUCCESS)
 }

@@ -351,7 +351,11 @@ impl Events {
         if self.stream.cut_inside_event() {
             event = Bytes::from([b"\n\n", &event[..]].concat());
         }
-        tracing::warn!(request_id = open.exchange.request_id.as_str(), %error, "stream failed after its start");
+        tracing::warn!(
+            request_id = open.exchange.request_id.as_str(),
+            error = error.with_cause(),
+            "stream failed after its start"
+        );
         self.settle(Some(error));
         Step::Last(match &mut self.array {
             Some(array) => array.last(&event),
@@ -463,7 +467,11 @@ impl Passing {
             return Step::End;
         };
         let error = error(open.lease.backend().id.clone());
-        tracing::warn!(request_id = open.exchange.request_id.as_str(), %error, "answer failed after its start");
+        tracing::warn!(
+            request_id = open.exchange.request_id.as_str(),
+            error = error.with_cause(),
+            "answer failed after its start"
+        );
         open.exchange.end = End::Failed(error.kind());
         let now = open.exchange.now();
         let failed = error.failure_class().map(|class| Outcome::Failure { class, retry_after: None });

@@ -123,6 +123,14 @@ impl ForwardError {
         }
     }
 
+    /// For the log: what happened, and what caused it in the end.
+    pub fn with_cause(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(source) => format!("{self}: {}", root_cause(source)),
+            None => self.to_string(),
+        }
+    }
+
     /// When it is worth asking again.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -203,5 +211,31 @@ impl ForwardError {
             }
             Self::Internal(_) => "The gateway made a mistake. Its log has the details under this request id.".to_owned(),
         }
+    }
+}
+
+/// The innermost cause says what happened; what is around it only says that it happened.
+pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_told_why_there_was_no_connection_and_the_client_is_not() {
+        let certificate = std::io::Error::other("invalid peer certificate: Expired");
+        let source = Box::new(std::io::Error::other(certificate));
+        let error = ForwardError::Unreachable {
+            backend: BackendId { model: "m".into(), provider: "p".into(), upstream: "x".into(), repeat: 0 },
+            source,
+        };
+        assert_eq!(error.with_cause(), format!("{error}: invalid peer certificate: Expired"));
+        assert!(!error.public_message().contains("certificate"));
     }
 }

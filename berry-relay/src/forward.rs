@@ -308,7 +308,12 @@ impl Relay {
                 && !last_chance
                 && request.body.can_be_sent_again()
                 && self.selector.may_retry(&request.model.id, exchange.now());
-            tracing::debug!(request_id = exchange.request_id.as_str(), error = %setback.error, may_go_on, "attempt failed");
+            tracing::debug!(
+                request_id = exchange.request_id.as_str(),
+                error = setback.error.with_cause(),
+                may_go_on,
+                "attempt failed"
+            );
             course.note(&told, &request.model, exchange.now());
             if exchange.operation.makes_vectors() && !request.model.interchangeable {
                 course.bar(other_models(&request.model, position));

@@ -24,6 +24,7 @@ use http_body_util::{BodyExt as _, Limited};
 
 use crate::body::Chunks;
 use crate::client::Upstreams;
+use crate::error::root_cause;
 use crate::json::{Scanner, Wanted};
 use crate::pool::{Choice, SendError};
 use crate::upstream_body::UpstreamBody;
@@ -342,13 +343,4 @@ fn model_names(body: &[u8]) -> Option<Vec<String>> {
     }
     let list: List = serde_json::from_slice(body).ok()?;
     Some(list.data.into_iter().map(|item| item.id.strip_prefix("models/").unwrap_or(&item.id).to_owned()).collect())
-}
-
-/// The innermost cause says what happened; what is around it only says that it happened.
-fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

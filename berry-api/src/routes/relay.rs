@@ -134,7 +134,7 @@ async fn forward(
             let (backend, attempts) = (exchange.backend.clone(), exchange.attempts);
             let mut response = refuse(exchange, &ApiError::of_relay(&error));
             if response.status().is_server_error() {
-                tracing::warn!(request_id = id.as_str(), %error, "request failed");
+                tracing::warn!(request_id = id.as_str(), error = error.with_cause(), "request failed");
             }
             if show_route {
                 write_route(response.headers_mut(), &model, backend.as_deref(), Some(attempts));
