@@ -80,6 +80,10 @@ impl Chunks {
 
     /// The bytes of a range, copied only where the range crosses chunks. What lies behind the end is left out.
     pub fn slice(&self, range: Range<usize>) -> Cow<'_, [u8]> {
+        // Most bodies are one chunk.
+        if let Some(inside) = self.iter().next().and_then(|first| first.get(range.clone())) {
+            return Cow::Borrowed(inside);
+        }
         let mut pieces = self.pieces(range);
         let first = pieces.next().unwrap_or_default();
         match pieces.next() {

@@ -30,12 +30,17 @@ pub(super) fn token(text: &[u8], at: usize) -> (usize, u8) {
 
 #[inline(never)]
 fn token_behind_space(text: &[u8], at: usize) -> (usize, u8) {
+    // One space stands behind most colons.
+    if let Some([b' ', byte, ..]) = text.get(at..)
+        && *byte > b' '
+    {
+        return (at + 1, *byte);
+    }
     let at = skip_more_space(text, at);
     (at, text.get(at).copied().unwrap_or(0))
 }
 
 fn skip_more_space(text: &[u8], mut at: usize) -> usize {
-    // One space behind a colon, or the indentation of a line.
     while let Some(block) = block_at(text, at) {
         let solids = wide::solids(block);
         if solids != 0 {
@@ -52,7 +57,8 @@ fn skip_more_space(text: &[u8], mut at: usize) -> usize {
 /// Sixteen bytes from a place on.
 #[inline]
 fn block_at(text: &[u8], at: usize) -> Option<&[u8; 16]> {
-    text.get(at..)?.first_chunk()
+    let last = text.len().checked_sub(16)?;
+    if at <= last { text[at..].first_chunk() } else { None }
 }
 
 /// The end of a string whose opening quote stands before `at`, its closing quote included. `Err` is where it cannot go on: the end of
@@ -103,7 +109,10 @@ fn long_text_end(text: &[u8], mut at: usize) -> Result<usize, usize> {
 #[inline]
 pub(super) fn escape_length(text: &[u8]) -> Option<usize> {
     match text.get(1)? {
-        b'u' => text.get(2..6)?.iter().all(u8::is_ascii_hexdigit).then_some(6),
+        b'u' => {
+            let digits = text.get(2..)?.first_chunk::<4>()?.map(|digit| HEX_DIGITS[usize::from(digit)]);
+            (digits == [true; 4]).then_some(6)
+        }
         letter => is_short_escape(*letter).then_some(2),
     }
 }
@@ -236,17 +245,21 @@ fn next_stop<const OVER_ESCAPES: bool>(text: &[u8], at: usize, length: usize, mu
 
 /// Whether a byte may stand behind a backslash alone. Looked up: in prose and code every few words ask for it.
 fn is_short_escape(byte: u8) -> bool {
-    const TABLE: [bool; 256] = {
-        let mut table = [false; 256];
-        let letters = b"\"\\/bfnrt";
-        let mut i = 0;
-        while i < letters.len() {
-            table[letters[i] as usize] = true;
-            i += 1;
-        }
-        table
-    };
-    TABLE[usize::from(byte)]
+    SHORT_ESCAPES[usize::from(byte)]
+}
+
+static SHORT_ESCAPES: [bool; 256] = table(b"\"\\/bfnrt");
+static HEX_DIGITS: [bool; 256] = table(b"0123456789abcdefABCDEF");
+
+/// Which bytes are among these.
+const fn table(bytes: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut i = 0;
+    while i < bytes.len() {
+        table[bytes[i] as usize] = true;
+        i += 1;
+    }
+    table
 }
 
 #[cfg(test)]

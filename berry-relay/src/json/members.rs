@@ -73,6 +73,9 @@ pub struct Members {
 }
 
 impl Members {
+    /// How many members room is made for: few bodies have more that are wanted.
+    const ROOM: usize = 4;
+
     /// The wanted members of a text that is one object from its first byte to its last; `None` for anything else, and where a key
     /// is escaped. Three times as fast as going through the states of a [`super::Scanner`].
     pub(super) fn of_whole(text: &[u8], wanted: &Wanted) -> Option<Self> {
@@ -82,23 +85,23 @@ impl Members {
         let (mut at, mut byte) = lex::token(text, open + 1);
         members.empty = byte == b'}';
         let mut comma = None;
-        while byte != b'}' || comma.is_some() {
+        while !members.empty {
             (byte == b'"').then_some(())?;
             let key = at..lex::plain_text_end(text, at + 1)?;
-            let (colon, byte_behind) = lex::token(text, key.end);
-            (byte_behind == b':').then_some(())?;
+            let (colon, behind_key) = lex::token(text, key.end);
+            (behind_key == b':').then_some(())?;
             let (start, first) = lex::token(text, colon + 1);
             let value = start..walk::value_end(text, start, first, 1)?;
-            let (end, byte_behind) = lex::token(text, value.end);
-            let comma_behind = (byte_behind == b',').then_some(end);
+            let (end, behind) = lex::token(text, value.end);
+            let next_comma = (behind == b',').then_some(end);
             if wanted.may_be(text.get(key.start + 1..key.end - 1)?) {
-                members.note_if_wanted(text, wanted, [key, value], [comma, comma_behind]);
+                members.note_if_wanted(text, wanted, [key, value], [comma, next_comma]);
             }
-            if byte_behind == b'}' {
+            if behind == b'}' {
                 at = end;
                 break;
             }
-            comma = Some(comma_behind?);
+            comma = Some(next_comma?);
             (at, byte) = lex::token(text, end + 1);
         }
         members.close = Some(at);
@@ -122,11 +125,15 @@ impl Members {
         self.note(Member { name, kind: Kind::of(text[value.start]), key, value, removal });
     }
 
-    /// Remembers a member. Two of a name are enough to know that it is repeated. Whether it was.
+    /// Remembers a member, and says whether it did. Two of a name are enough to know that it is repeated.
     pub(super) fn note(&mut self, member: Member) -> bool {
-        // Every name is the wanted one itself.
-        let is_new = self.found.iter().filter(|found| std::ptr::eq(found.name, member.name)).count() < 2;
+        // Equal names are one and the same wanted name.
+        let same = self.found.iter().filter(|found| std::ptr::eq(found.name, member.name));
+        let is_new = same.count() < 2;
         if is_new {
+            if self.found.capacity() == 0 {
+                self.found = Vec::with_capacity(Self::ROOM);
+            }
             self.found.push(member);
         }
         is_new

@@ -413,34 +413,28 @@ impl Scanner {
         }
     }
 
-    /// Inside a string: goes on to its end, or to the end of the chunk.
+    /// Inside a string: goes on to its end, to the end of the chunk, or to an escape that must be read by the byte: one that the chunk
+    /// cuts, one that is wrong, or any in a key that may be a wanted one.
     #[inline]
-    fn text(&mut self, chunk: &[u8], mut at: usize, key: bool) -> Result<usize, JsonError> {
-        let kept = key && self.depth == 1;
-        loop {
-            if kept {
-                let end = lex::plain_end::<false>(chunk, at);
-                self.key.push(&chunk[at..end]);
-                at = end;
-            } else {
-                at = lex::plain_end::<true>(chunk, at);
+    fn text(&mut self, chunk: &[u8], start: usize, key: bool) -> Result<usize, JsonError> {
+        let at = if key && self.depth == 1 {
+            let end = lex::plain_end::<false>(chunk, start);
+            self.key.push(&chunk[start..end]);
+            end
+        } else {
+            lex::text_end(chunk, start).map_or_else(|stuck| stuck, |end| end - 1)
+        };
+        match chunk.get(at) {
+            Some(b'"') if key => Ok(self.end_key(chunk, at, None)),
+            Some(b'"') => Ok(self.end_value(chunk, at + 1)),
+            Some(b'\\') => {
+                self.state = State::Escape { key };
+                Ok(at + 1)
             }
-            match chunk.get(at) {
-                Some(b'"') if key => return Ok(self.end_key(chunk, at, None)),
-                Some(b'"') => return Ok(self.end_value(chunk, at + 1)),
-                Some(b'\\') => match lex::escape_length(&chunk[at..]) {
-                    // An escape that lies here whole, and whose meaning does not matter.
-                    Some(length) if !kept => at += length,
-                    _ => {
-                        self.state = State::Escape { key };
-                        return Ok(at + 1);
-                    }
-                },
-                Some(_) => return Err(self.wrong(at, "no control character inside a string")),
-                None => {
-                    self.state = State::Text { key };
-                    return Ok(at);
-                }
+            Some(_) => Err(self.wrong(at, "no control character inside a string")),
+            None => {
+                self.state = State::Text { key };
+                Ok(at)
             }
         }
     }
