@@ -4,21 +4,21 @@ import base64
 import hashlib
 import hmac
 import json
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from harness.gateway import DEMO_PROVIDER, TOKEN, USERS, Gateway, model
+from harness.local import LocalServer
 
 #: A user with a budget, in the team whose tag has one.
 BUDGETED = "e2e-token-of-the-user-with-a-budget"
 SECRET = "e2e-secret-of-the-receiver"
 
 
-class Receiver:
+class Receiver(LocalServer):
     """Keeps what it is told; answers each status in turn, then 204."""
 
     def __init__(self, *statuses: int):
@@ -33,16 +33,8 @@ class Receiver:
                 self.send_header("content-length", "0")
                 self.end_headers()
 
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(Handler)
+        self.url += "/hook"
 
 
 @pytest.fixture

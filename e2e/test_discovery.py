@@ -1,12 +1,12 @@
 """Models that are read from a provider's own list."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from harness.gateway import NARROW_TOKEN, TOKEN, USERS
+from harness.local import LocalServer, send_json
 
 
 class Provider(BaseHTTPRequestHandler):
@@ -15,32 +15,20 @@ class Provider(BaseHTTPRequestHandler):
     names = ["claude-a", "gpt-b"]
 
     def do_GET(self):
-        self._send({"object": "list", "data": [{"id": name, "object": "model"} for name in self.names]})
+        send_json(self, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.names]})
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))["model"]
         message = {"role": "assistant", "content": asked}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        self._send({"id": "c", "object": "chat.completion", "created": 1, "model": asked, "choices": [choice]})
-
-    def _send(self, body) -> None:
-        body = json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+        send_json(self, {"id": "c", "object": "chat.completion", "created": 1, "model": asked, "choices": [choice]})
 
 
 @pytest.fixture
 def provider():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Provider)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
+    server = LocalServer(Provider)
+    yield f"{server.url}/v1"
+    server.stop()
 
 
 def test_what_a_provider_lists_can_be_asked_for_and_a_reload_asks_again(start, provider):

@@ -6,11 +6,11 @@ import os
 import re
 import signal
 import subprocess
-import threading
 
 import pytest
 
 from harness.gateway import DEMO, PORTS, TOKEN, USERS, model
+from harness.local import LocalServer, send_json
 from harness.paths import ROOT, environment
 
 ANSWER = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": []}
@@ -69,23 +69,14 @@ class Proxy(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         Proxy.asked.append(self.path)
         self.rfile.read(int(self.headers["content-length"]))
-        body = json.dumps(ANSWER).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_) -> None:
-        pass
+        send_json(self, ANSWER)
 
 
 @pytest.fixture
 def proxy():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", next(PORTS)), Proxy)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    server = LocalServer(Proxy)
+    yield server.url
+    server.stop()
 
 
 def test_upstreams_are_called_through_the_proxy_of_the_environment(start, proxy):

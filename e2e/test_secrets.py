@@ -3,12 +3,12 @@
 import http.server
 import json
 import signal
-import threading
 from pathlib import Path
 
 import pytest
 
 from harness.gateway import TOKEN, USERS, model
+from harness.local import LocalServer, send_json
 
 KEY = "sk-canary-of-a-provider-key-0123456789"
 STRANGER = "canary-of-an-unknown-token"
@@ -36,24 +36,14 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         status, answer = 200, {"choices": [{"message": {"role": "assistant", "content": "hello"}}], "usage": {}}
         if body["model"] == "refused":
             status, answer = 401, {"error": {"message": f"Incorrect API key provided: {KEY}", "code": "invalid_api_key"}}
-        raw = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, *_):
-        pass
+        send_json(self, answer, status)
 
 
 @pytest.fixture
 def upstream():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+    server = LocalServer(Refusing)
+    yield f"{server.url}/v1"
+    server.stop()
 
 
 def config(upstream: str) -> str:

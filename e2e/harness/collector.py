@@ -1,10 +1,11 @@
 """An OTLP/HTTP receiver that decodes with OpenTelemetry's own generated classes and keeps every span."""
 
 import http.server
-import threading
 import time
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from .local import LocalServer
 
 
 def value(any_value):
@@ -24,7 +25,7 @@ class Span:
         return getattr(self.span, name)
 
 
-class Collector:
+class Collector(LocalServer):
     """Takes spans at `url` until `stop`. `answer` is the status that it gives; only what it takes with 200 is kept."""
 
     def __init__(self, answer: int = 200):
@@ -45,12 +46,7 @@ class Collector:
                 self.send_header("content-length", "0")
                 self.end_headers()
 
-            def log_message(self, *_):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        super().__init__(Handler)
 
     def keep(self, body: bytes) -> None:
         for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
@@ -65,7 +61,3 @@ class Collector:
             assert time.monotonic() < deadline, f"{len(self.spans)} of {count} spans within {seconds} s"
             time.sleep(0.02)
         return self.spans
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()

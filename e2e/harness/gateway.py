@@ -220,6 +220,9 @@ class Gateway:
             self.connect(timeout=1).close()
         except ConnectionRefusedError:
             return True
+        except ConnectionResetError:
+            # The listener went away while the connection waited to be accepted.
+            return False
         return False
 
     def stop(self) -> None:

@@ -1,7 +1,18 @@
 """A small HTTP server beside the tests."""
 
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+def send_json(handler: BaseHTTPRequestHandler, body, status: int = 200) -> None:
+    """Answers the request that `handler` handles."""
+    raw = json.dumps(body).encode()
+    handler.send_response(status)
+    handler.send_header("content-type", "application/json")
+    handler.send_header("content-length", str(len(raw)))
+    handler.end_headers()
+    handler.wfile.write(raw)
 
 
 class LocalServer:
