@@ -82,6 +82,36 @@ def test_the_overview_shows_health_and_figures(page, gateway):
     expect(page.get_by_text("Administrators only")).to_be_visible()
 
 
+def test_the_keyboard_alone_signs_in_and_finds_its_way(page, gateway):
+    page.goto(f"{gateway.url}/dashboard")
+    expect(page.get_by_label(re.compile("Token of a user"))).to_be_focused()
+    page.keyboard.type("not-a-token")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("not known here")
+    page.get_by_label(re.compile("Token of a user")).focus()
+    page.keyboard.type(TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("main", name="Overview")).to_be_focused()
+    assert page.title() == "Overview · Berry API"
+    page.get_by_role("navigation", name="Pages").get_by_role("link", name="Models").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("main", name="Models")).to_be_focused()
+    # A button says what it is for without its row.
+    expect(page.get_by_role("button", name="drain demo: demo-model")).to_be_visible()
+
+
+def test_a_page_that_shows_itself_anew_takes_nothing_from_its_reader(page, gateway):
+    sign_in(page, gateway, name="Configuration")
+    page.get_by_text("The configuration as it is written").click()
+    generation = page.locator(".figure", has_text="generation").locator("strong")
+    before = generation.inner_text()
+    page.get_by_role("button", name="reload now").focus()
+    assert gateway.request("POST", "/admin/reload-config", token=TOKEN).status == 200
+    expect(generation).not_to_have_text(before, timeout=15_000)
+    expect(page.get_by_role("button", name="reload now")).to_be_focused()
+    expect(page.locator("details pre")).to_be_visible()
+
+
 def test_a_backend_is_drained_and_enabled_from_the_page(page, gateway):
     sign_in(page, gateway, name="Models")
     page.on("dialog", lambda dialog: dialog.accept())

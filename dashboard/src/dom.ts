@@ -31,7 +31,7 @@ export function table(caption: string, headings: string[], rows: Child[][]): HTM
   const empty = h("tr", {}, h("td", { colspan: headings.length, class: "quiet" }, "nothing to show"));
   return h(
     "div",
-    { class: "scroll" },
+    { class: "scroll", role: "region", "aria-label": caption, tabindex: 0 },
     h("table", {}, h("caption", {}, caption), h("thead", {}, head), h("tbody", {}, ...(body.length ? body : [empty]))),
   );
 }

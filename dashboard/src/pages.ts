@@ -19,9 +19,9 @@ function figure(label: string, value: Child): HTMLElement {
   return h("div", { class: "figure" }, h("strong", {}, value), h("span", {}, label));
 }
 
-/** A button that does something and then shows the page again; what goes wrong is told beside it. */
-function action(label: string, run: () => Promise<unknown>, again: () => void, question?: string): HTMLElement {
-  const button = h("button", { type: "button" }, label) as HTMLButtonElement;
+/** A button that does something, to what `target` names for those who do not see its row, and then shows the page again. */
+function action(label: string, target: string, run: () => Promise<unknown>, again: () => void, question?: string): HTMLElement {
+  const button = h("button", { type: "button", "aria-label": target ? `${label} ${target}` : undefined }, label) as HTMLButtonElement;
   button.addEventListener("click", async () => {
     if (question && !window.confirm(question)) {
       return;
@@ -81,7 +81,7 @@ function unpriced(backends: string[]): HTMLElement[] {
 }
 
 function notice(text: string): HTMLElement {
-  return h("p", { class: "notice", role: "status" }, text);
+  return h("p", { class: "notice" }, text);
 }
 
 function duration(seconds: number): string {
@@ -102,10 +102,11 @@ async function models(again: () => void): Promise<HTMLElement> {
     const rows = model.backends.map((backend: Record<string, any>, index: number) => {
       const state = states[index] ?? {};
       const details = backend.health_details ?? {};
+      const name = `${backend.provider}: ${backend.model}`;
       const target = { provider: backend.provider, model: id, upstream: backend.model };
       const change = (what: string) => () => post("/admin/changes", { action: what, ...target, reason: "dashboard" });
       return [
-        h("span", { title: list(backend.tags) }, `${backend.provider}: ${backend.model}`),
+        h("span", { title: list(backend.tags) }, name),
         bar(total > 0 ? backend.effective_weight / total : 0),
         badge(backend.enabled ? (state.is_healthy ? "healthy" : (state.reason ?? "unhealthy")) : "off", backend.enabled ? state.is_healthy : null),
         state.circuit ?? "–",
@@ -116,13 +117,13 @@ async function models(again: () => void): Promise<HTMLElement> {
           "span",
           { class: "actions" },
           backend.enabled
-            ? action("drain", change("drain"), again, `Send nothing new to ${backend.provider}?`)
-            : action("enable", change("enable"), again),
-          action("reset", change("reset"), again),
+            ? action("drain", name, change("drain"), again, `Send nothing new to ${backend.provider}?`)
+            : action("enable", name, change("enable"), again),
+          action("reset", name, change("reset"), again),
         ),
       ];
     });
-    const headings = ["backend", "share now", "health", "circuit", "confidence", "TTFT", "in flight", ""];
+    const headings = ["backend", "share now", "health", "circuit", "confidence", "TTFT", "in flight", "actions"];
     return h("article", {}, h("h2", {}, model.name, " ", h("small", {}, model.strategy)), table(model.name, headings, rows));
   });
   return h("section", {}, ...cards);
@@ -284,17 +285,18 @@ async function configuration(again: () => void): Promise<HTMLElement> {
     h("code", {}, past.hash),
     h("pre", {}, past.changes.map(words).join("\n") + (past.left_out ? `\nand ${past.left_out} more` : "") || "–"),
     past.can_roll_back && past.generation !== shown.generation
-      ? action("roll back", () => post("/admin/config/rollback", { generation: past.generation }), again, `Go back to generation ${past.generation}?`)
+      ? action("roll back", `to ${past.generation}`, () => post("/admin/config/rollback", { generation: past.generation }), again, `Go back to generation ${past.generation}?`)
       : null,
   ]);
+  const whole = (change: Record<string, any>): string => [change.provider, change.model, change.upstream].filter(Boolean).join(" / ");
   const overrides = changes.changes.map((change: Record<string, any>) => [
-    [change.provider, change.model, change.upstream].filter(Boolean).join(" / "),
+    whole(change),
     change.weight === undefined ? (change.enabled ? "enabled" : "off") : `weight ${change.weight}`,
     change.by,
     time(change.at),
     change.until ? time(change.until) : "until it is taken back",
     change.reason ?? "–",
-    action("take back", () => remove(`/admin/changes/${change.id}`), again),
+    action("take back", whole(change), () => remove(`/admin/changes/${change.id}`), again),
   ]);
   return h(
     "section",
@@ -305,13 +307,13 @@ async function configuration(again: () => void): Promise<HTMLElement> {
       figure("generation", number(shown.generation)),
       figure("hash", h("code", {}, shown.hash)),
       figure("file", shown.file ?? "–"),
-      action("reload now", () => post("/admin/reload-config", {}), again),
+      action("reload now", "", () => post("/admin/reload-config", {}), again),
     ),
     shown.last_failure && notice(`The last reload failed at ${time(shown.last_failure.at)}:\n${shown.last_failure.error}`),
     h("h2", {}, "Changes at run time"),
-    table("Changes at run time", ["what", "is", "by", "since", "until", "reason", ""], overrides),
+    table("Changes at run time", ["what", "is", "by", "since", "until", "reason", "actions"], overrides),
     h("h2", {}, "Generations"),
-    table("Generations", ["number", "since", "brought by", "hash", "what changed", ""], generations),
+    table("Generations", ["number", "since", "brought by", "hash", "what changed", "actions"], generations),
     h("details", {}, h("summary", {}, "The configuration as it is written, secrets hidden"), h("pre", {}, JSON.stringify(shown.config, null, 2))),
   );
 }
