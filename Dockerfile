@@ -4,7 +4,7 @@
 #   docker run -p 3000:3000 -v ./config.toml:/app/config.toml:ro berry-api:latest
 #
 # Without a configuration the image runs its example, on the built-in demo upstream.
-FROM rust:1.95-slim-bookworm AS builder
+FROM rust:1.95-bookworm AS builder
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \

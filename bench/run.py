@@ -253,6 +253,9 @@ def measure_time(target, quick):
 
 def measure_memory(target):
     """RSS after one request, and what 1,000 open silent streams add. `target` is fresh."""
+    # Idle is when what the start needed has gone back to the system.
+    target.load(connections=1, requests=1)
+    time.sleep(2)
     held = target.load(connections=1000, chunks=3, gap_ms=600000, hold_seconds=2)
     before, during = held["rss_kib_before"], held["rss_kib_during"]
     return {"rss_idle": before / 1024, "rss_stream": (during - before) / 1000}

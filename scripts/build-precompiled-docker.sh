@@ -17,7 +17,11 @@ esac
 
 case "$(uname -m)" in
   x86_64) target=x86_64-unknown-linux-gnu ;;
-  aarch64 | arm64) target=aarch64-unknown-linux-gnu ;;
+  aarch64 | arm64)
+    target=aarch64-unknown-linux-gnu
+    # The allocator's pages are as large as the largest of such kernels': built for 4 KiB it would not start where they have 64.
+    export JEMALLOC_SYS_WITH_LG_PAGE=16
+    ;;
   *) echo "images are built on x86_64 and aarch64 only, this is $(uname -m)" >&2; exit 1 ;;
 esac
 

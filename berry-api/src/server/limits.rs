@@ -1,4 +1,4 @@
-//! The process's limit on open files, and what it keeps of memory.
+//! The process's limit on open files.
 
 /// Raises the soft limit on descriptors to the hard one; gives the limit that holds now, where there is one.
 ///
@@ -22,20 +22,6 @@ pub fn raise_descriptor_limit() -> Option<u64> {
 #[cfg(not(unix))]
 pub fn raise_descriptor_limit() -> Option<u64> {
     None
-}
-
-/// Has glibc give large blocks back to the system as soon as they are free.
-///
-/// Left alone it raises the size from which it does so to 32 MiB, and a reload with a million users, which works with blocks of
-/// 10 to 30 MiB, would leave 150 MB behind. Other allocators need no such word.
-pub fn give_large_blocks_back() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        const LARGE_BYTES: libc::c_int = 1 << 20;
-        #[expect(unsafe_code, reason = "mallopt takes two numbers; it is called before there are other threads")]
-        // Where it fails, memory is kept as by any other program.
-        let _ = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES) };
-    }
 }
 
 #[cfg(all(test, unix))]
