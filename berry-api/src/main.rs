@@ -24,9 +24,13 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// What is free goes back to the system after half a second, also while nothing happens: a reload with a million users works with
 /// blocks of 30 MiB.
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "jemalloc reads its settings from the symbol of this name before `main`; nobody else has one")]
+#[expect(
+    unsafe_code,
+    reason = "jemalloc reads its settings from the symbol of this name before `main`; nobody else has one"
+)]
 #[unsafe(export_name = "_rjem_malloc_conf")]
-static ALLOCATOR_SETTINGS: &[u8; 84] = b"background_thread:true,max_background_threads:1,dirty_decay_ms:500,muzzy_decay_ms:0\0";
+static ALLOCATOR_SETTINGS: &[u8; 84] =
+    b"background_thread:true,max_background_threads:1,dirty_decay_ms:500,muzzy_decay_ms:0\0";
 
 /// How long `--health` waits for its answer.
 const HEALTH_WAIT: Duration = Duration::from_secs(5);
