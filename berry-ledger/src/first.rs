@@ -12,7 +12,7 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::record::{Input, Numbers, Rest, Shape, put_head};
+use crate::record::{Input, Numbers, Rest, Shape, joined};
 use crate::store::schema::{self, Request};
 use crate::store::{Cells, Sql, StoreError, Value};
 
@@ -44,10 +44,8 @@ pub(crate) fn record(bytes: &[u8]) -> Option<Vec<u8>> {
     }
     let shape = Shape { flags, process, status, model, provider, upstream_model, error_class };
     let numbers = Numbers { counter, duration_us, ttft_us, cost, tokens };
-    let mut out = Vec::with_capacity(bytes.len() + 16);
-    put_head(&mut out, time_us, &shape, user);
-    Rest { numbers, client_request_id, end_user, labels, more, attempts }.encode(&mut out);
-    Some(out)
+    let rest = Rest { numbers, client_request_id, end_user, labels, more, attempts };
+    Some(joined(time_us, &shape, user, &rest))
 }
 
 /// Moves some rows of the first table into today's. Whether there are more.
@@ -106,7 +104,5 @@ fn row(cells: &dyn Cells) -> Result<Row, StoreError> {
         more: cells.blob(21)?.unwrap_or_default(),
         attempts: cells.blob(22)?.unwrap_or_default(),
     };
-    let mut bytes = Vec::new();
-    rest.encode(&mut bytes);
-    Ok((number(0)?, number(1)?, shape, bytes))
+    Ok((number(0)?, number(1)?, shape, rest.encode()))
 }

@@ -96,14 +96,19 @@ pub(crate) struct Journal {
     _lock: File,
 }
 
+/// What each record changes lies together, on a line of memory of its own: threads that append in turn hand that line from core to
+/// core, and no other.
+#[repr(C, align(64))]
 struct Active {
-    file: Arc<File>,
     /// The end of the segment, where there is such a thing.
     tail: Option<Tail>,
-    number: u64,
-    /// Bytes of the segment, and how many of them are in its file; the others are in the tail.
+    /// Bytes of the segment.
     len: u64,
+    written: u64,
+    number: u64,
+    /// How many bytes of the segment are in its file; the others are in the tail.
     filed: u64,
+    file: Arc<File>,
     /// Earlier segments that are still there, oldest first, with their lengths.
     earlier: VecDeque<(u64, u64)>,
     /// Bytes of all of `earlier`.
@@ -114,7 +119,6 @@ struct Active {
     torn: bool,
     held: Vec<u8>,
     held_rows: u64,
-    written: u64,
     dropped: u64,
     losing: bool,
     error: Option<String>,
@@ -182,11 +186,9 @@ impl Journal {
     /// Takes a record. Blocks for no longer than one `write` of some hundred bytes takes.
     pub(crate) fn append(&self, record: &Record<'_>) -> Appended {
         FRAME.with_borrow_mut(|frame| {
-            frame.clear();
-            frame.extend_from_slice(&[0; FRAME_HEAD]);
-            record.encode(frame);
-            seal(frame);
-            self.append_frame(frame)
+            let end = record.encode(frame, FRAME_HEAD);
+            seal(&mut frame[..end]);
+            self.append_frame(&frame[..end])
         })
     }
 
@@ -202,7 +204,9 @@ impl Journal {
         }
         if active.held.is_empty() && self.write(active, frame).is_ok() {
             active.written += 1;
-            active.losing = false;
+            if active.losing {
+                active.losing = false;
+            }
             return Appended::Written(Position { segment: active.number, offset: active.len });
         }
         // Behind those that wait already, so that one failed write is not followed by one for each request.
@@ -236,7 +240,9 @@ impl Journal {
     fn write(&self, active: &mut Active, frames: &[u8]) -> io::Result<()> {
         let due = active.len >= self.bounds.segment;
         let result = if due { self.rotate(active) } else { Ok(()) }.and_then(|()| active.append(frames));
-        active.error = result.as_ref().err().map(io::Error::to_string);
+        if active.error.is_some() || result.is_err() {
+            active.error = result.as_ref().err().map(io::Error::to_string);
+        }
         result
     }
 

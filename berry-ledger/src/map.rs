@@ -41,6 +41,16 @@ impl Map {
         linux::put(self.base, at, bytes);
     }
 
+    /// Sets so many bytes at a place to zero.
+    ///
+    /// # Panics
+    /// Where they reach beyond its end.
+    pub(crate) fn clear(&mut self, at: usize, length: usize) {
+        assert!(at.checked_add(length).is_some_and(|end| end <= self.size), "nothing is cleared beyond the end");
+        #[cfg(target_os = "linux")]
+        linux::clear(self.base, at, length);
+    }
+
     /// Sets the number at a place that is a multiple of eight, little-endian; after everything that was put or set before.
     ///
     /// # Panics
@@ -115,6 +125,11 @@ mod linux {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), base.as_ptr().add(at), bytes.len()) }
     }
 
+    pub(super) fn clear(base: NonNull<u8>, at: usize, length: usize) {
+        // SAFETY: the caller has checked that the bytes end within the map, which nothing else refers to.
+        unsafe { std::ptr::write_bytes(base.as_ptr().add(at), 0, length) }
+    }
+
     pub(super) fn set(base: NonNull<u8>, at: usize, number: u64) {
         // SAFETY: the caller has checked that the number ends within the map and that its place is a multiple of eight; a map begins
         // with a page.
@@ -154,8 +169,9 @@ mod tests {
         assert_eq!((read(0, 10), read(4991, 9)), (b"headfirst\0".to_vec(), b"and last.".to_vec()));
         map.set(16, 0x0102);
         assert_eq!((map.bytes()[16], read(16, 8)), (2, vec![2, 1, 0, 0, 0, 0, 0, 0]));
+        map.clear(5, 4);
         drop(map);
-        assert_eq!((read(0, 10), read(4991, 9)), (b"headfirst\0".to_vec(), b"and last.".to_vec()));
+        assert_eq!((read(0, 10), read(4991, 9)), (b"headf\0\0\0\0\0".to_vec(), b"and last.".to_vec()));
     }
 
     #[test]

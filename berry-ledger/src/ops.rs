@@ -119,8 +119,7 @@ fn erase(sql: &mut dyn Sql, end_user: &str) -> Result<u64, StoreError> {
         for (id, rest) in &held {
             // Its bytes may be those of something else.
             let Some(rest) = Rest::decode(rest).filter(|rest| rest.end_user == Some(end_user)) else { continue };
-            let mut without = Vec::new();
-            Rest { end_user: None, ..rest }.encode(&mut without);
+            let without = Rest { end_user: None, ..rest }.encode();
             erased +=
                 sql.execute("UPDATE request SET rest = ?2 WHERE id = ?1", &[(*id).into(), Value::Blob(&without)])?;
         }

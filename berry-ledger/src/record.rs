@@ -19,7 +19,7 @@ use berry_core::usage::{ServiceTier, Usage};
 /// The form that is written. What was written in the first is brought into this one ([`crate::first`]); others are not read.
 const VERSION: u8 = 2;
 
-/// Where the time of a record begins, and what lies before its shape.
+/// Where the time of a record begins, and its shape.
 const TIME: usize = 3;
 const HEAD: usize = TIME + 8;
 
@@ -29,6 +29,15 @@ const TEXT_MAX: usize = 4096;
 
 /// Most attempts that are kept of a request.
 const ATTEMPTS_MAX: usize = 64;
+
+/// Bytes of the longest number, and of the longest length of a text.
+const NUMBER_MAX: usize = 10;
+const TEXT_HEAD: usize = 3;
+
+/// Most bytes of a shape, of the rest of a record with its user, and of an attempt, without those of their texts.
+const SHAPE_MAX: usize = 11 + 4 * TEXT_HEAD;
+const REST_MAX: usize = 9 * NUMBER_MAX + 4 * TEXT_HEAD + 1 + 9 * (1 + NUMBER_MAX);
+const ATTEMPT_MAX: usize = 1 + 4 * NUMBER_MAX + 4 * TEXT_HEAD;
 
 /// One request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,8 +116,36 @@ const SAME_OUTCOME: u8 = 8;
 const SAME_STATUS: u8 = 16;
 
 impl Record<'_> {
-    /// Appends the record to `out`.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+    /// Writes the record into `buffer`, which grows when it is too short, from `start` on. Where it ends; what lies behind is nothing.
+    pub(crate) fn encode(&self, buffer: &mut Vec<u8>, start: usize) -> usize {
+        let size = start + self.size_max();
+        if buffer.len() < size {
+            buffer.resize(size, 0);
+        }
+        let mut out = Output { bytes: &mut buffer[start..], at: 0 };
+        self.write(&mut out);
+        start + out.at
+    }
+
+    /// How long it is at most.
+    fn size_max(&self) -> usize {
+        let of = |text: Option<&str>| text.map_or(0, str::len);
+        let texts = of(self.client_request_id)
+            + of(self.user)
+            + of(self.end_user)
+            + of(self.labels)
+            + of(self.model)
+            + of(self.provider)
+            + of(self.upstream_model)
+            + of(self.error_class);
+        let attempts = self.attempts.iter().take(ATTEMPTS_MAX).map(|attempt| {
+            ATTEMPT_MAX + attempt.provider.len() + attempt.model.len() + attempt.reason.len() + attempt.outcome.len()
+        });
+        HEAD + SHAPE_MAX + REST_MAX + texts + attempts.sum::<usize>()
+    }
+
+    #[inline]
+    fn write(&self, out: &mut Output<'_>) {
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         let (process, counter) = self.request_id.parts();
         let usage = &self.usage;
@@ -121,7 +158,7 @@ impl Record<'_> {
             upstream_model: self.upstream_model,
             error_class: self.error_class,
         };
-        put_head(out, self.time_us, &shape, self.user);
+        write_head(out, self.time_us, &shape, self.user);
         let numbers = Numbers {
             counter,
             duration_us: self.duration_us,
@@ -135,15 +172,16 @@ impl Record<'_> {
                 usage.reasoning_tokens,
             ],
         };
-        numbers.encode(out);
-        put_text(out, self.client_request_id);
-        put_text(out, self.end_user);
-        put_text(out, self.labels);
-        encode_more(usage, out);
-        self.encode_attempts(out);
+        numbers.write(out);
+        out.text(self.client_request_id);
+        out.text(self.end_user);
+        out.text(self.labels);
+        write_more(usage, out);
+        self.write_attempts(out);
     }
 
-    fn encode_attempts(&self, out: &mut Vec<u8>) {
+    #[inline]
+    fn write_attempts(&self, out: &mut Output<'_>) {
         for attempt in self.attempts.iter().take(ATTEMPTS_MAX) {
             let same = [
                 (Some(attempt.provider) == self.provider, SAME_PROVIDER),
@@ -153,10 +191,10 @@ impl Record<'_> {
                 (attempt.status == self.status, SAME_STATUS),
             ];
             let flags = same.iter().filter(|(same, _)| *same).fold(0, |flags, (_, bit)| flags | bit);
-            out.push(flags);
-            put(out, attempt.started_us);
-            put_option(out, attempt.ttft_us);
-            put(out, attempt.duration_us);
+            out.byte(flags);
+            out.number(attempt.started_us);
+            out.option(attempt.ttft_us);
+            out.number(attempt.duration_us);
             for (bit, text) in [
                 (SAME_PROVIDER, attempt.provider),
                 (SAME_MODEL, attempt.model),
@@ -164,26 +202,44 @@ impl Record<'_> {
                 (SAME_OUTCOME, attempt.outcome),
             ] {
                 if flags & bit == 0 {
-                    put_text(out, Some(text));
+                    out.text(Some(text));
                 }
             }
             if flags & SAME_STATUS == 0 {
-                put(out, attempt.status.into());
+                out.number(attempt.status.into());
             }
         }
     }
 }
 
-/// Appends everything that lies before the rest of a record.
-pub(crate) fn put_head(out: &mut Vec<u8>, time_us: i64, shape: &Shape<'_>, user: Option<&str>) {
-    let start = out.len();
-    out.extend_from_slice(&[VERSION, 0, 0]);
-    out.extend_from_slice(&time_us.to_le_bytes());
-    shape.encode(out);
+/// Writes everything that lies before the rest of a record.
+#[inline]
+fn write_head(out: &mut Output<'_>, time_us: i64, shape: &Shape<'_>, user: Option<&str>) {
+    let start = out.at;
+    out.bytes(&[VERSION, 0, 0]);
+    out.bytes(&time_us.to_le_bytes());
+    shape.write(out);
     // Four texts, each no longer than [`TEXT_MAX`].
-    let length = (out.len() - start - HEAD) as u16;
-    out[start + 1..start + TIME].copy_from_slice(&length.to_le_bytes());
-    put_text(out, user);
+    let length = (out.at - start - HEAD) as u16;
+    out.bytes[start + 1..start + TIME].copy_from_slice(&length.to_le_bytes());
+    out.text(user);
+}
+
+/// A record of these parts, as [`Record::encode`] would write it.
+pub(crate) fn joined(time_us: i64, shape: &Shape<'_>, user: Option<&str>, rest: &Rest<'_>) -> Vec<u8> {
+    written(HEAD + shape.size_max() + TEXT_HEAD + user.map_or(0, str::len) + rest.size_max(), |out| {
+        write_head(out, time_us, shape, user);
+        rest.write(out);
+    })
+}
+
+fn written(size_max: usize, write: impl FnOnce(&mut Output<'_>)) -> Vec<u8> {
+    let mut bytes = vec![0; size_max];
+    let mut out = Output { bytes: &mut bytes, at: 0 };
+    write(&mut out);
+    let end = out.at;
+    bytes.truncate(end);
+    bytes
 }
 
 /// A record as it is read from the journal.
@@ -233,13 +289,19 @@ pub(crate) struct Shape<'a> {
 }
 
 impl<'a> Shape<'a> {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(self.flags);
-        out.extend_from_slice(&self.process.to_le_bytes());
-        out.extend_from_slice(&self.status.to_le_bytes());
+    #[inline]
+    fn write(&self, out: &mut Output<'_>) {
+        out.byte(self.flags);
+        out.bytes(&self.process.to_le_bytes());
+        out.bytes(&self.status.to_le_bytes());
         for text in [self.model, self.provider, self.upstream_model, self.error_class] {
-            put_text(out, text);
+            out.text(text);
         }
+    }
+
+    fn size_max(&self) -> usize {
+        let texts = [self.model, self.provider, self.upstream_model, self.error_class];
+        SHAPE_MAX + texts.iter().map(|text| text.map_or(0, str::len)).sum::<usize>()
     }
 
     pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
@@ -268,13 +330,14 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    fn encode(&self, out: &mut Vec<u8>) {
-        put(out, self.counter);
-        put(out, self.duration_us);
-        put_option(out, self.ttft_us);
-        put_option(out, self.cost);
+    #[inline]
+    fn write(&self, out: &mut Output<'_>) {
+        out.number(self.counter);
+        out.number(self.duration_us);
+        out.option(self.ttft_us);
+        out.option(self.cost);
         for count in self.tokens {
-            put_option(out, count);
+            out.option(count);
         }
     }
 
@@ -303,13 +366,24 @@ pub(crate) struct Rest<'a> {
 }
 
 impl<'a> Rest<'a> {
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        self.numbers.encode(out);
-        put_text(out, self.client_request_id);
-        put_text(out, self.end_user);
-        put_text(out, self.labels);
-        put_bytes(out, (!self.more.is_empty()).then_some(self.more));
-        out.extend_from_slice(self.attempts);
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        written(self.size_max(), |out| self.write(out))
+    }
+
+    fn write(&self, out: &mut Output<'_>) {
+        self.numbers.write(out);
+        out.text(self.client_request_id);
+        out.text(self.end_user);
+        out.text(self.labels);
+        out.option(Some(self.more.len() as u64).filter(|length| *length > 0));
+        out.bytes(self.more);
+        out.bytes(self.attempts);
+    }
+
+    fn size_max(&self) -> usize {
+        let texts = [self.client_request_id, self.end_user, self.labels];
+        let texts = texts.iter().map(|text| text.map_or(0, str::len)).sum::<usize>();
+        REST_MAX + texts + self.more.len() + self.attempts.len()
     }
 
     pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
@@ -326,9 +400,7 @@ impl<'a> Rest<'a> {
 
     /// How the rest of a request with this counter begins, and no other's.
     pub(crate) fn beginning(counter: u64) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        put(&mut bytes, counter);
-        bytes
+        written(NUMBER_MAX, |out| out.number(counter))
     }
 }
 
@@ -384,7 +456,8 @@ pub(crate) fn read_flags(flags: u8) -> (bool, bool, bool) {
 }
 
 /// The parts of usage that few answers have, as bytes: each as its number, then its value.
-fn encode_more(usage: &Usage, out: &mut Vec<u8>) {
+#[inline]
+fn write_more(usage: &Usage, out: &mut Output<'_>) {
     // Taken apart in full, so that a new count cannot be forgotten.
     let Usage {
         input_tokens: _,
@@ -422,21 +495,21 @@ fn encode_more(usage: &Usage, out: &mut Vec<u8>) {
         reported_cost,
     ];
     // Their length is one byte: nine parts are less than a hundred.
-    let start = out.len();
-    out.push(0);
+    let start = out.at;
+    out.byte(0);
     for (number, part) in (0u8..).zip(parts) {
         if let Some(value) = part {
-            out.push(number);
-            put(out, value);
+            out.byte(number);
+            out.number(value);
         }
     }
-    let length = out.len() - start - 1;
+    let length = out.at - start - 1;
     if length > 0 {
-        out[start] = length as u8 + 1;
+        out.bytes[start] = length as u8 + 1;
     }
 }
 
-/// Fills `usage` with what [`encode_more`] wrote; what cannot be read ends it.
+/// Fills `usage` with what [`write_more`] wrote; what cannot be read ends it.
 pub(crate) fn decode_more(bytes: &[u8], usage: &mut Usage) {
     let mut input = Input(bytes);
     while let (Some(number), Some(value)) = (input.byte(), input.number()) {
@@ -462,38 +535,56 @@ pub(crate) fn decode_more(bytes: &[u8], usage: &mut Usage) {
     }
 }
 
-fn put(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
+/// A buffer that is long enough, and how much of it is written.
+struct Output<'o> {
+    bytes: &'o mut [u8],
+    at: usize,
+}
+
+impl Output<'_> {
+    #[inline]
+    fn byte(&mut self, byte: u8) {
+        self.bytes[self.at] = byte;
+        self.at += 1;
     }
-    out.push(number as u8);
+
+    #[inline]
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.bytes[self.at..][..bytes.len()].copy_from_slice(bytes);
+        self.at += bytes.len();
+    }
+
+    #[inline]
+    fn number(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            self.byte(number as u8 | 0x80);
+            number >>= 7;
+        }
+        self.byte(number as u8);
+    }
+
+    /// The largest number cannot be told from the one below it; no count, amount or time comes near.
+    #[inline]
+    fn option(&mut self, number: Option<u64>) {
+        self.number(number.map_or(0, |number| number.saturating_add(1)));
+    }
+
+    #[inline]
+    fn text(&mut self, text: Option<&str>) {
+        let bytes = text.map(|text| if text.len() <= TEXT_MAX { text } else { cut(text) }.as_bytes());
+        self.option(bytes.map(|bytes| bytes.len() as u64));
+        self.bytes(bytes.unwrap_or_default());
+    }
 }
 
-/// The largest number cannot be told from the one below it; no count, amount or time comes near.
-fn put_option(out: &mut Vec<u8>, number: Option<u64>) {
-    put(out, number.map_or(0, |number| number.saturating_add(1)));
-}
-
-fn put_text(out: &mut Vec<u8>, text: Option<&str>) {
-    put_bytes(out, text.map(|text| cut(text).as_bytes()));
-}
-
-/// The beginning of a text that is too long. It ends before a zero, which PostgreSQL takes in no text.
+/// The beginning of a text that is too long.
+#[cold]
 fn cut(text: &str) -> &str {
-    if text.len() <= TEXT_MAX && !text.as_bytes().contains(&0) {
-        return text;
-    }
-    let mut end = text.find('\0').unwrap_or(text.len()).min(TEXT_MAX);
+    let mut end = TEXT_MAX;
     while !text.is_char_boundary(end) {
         end -= 1;
     }
     &text[..end]
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
-    put_option(out, bytes.map(|bytes| bytes.len() as u64));
-    out.extend_from_slice(bytes.unwrap_or_default());
 }
 
 pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
@@ -511,10 +602,12 @@ impl<'a> Input<'a> {
         Some(*array)
     }
 
+    #[inline]
     pub(crate) fn byte(&mut self) -> Option<u8> {
         self.take(1).map(|byte| byte[0])
     }
 
+    #[inline]
     pub(crate) fn number(&mut self) -> Option<u64> {
         let (first, rest) = self.0.split_first()?;
         if *first < 0x80 {
@@ -532,6 +625,7 @@ impl<'a> Input<'a> {
         None
     }
 
+    #[inline]
     pub(crate) fn option(&mut self) -> Option<Option<u64>> {
         self.number().map(|number| number.checked_sub(1))
     }

@@ -52,7 +52,7 @@ impl Tail {
     pub(crate) fn begin(&mut self, segment: u64, start: u64) {
         // First, so that a kill in between leaves an empty one.
         self.map.set(LENGTH, 0);
-        self.map.put(FRAMES, &[0; SIZE - FRAMES][..self.length]);
+        self.map.clear(FRAMES, self.length);
         self.map.set(SEGMENT, segment);
         self.map.set(START, start);
         (self.start, self.length) = (start, 0);
