@@ -376,6 +376,10 @@ impl StreamTap {
     }
 
     fn gemini(&mut self, data: &[u8]) -> Option<EventClass> {
+        // Of proxies, which end their streams as OpenAI does. It says nothing of its own.
+        if data.trim_ascii() == b"[DONE]" {
+            return Some(EventClass::Empty);
+        }
         let (mut usage, mut content, mut finished, mut is_error) = (None, false, false, false);
         read(data, |key, value| match key {
             b"candidates" => value.elements(|candidate| {
@@ -757,6 +761,7 @@ mod tests {
                 EventClass::Empty,
             ),
             (r#"{"error":{"code":503}}"#, EventClass::Error),
+            ("[DONE]", EventClass::Empty),
         ] {
             assert_eq!(see(&mut StreamTap::new(StreamFormat::Gemini), data), expected, "{data}");
         }

@@ -21,6 +21,8 @@ pub(super) struct Decoder {
     started: bool,
     /// Blocks that are open, by the upstream's index.
     open: Vec<u32>,
+    /// Blocks that have begun, those included that are left out.
+    begun: Vec<u32>,
     had_call: bool,
     stop: Option<Stop>,
     ended: bool,
@@ -80,6 +82,9 @@ impl Decoder {
 
     fn open(&mut self, mut fields: Fields, out: &mut Vec<Event>) {
         let Some(index) = self.index(&mut fields) else { return };
+        if !self.begun.contains(&index) {
+            self.begun.push(index);
+        }
         let mut content = fields.object("content_block");
         let kind = content.string("type").unwrap_or_default();
         let block = match kind.as_str() {
@@ -106,9 +111,13 @@ impl Decoder {
     }
 
     fn delta(&mut self, mut fields: Fields, out: &mut Vec<Event>) {
-        let Some(index) = self.index(&mut fields).filter(|index| self.open.contains(index)) else { return };
+        let Some(index) = self.index(&mut fields) else { return };
         let mut delta = fields.object("delta");
-        let read = match delta.string("type").as_deref() {
+        let kind = delta.string("type");
+        if !self.open.contains(&index) && !self.imply(index, kind.as_deref(), out) {
+            return;
+        }
+        let read = match kind.as_deref() {
             Some("text_delta") => delta.text("text").map(Delta::Text),
             Some("thinking_delta") => delta.text("thinking").map(Delta::Text),
             Some("signature_delta") => delta.text("signature").map(Delta::Signature),
@@ -122,6 +131,22 @@ impl Decoder {
         };
         let delta = read.filter(|delta| !is_empty(delta));
         out.extend(delta.map(|delta| Event::Delta { candidate: 0, index, delta }));
+    }
+
+    /// Opens a block that an imitator did not begin: its first delta says what it is. Whether it did.
+    fn imply(&mut self, index: u32, delta: Option<&str>, out: &mut Vec<Event>) -> bool {
+        let block = match delta {
+            Some("text_delta") => Block::Text,
+            Some("thinking_delta") => Block::Thinking,
+            _ => return false,
+        };
+        if self.begun.contains(&index) {
+            return false;
+        }
+        self.begun.push(index);
+        self.open.push(index);
+        out.push(Event::Open { candidate: 0, index, block });
+        true
     }
 
     fn close(&mut self, index: u32, out: &mut Vec<Event>) {
@@ -347,4 +372,38 @@ fn event(out: &mut BytesMut, kind: &str, rest: impl FnOnce(&mut Writer)) {
         });
     });
     out.extend_from_slice(b"\n\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a stream of these events means.
+    fn read(events: &[&str]) -> String {
+        let (mut decoder, mut out) = (Decoder::default(), Vec::new());
+        for event in events {
+            decoder.push(None, &Bytes::copy_from_slice(event.as_bytes()), &mut out).unwrap();
+        }
+        decoder.finish(&mut out);
+        format!("{out:?}")
+    }
+
+    #[test]
+    fn a_block_that_was_not_begun_is_what_its_first_delta_says() {
+        let text = r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"}}"#;
+        let told = read(&[text, text, r#"{"type":"message_stop"}"#]);
+        assert_eq!((told.matches("Open {").count(), told.matches(r#"Text("a")"#).count()), (1, 2), "{told}");
+        assert!(told.contains("Close {"), "{told}");
+    }
+
+    #[test]
+    fn what_belongs_to_a_block_that_is_left_out_or_over_is_left_out() {
+        let unknown = r#"{"type":"content_block_start","index":0,"content_block":{"type":"server_tool_use","id":"s"}}"#;
+        let known = r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#;
+        let text = r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"late"}}"#;
+        let stop = r#"{"type":"content_block_stop","index":0}"#;
+        for events in [&[unknown, text, stop][..], &[known, stop, text]] {
+            assert!(!read(events).contains("late"));
+        }
+    }
 }

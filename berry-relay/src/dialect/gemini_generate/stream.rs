@@ -97,7 +97,8 @@ impl Answering {
 
 impl StreamDecoder for Decoder {
     fn push(&mut self, _: Option<&[u8]>, data: &Bytes, out: &mut Vec<Event>) -> Result<(), Malformed> {
-        if self.failed {
+        // Proxies in front of Gemini end their streams as OpenAI does.
+        if self.failed || &data[..] == b"[DONE]" {
             return Ok(());
         }
         let mut fields = Fields::read(data)?;
