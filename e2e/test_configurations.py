@@ -51,6 +51,17 @@ def test_tls_files_that_cannot_be_read_are_refused_by_the_check_as_at_start(tmp_
         assert "gone.pem" in answer.stdout and named in answer.stdout, answer.stdout
 
 
+def test_a_variable_that_is_empty_says_nothing(tmp_path):
+    (tmp_path / "config.toml").write_text("[server]\nbind_address = '127.0.0.1:0'\n" + DEMO)
+    gateway = Gateway(DEMO, tmp_path, MAX_CONNECTIONS="", BIND_ADDRESS="", CONFIG_PATH="")
+    gateway.stop()
+    answer = check.run("--health", cwd=tmp_path, BIND_ADDRESS="")
+    assert "127.0.0.1:0 does not answer" in answer.stdout, "the address of the configuration"
+    for wrong in ("many", "0"):
+        answer = check.run(cwd=tmp_path, MAX_CONNECTIONS=wrong)
+        assert answer.returncode == 1 and "must be a number above 0" in answer.stdout
+
+
 # The order in which a configuration is looked for: each file is offered together with every later one.
 
 

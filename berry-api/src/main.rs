@@ -53,7 +53,7 @@ struct Arguments {
 
     /// Connections held at once, instead of [server] max_connections
     #[arg(long, value_name = "N", env = "MAX_CONNECTIONS", hide = true)]
-    max_connections: Option<usize>,
+    max_connections: Option<String>,
 
     /// Ask the server that runs here for its health, exit with 0 or 1
     #[arg(long)]
@@ -104,14 +104,28 @@ fn check(arguments: &Arguments) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What was said. Nothing was, where a variable is set but empty, as composed environments have it.
+fn said(text: Option<&String>) -> Option<&String> {
+    text.filter(|text| !text.is_empty())
+}
+
+/// How many connections may be held: `--max-connections`, else `MAX_CONNECTIONS`, else as configured.
+fn max_connections(arguments: &Arguments) -> Result<Option<usize>, String> {
+    let limit = said(arguments.max_connections.as_ref()).map(|text| match text.parse() {
+        Ok(limit) if limit > 0 => Ok(limit),
+        _ => Err(format!("MAX_CONNECTIONS is {text:?}; it must be a number above 0")),
+    });
+    limit.transpose()
+}
+
 /// Where to listen: `--bind`, `BIND_ADDRESS`, `[server]`, in this order.
 fn address(arguments: &Arguments, configured: SocketAddr) -> Result<SocketAddr, String> {
-    let Some(text) = &arguments.bind else {
+    let Some(text) = said(arguments.bind.as_ref()) else {
         return Ok(configured);
     };
     let mut addresses = text
         .to_socket_addrs()
-        .map_err(|error| format!("cannot listen at {text}: {error}; it must be an address with a port"))?;
+        .map_err(|error| format!("cannot listen at {text}: {error}; it must be an address with a port, such as 127.0.0.1:3000"))?;
     addresses.next().ok_or_else(|| format!("cannot listen at {text}: no such host"))
 }
 
@@ -211,8 +225,8 @@ async fn listen_and_serve(
     let server = loaded.snapshot.server.clone();
     let address = address(arguments, server.bind_address)?;
     let mut options = run::server_options(&server);
-    if let Some(limit) = arguments.max_connections {
-        options.max_connections = limit.max(1);
+    if let Some(limit) = max_connections(arguments)? {
+        options.max_connections = limit;
     }
     let listener = bind(address).map_err(|error| format!("cannot listen at {address}: {error}"))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;

@@ -1,7 +1,9 @@
 //! A running server, asked over its admin API.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use berry_core::config::snapshot;
 use clap::Args;
 use serde_json::Value;
 use ureq::Agent;
@@ -76,16 +78,29 @@ impl Server {
     }
 
     fn bearer(&self) -> Option<String> {
-        self.token.as_ref().map(|token| format!("Bearer {token}"))
+        self.token.as_ref().filter(|token| !token.is_empty()).map(|token| format!("Bearer {token}"))
     }
 
     fn address(&self, config: &ConfigFile, path: &str) -> Result<String, Failure> {
-        let base = match &self.url {
+        // A variable that is set but empty says nothing.
+        let base = match self.url.as_ref().filter(|url| !url.is_empty()) {
             Some(url) => url.trim_end_matches('/').to_owned(),
-            None => format!("http://{}", check::load(config)?.snapshot.server.bind_address),
+            None => listens_at(&check::load(config)?.snapshot.server),
         };
         Ok(format!("{base}{path}"))
     }
+}
+
+/// Where a server with this configuration is reached from its own machine.
+fn listens_at(server: &snapshot::Server) -> String {
+    let mut address = server.bind_address;
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    let scheme = if server.tls.is_some() { "https" } else { "http" };
+    format!("{scheme}://{address}")
 }
 
 /// A path with what is asked for; what is not given is left out.
@@ -126,5 +141,25 @@ fn answer(url: &str, answer: Result<Response<ureq::Body>, ureq::Error>) -> Resul
             Err(Failure::new(what("not found"), next))
         }
         _ => Err(Failure::new(what(&format!("status {status}")), NOT_BERRY)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use berry_core::config::{Config, ProcessEnvironment};
+
+    use super::*;
+
+    #[test]
+    fn a_server_is_asked_where_its_own_machine_reaches_it() {
+        for (keys, expected) in [
+            ("bind_address = \"0.0.0.0:4000\"", "http://127.0.0.1:4000"),
+            ("bind_address = \"[::]:4000\"", "http://[::1]:4000"),
+            ("bind_address = \"192.0.2.1:4000\"", "http://192.0.2.1:4000"),
+            ("bind_address = \"0.0.0.0:4000\"\ntls_cert = \"c\"\ntls_key = \"k\"", "https://127.0.0.1:4000"),
+        ] {
+            let loaded = Config::from_text("test", &format!("[server]\n{keys}\n"), &ProcessEnvironment).unwrap();
+            assert_eq!(listens_at(&loaded.snapshot.server), expected);
+        }
     }
 }

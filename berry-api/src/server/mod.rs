@@ -25,6 +25,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
@@ -44,6 +45,9 @@ const STREAMS_MAX: u32 = 256;
 
 /// Wait after a failed accept, so that a lack of descriptors does not become a busy loop.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// Between two words of the log that connections cannot be accepted: for hours, each that ends makes room for one that does not.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Silence after which TCP itself asks whether the peer is there.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
@@ -78,9 +82,10 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn accept_all(listener: TcpListener, server: Arc<Server>, tasks: TaskTracker) {
     let slots = Arc::new(Semaphore::new(server.options.max_connections.min(Semaphore::MAX_PERMITS)));
     let accepting = async {
+        let mut told = None;
         loop {
             let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
-            let (stream, peer) = accept(&listener).await;
+            let (stream, peer) = accept(&listener, &mut told).await;
             tasks.spawn(Arc::clone(&server).connection(stream, peer, slot));
         }
     };
@@ -91,17 +96,16 @@ pub async fn accept_all(listener: TcpListener, server: Arc<Server>, tasks: TaskT
 }
 
 /// The next connection. Errors of a single connection and lack of descriptors pass.
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    let mut failing = false;
+async fn accept(listener: &TcpListener, told: &mut Option<Instant>) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                if !failing {
+                if told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
                     tracing::error!(%error, "cannot accept connections; the descriptor limit may be reached");
+                    *told = Some(Instant::now());
                 }
-                failing = true;
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
             }
         }
