@@ -123,9 +123,9 @@ fn address(arguments: &Arguments, configured: SocketAddr) -> Result<SocketAddr, 
     let Some(text) = said(arguments.bind.as_ref()) else {
         return Ok(configured);
     };
-    let mut addresses = text
-        .to_socket_addrs()
-        .map_err(|error| format!("cannot listen at {text}: {error}; it must be an address with a port, such as 127.0.0.1:3000"))?;
+    let mut addresses = text.to_socket_addrs().map_err(|error| {
+        format!("cannot listen at {text}: {error}; it must be an address with a port, such as 127.0.0.1:3000")
+    })?;
     addresses.next().ok_or_else(|| format!("cannot listen at {text}: no such host"))
 }
 
