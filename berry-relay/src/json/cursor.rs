@@ -14,6 +14,9 @@ pub struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    /// Digits of a number that is read at once.
+    const FEW_DIGITS: usize = 12;
+
     /// A cursor at the start of a text.
     pub fn new(text: &'a [u8]) -> Self {
         Self { text, at: 0, depth: 0 }
@@ -25,6 +28,34 @@ impl<'a> Cursor<'a> {
         let (start, first) = lex::token(self.text, self.at);
         self.at = walk::value_end(self.text, start, first, self.depth)?;
         self.text.get(start..self.at).map(Raw)
+    }
+
+    /// The bytes behind this place.
+    #[cfg(test)]
+    pub(super) fn rest(&self) -> &'a [u8] {
+        &self.text[self.at..]
+    }
+
+    /// Reads past the next value if it is a whole number of so few digits that it is small, and gives it. Stays where it is before
+    /// anything else.
+    #[inline]
+    pub fn few_digits(&mut self) -> Option<u64> {
+        let (start, first) = lex::token(self.text, self.at);
+        let (mut at, mut number) = (start, 0);
+        loop {
+            match self.text.get(at)? {
+                digit @ b'0'..=b'9' if at - start < Self::FEW_DIGITS => number = number * 10 + u64::from(digit - b'0'),
+                b',' | b'}' | b']' | b' ' | b'\n' | b'\r' => break,
+                _ => return None,
+            }
+            at += 1;
+        }
+        let digits = at - start;
+        // No digit at all, or a zero before others, is no number.
+        (digits == 1 || digits > 1 && first != b'0').then(|| {
+            self.at = at;
+            number
+        })
     }
 
     /// Reads past the next value.

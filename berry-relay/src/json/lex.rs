@@ -94,27 +94,34 @@ fn long_text_end(text: &[u8], mut at: usize) -> Result<usize, usize> {
     loop {
         at = plain_end::<true>(text, at);
         // Some clients write whole scripts as escapes.
-        while text.get(at) == Some(&b'\\') {
-            at += escape_length(&text[at..]).ok_or(at)?;
+        while is_unicode_escape(text, at) {
+            at += 6;
         }
         match text.get(at) {
             Some(b'"') => return Ok(at + 1),
+            Some(b'\\') => at += escape_length(&text[at..]).ok_or(at)?,
             None | Some(0..=0x1f) => return Err(at),
             _ => {}
         }
     }
 }
 
-/// Length of an escape, its backslash included.
+/// Whether an escape of four digits stands here whole.
 #[inline]
-pub(super) fn escape_length(text: &[u8]) -> Option<usize> {
-    match text.get(1)? {
-        b'u' => {
-            let digits = text.get(2..)?.first_chunk::<4>()?.map(|digit| HEX_DIGITS[usize::from(digit)]);
-            (digits == [true; 4]).then_some(6)
-        }
-        letter => is_short_escape(*letter).then_some(2),
+fn is_unicode_escape(text: &[u8], at: usize) -> bool {
+    let is_hex = |digit: u8| HEX_DIGITS[usize::from(digit)];
+    match text.get(at..).and_then(<[u8]>::first_chunk) {
+        Some(&[b'\\', b'u', a, b, c, d]) => is_hex(a) & is_hex(b) & is_hex(c) & is_hex(d),
+        _ => false,
     }
+}
+
+/// Length of an escape, its backslash included.
+fn escape_length(text: &[u8]) -> Option<usize> {
+    if is_unicode_escape(text, 0) {
+        return Some(6);
+    }
+    is_short_escape(*text.get(1)?).then_some(2)
 }
 
 /// The end of a number. What follows it is not looked at, so a number at the end of the bytes may have been cut.

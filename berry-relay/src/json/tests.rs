@@ -291,6 +291,28 @@ fn a_cursor_gives_members_and_elements_as_they_are_written() {
 }
 
 #[test]
+fn few_digits_are_read_at_once_and_anything_else_is_left() {
+    for (text, number, left) in [
+        ("0,", Some(0), ","),
+        (" 42}", Some(42), "}"),
+        ("123456789012 ", Some(123_456_789_012), " "),
+        ("7]", Some(7), "]"),
+        ("1234567890123,", None, "1234567890123,"),
+        ("01,", None, "01,"),
+        ("1.0,", None, "1.0,"),
+        ("1e3,", None, "1e3,"),
+        ("-1,", None, "-1,"),
+        ("12", None, "12"),
+        (",", None, ","),
+        ("\"1\",", None, "\"1\","),
+    ] {
+        let mut cursor = Cursor::new(text.as_bytes());
+        assert_eq!(cursor.few_digits(), number, "{text}");
+        assert_eq!(cursor.rest(), left.as_bytes(), "{text}");
+    }
+}
+
+#[test]
 fn what_is_nothing_is_told_from_what_is_little() {
     for (raw, nothing) in [
         ("null", true),

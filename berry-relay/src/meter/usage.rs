@@ -15,9 +15,6 @@ use crate::json::{Cursor, Raw};
 /// A count beyond this is no count: no vendor's context comes near it, and sums stay far from overflow.
 const TOKENS_MAX: u64 = 1 << 40;
 
-/// Numbers of so many digits are counts, whatever the digits.
-const FEW_DIGITS: usize = 12;
-
 /// A usage object of any dialect. Numbers that are no counts are taken as not reported.
 pub(super) fn read(json: &[u8]) -> Usage {
     let mut figures = Figures::default();
@@ -96,7 +93,6 @@ impl Figures {
             b"billed_units" => return value.members(|key, value| self.read(key, value)),
             _ => {}
         }
-        let value = value.value()?;
         let place = match key {
             b"prompt_tokens" | b"promptTokenCount" => &mut self.prompt,
             b"completion_tokens" | b"candidatesTokenCount" => &mut self.completion,
@@ -112,28 +108,28 @@ impl Figures {
             b"thoughtsTokenCount" => &mut self.gemini_thoughts,
             b"num_sources_used" | b"search_units" => &mut self.server_tool_calls,
             b"cost" => {
-                self.cost = dollars(value);
+                self.cost = dollars(value.value()?);
                 return Some(());
             }
             b"service_tier" => {
-                self.tier = value.text().map(ServiceTier::from_wire);
+                self.tier = value.value()?.text().map(ServiceTier::from_wire);
                 return Some(());
             }
             b"type" => {
-                self.is_compaction = value.text() == Some(b"compaction");
+                self.is_compaction = value.value()?.text() == Some(b"compaction");
                 return Some(());
             }
-            _ => return Some(()),
+            _ => return value.skip(),
         };
         // Some vendors say the same twice; what is no count does not hide one.
-        *place = count(value).or(*place);
+        *place = figure(value)?.or(*place);
         Some(())
     }
 
     /// OpenAI's details, which many others have too.
     fn details(&mut self, cursor: &mut Cursor<'_>, side: Side) -> Option<()> {
         cursor.members(|key, value| {
-            let figure = count(value.value()?);
+            let figure = figure(value)?;
             match (key, side) {
                 (b"cached_tokens", _) => self.cached = figure.or(self.cached),
                 (b"cache_write_tokens" | b"cache_creation_tokens", _) => self.cache_write = figure,
@@ -175,7 +171,7 @@ impl Figures {
     /// Anthropic's writes by how long they are kept.
     fn cache_creation(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
         cursor.members(|key, value| {
-            let figure = count(value.value()?);
+            let figure = figure(value)?;
             match key {
                 b"ephemeral_5m_input_tokens" => self.cache_write_5m = figure,
                 b"ephemeral_1h_input_tokens" => self.cache_write_1h = figure,
@@ -188,7 +184,7 @@ impl Figures {
     /// Anthropic's calls of tools that it charges by the call; fetching a page is not one.
     fn server_tools(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
         cursor.members(|key, value| {
-            let figure = count(value.value()?);
+            let figure = figure(value)?;
             if key == b"web_search_requests" {
                 self.server_tool_calls = figure;
             }
@@ -246,11 +242,16 @@ fn dollars(value: Raw<'_>) -> Option<NanoUsd> {
     NanoUsd::from_usd(std::str::from_utf8(value.0).ok()?.parse().ok()?).ok()
 }
 
+/// Reads past the next value, and gives the count that it is.
+fn figure(value: &mut Cursor<'_>) -> Option<Option<u64>> {
+    match value.few_digits() {
+        Some(figure) => Some(Some(figure)),
+        None => Some(count(value.value()?)),
+    }
+}
+
 /// A count, tolerant of what upstreams send in its place: whole numbers may be written as fractions, anything else is none.
 pub(super) fn count(value: Raw<'_>) -> Option<u64> {
-    if value.0.len() <= FEW_DIGITS && value.0.iter().all(u8::is_ascii_digit) {
-        return Some(value.0.iter().fold(0, |figure, digit| figure * 10 + u64::from(digit - b'0')));
-    }
     let text = std::str::from_utf8(value.0).ok()?;
     let whole = || text.parse::<f64>().ok().filter(|number| *number >= 0.0 && number.fract() == 0.0);
     let figure = text.parse::<u64>().ok().or_else(|| Some(whole()? as u64))?;
