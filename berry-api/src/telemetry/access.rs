@@ -84,8 +84,8 @@ pub(super) struct Tried {
     pub(super) status: u16,
 }
 
-impl From<&mut Try> for Tried {
-    fn from(one: &mut Try) -> Self {
+impl From<&Try> for Tried {
+    fn from(one: &Try) -> Self {
         Self {
             backend: Arc::clone(&one.backend),
             started: one.started,
@@ -145,6 +145,10 @@ pub(super) type Middle = (u16, u32);
 impl Finished {
     /// Takes what it needs out of the facts of a request that took so long.
     fn take(facts: &mut Facts, latency: Duration, is_shown: bool) -> Self {
+        let mut tries = SmallVec::new();
+        for one in &facts.tries {
+            tries.push(Tried::from(one));
+        }
         Self {
             time: SystemTime::now(),
             started: facts.started,
@@ -155,7 +159,7 @@ impl Finished {
             user: facts.user.take(),
             model: facts.model.take(),
             backend: facts.backend.take(),
-            tries: facts.tries.iter_mut().map(Tried::from).collect(),
+            tries,
             rare: Rare::take(facts),
             tokens: Tokens::of(&facts.usage),
             cost: facts.cost.map(|cost| cost.total),

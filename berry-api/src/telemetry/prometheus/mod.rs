@@ -113,7 +113,7 @@ impl Metrics {
         let Some(figures) = &facts.figures else { return };
         figures.count_tokens(&facts.usage);
         // What failed attempts cost was counted when the next one began.
-        if let Some(cost) = facts.cost.filter(|_| facts.tariff.is_some()) {
+        if let (Some(cost), Some(_)) = (&facts.cost, &facts.tariff) {
             figures.add_cost(cost.own());
             figures.count_doubts(!cost.priced, cost.estimated);
             if let (Some(reported), Some(_)) = (cost.reported, cost.drift()) {
