@@ -880,8 +880,7 @@ fn may_hold_error(body: &Chunks) -> bool {
 /// Whether a plain chat answer may end with a failure. Its reason stands behind its content.
 fn may_have_failed(body: &Chunks) -> bool {
     const TAIL: usize = 4096;
-    let tail = body.slice(body.len().saturating_sub(TAIL)..body.len());
-    [&b"error\""[..], b"insufficient_system_resource\""].iter().any(|word| memchr::memmem::find(&tail, word).is_some())
+    meter::told::may_have_failed(&body.slice(body.len().saturating_sub(TAIL)..body.len()))
 }
 
 /// Whether an error body complains about the parameter that we had added.

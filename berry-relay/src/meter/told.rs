@@ -1,7 +1,10 @@
 //! Errors that an upstream tells inside an answer with status 200, as a body or as an event of a stream.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use http::StatusCode;
+use memchr::memmem::Finder;
 
 use super::{is_bad_call, is_failure};
 use crate::json::{Cursor, Kind, Raw};
@@ -56,6 +59,17 @@ const FAILED: &[u8] = br#"{"message":"The upstream failed inside its answer.","t
 /// What stands for an answer of Gemini that is no answer. Nobody's fault, and another try often ends better.
 const BAD_CALL: &[u8] =
     br#"{"message":"The model wrote a tool call that cannot be read.","code":"malformed_function_call"}"#;
+
+/// Whether an answer of chat completions, or its end, names a reason that is a failure: a quick look for what [`of_choices`] reads. A name
+/// inside of a string is followed by a backslash, so that content does not count.
+pub(crate) fn may_have_failed(answer: &[u8]) -> bool {
+    static REASON: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"finish_reason\""));
+    REASON.find_iter(answer).any(|at| {
+        let behind = answer[at + REASON.needle().len()..].trim_ascii_start();
+        let value = behind.strip_prefix(b":").and_then(|value| Cursor::new(value).value());
+        value.and_then(Raw::text).is_some_and(is_failure)
+    })
+}
 
 /// The failure that a choice of chat completions or a candidate of Gemini ended with, inside an answer or an event. What came until
 /// then may be half a sentence, or half a call.
@@ -127,6 +141,22 @@ fn status_of_name(name: &[u8]) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_reason_that_is_a_failure_is_looked_into() {
+        for (answer, failed) in [
+            (r#"{"choices":[{"finish_reason":"stop"}]}"#, false),
+            (r#"{"choices":[{"finish_reason":"stop"},{"finish_reason": "error"}]}"#, true),
+            ("{\"choices\":[{\"finish_reason\" :\n \"insufficient_system_resource\"}]}", true),
+            (r#"ut"},"finish_reason":"network_error","index":0}]}"#, true),
+            (r#"{"choices":[{"message":{"content":"\"finish_reason\":\"error\""},"finish_reason":null}]}"#, false),
+            (r#"{"choices":[{"finish_reason"#, false),
+            (r#"{"choices":[{"finish_reason""#, false),
+            (r#"{"choices":[{"finish_reason":"error"#, false),
+        ] {
+            assert_eq!(may_have_failed(answer.as_bytes()), failed, "{answer}");
+        }
+    }
 
     #[test]
     fn an_error_object_names_its_status_or_stands_for_502() {
