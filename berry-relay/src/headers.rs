@@ -47,8 +47,8 @@ const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-requ
 
 /// Headers of the upstream request: ours, the provider's, and what of the client's may pass.
 pub(crate) fn request(client: &HeaderMap, forward: &[HeaderName], fixed: &[(HeaderName, HeaderValue)]) -> HeaderMap {
-    // Ours, and room for a few of the client's. A larger map costs more than it saves.
-    let mut headers = HeaderMap::with_capacity(fixed.len() + 5);
+    // Ours, host and length among them, and room for a few of the client's.
+    let mut headers = HeaderMap::with_capacity(fixed.len() + 6);
     headers.insert(USER_AGENT, USER_AGENT_VALUE);
     headers.insert(ACCEPT_ENCODING, IDENTITY);
     for (name, value) in client.iter().filter(|(name, _)| request_passes(name)) {
