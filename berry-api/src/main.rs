@@ -1,5 +1,7 @@
 //! `berry-api`: reads its arguments and its configuration, and runs the server.
 
+mod allocator;
+
 use std::io::{Read as _, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
@@ -15,22 +17,6 @@ use berry_api::server::{bind, limits};
 use berry_api::{data_dir, demo, reload, telemetry};
 use berry_core::config::{Config, Found, Loaded, ProcessEnvironment, Severity, locate};
 use clap::Parser;
-
-/// Half the instructions of glibc's allocator, less memory for an open stream, and no lock that its threads meet at.
-#[cfg(target_os = "linux")]
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
-/// What is free goes back to the system after half a second, also while nothing happens: a reload with a million users works with
-/// blocks of 30 MiB.
-#[cfg(target_os = "linux")]
-#[expect(
-    unsafe_code,
-    reason = "jemalloc reads its settings from the symbol of this name before `main`; nobody else has one"
-)]
-#[unsafe(export_name = "_rjem_malloc_conf")]
-static ALLOCATOR_SETTINGS: &[u8; 84] =
-    b"background_thread:true,max_background_threads:1,dirty_decay_ms:500,muzzy_decay_ms:0\0";
 
 /// How long `--health` waits for its answer.
 const HEALTH_WAIT: Duration = Duration::from_secs(5);
@@ -61,6 +47,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    allocator::settle();
     let arguments = Arguments::parse();
     let result = if arguments.check_config {
         check(&arguments)
