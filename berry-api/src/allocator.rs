@@ -20,7 +20,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static SETTINGS: &[u8; 148] =
     b"oversize_threshold:1048576,lg_extent_max_active_fit:16,dirty_decay_ms:200,muzzy_decay_ms:0,\
-      narenas_ratio:1,tcache_max:4096,max_background_threads:1\0";
+      narenas_ratio:1,tcache_max:8192,max_background_threads:1\0";
 
 /// Has the allocator give back what is free. To be called first of all.
 ///
