@@ -81,15 +81,7 @@ type Row = (i64, i64, schema::Shape, Vec<u8>);
 fn row(cells: &dyn Cells) -> Result<Row, StoreError> {
     let number = |column| cells.int(column).map(Option::unwrap_or_default);
     let count = |column| cells.int(column).map(|number| number.map(i64::cast_unsigned));
-    let shape = schema::Shape {
-        process: number(2)?,
-        model: number(3)?,
-        provider: number(4)?,
-        upstream: number(5)?,
-        error: number(6)?,
-        status: number(7)?,
-        flags: number(8)?,
-    };
+    let shape = schema::Shape::read(cells, 2)?;
     let rest = Rest {
         numbers: Numbers {
             counter: number(9)?.cast_unsigned(),

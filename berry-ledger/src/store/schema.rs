@@ -1,6 +1,6 @@
 //! The tables, and how they came to be.
 
-use super::{Sql, StoreError, Value};
+use super::{Cells, Sql, StoreError, Value};
 use crate::first;
 
 /// One row of `request`.
@@ -49,19 +49,24 @@ impl Shape {
         let text =
             "SELECT process_id, model_id, provider_id, upstream_id, error_id, status, flags FROM shape WHERE id = ?1";
         sql.query(text, &[id.into()], &mut |row| {
-            let number = |column| row.int(column).map(Option::unwrap_or_default);
-            found = Self {
-                process: number(0)?,
-                model: number(1)?,
-                provider: number(2)?,
-                upstream: number(3)?,
-                error: number(4)?,
-                status: number(5)?,
-                flags: number(6)?,
-            };
+            found = Self::read(row, 0)?;
             Ok(false)
         })?;
         Ok(found)
+    }
+
+    /// The one whose columns begin at this one.
+    pub(crate) fn read(row: &dyn Cells, first: usize) -> Result<Self, StoreError> {
+        let number = |column| row.int(first + column).map(Option::unwrap_or_default);
+        Ok(Self {
+            process: number(0)?,
+            model: number(1)?,
+            provider: number(2)?,
+            upstream: number(3)?,
+            error: number(4)?,
+            status: number(5)?,
+            flags: number(6)?,
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use berry_core::money::NanoUsd;
 use berry_core::usage::Usage;
 use berry_ledger::{Filter, Group, Ledger, Record, Step};
 
-use crate::support::{DAY_US, HOUR_US, MINUTE_US, Place, START_US, first_rows, full_record, record};
+use crate::support::{DAY_US, HOUR_US, MINUTE_US, Place, START_US, bare_record, first_rows, full_record, record};
 
 fn add(ledger: &Ledger, records: impl IntoIterator<Item = Record<'static>>) {
     for record in records {
@@ -52,19 +52,7 @@ fn a_row_says_everything_that_was_recorded() {
 fn what_is_unknown_stays_unknown() {
     let place = Place::of_environment();
     let ledger = place.open();
-    let bare = Record {
-        user: None,
-        model: None,
-        provider: None,
-        upstream_model: None,
-        status: 0,
-        ttft_us: None,
-        usage: Usage::default(),
-        cost: None,
-        priced: false,
-        attempts: &[],
-        ..record(1)
-    };
+    let bare = Record { priced: false, ..bare_record(1) };
     ledger.append(&bare);
     let row = ledger.request(bare.request_id).unwrap().unwrap();
     assert_eq!((row.user, row.model, row.provider, row.upstream_model), (None, None, None, None));

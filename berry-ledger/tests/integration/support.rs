@@ -190,7 +190,13 @@ pub(crate) fn full_record(counter: u64) -> Record<'static> {
 
 /// What [`Place::make_first`] has: ordinary, full, and without all that may be missing.
 pub(crate) fn first_rows() -> [Record<'static>; 3] {
-    let bare = Record {
+    let bare = Record { error_class: Some("cancelled"), ..bare_record(3_000_000) };
+    [record(1), full_record(5), bare]
+}
+
+/// One without all that may be missing.
+pub(crate) fn bare_record(counter: u64) -> Record<'static> {
+    Record {
         user: None,
         model: None,
         provider: None,
@@ -199,11 +205,9 @@ pub(crate) fn first_rows() -> [Record<'static>; 3] {
         ttft_us: None,
         usage: Usage::default(),
         cost: None,
-        error_class: Some("cancelled"),
         attempts: &[],
-        ..record(3_000_000)
-    };
-    [record(1), full_record(5), bare]
+        ..record(counter)
+    }
 }
 
 /// Appends ordinary requests.
