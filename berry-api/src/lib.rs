@@ -15,6 +15,7 @@ pub mod data_dir;
 pub mod decisions;
 pub mod demo;
 pub mod discovery;
+pub mod environment;
 pub mod error;
 pub mod extend;
 pub mod gate;

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berry_api::app::{self, App, AppOptions};
+use berry_api::environment::ServerEnvironment;
 use berry_api::extend::Extensions;
 use berry_api::gateway::Gateway;
 use berry_api::run::{self, Ended};
 use berry_api::server::{bind, limits};
 use berry_api::{data_dir, demo, reload, telemetry};
-use berry_core::config::{Config, Found, Loaded, ProcessEnvironment, Severity, locate};
+use berry_core::config::{Config, Found, Loaded, Severity, locate};
 use clap::Parser;
 
 /// How long `--health` waits for its answer.
@@ -71,12 +72,12 @@ fn say(mut out: impl Write, text: &str) {
 }
 
 fn find(arguments: &Arguments) -> Result<Found, String> {
-    locate(arguments.config.as_deref(), &ProcessEnvironment, |path| path.exists()).map_err(|error| error.to_string())
+    locate(arguments.config.as_deref(), &ServerEnvironment, |path| path.exists()).map_err(|error| error.to_string())
 }
 
 fn load(found: &Found) -> Result<Loaded, String> {
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    Config::load(&found.path, &ProcessEnvironment).map_err(|error| error.render(colour))
+    Config::load(&found.path, &ServerEnvironment).map_err(|error| error.render(colour))
 }
 
 /// `--check-config`.

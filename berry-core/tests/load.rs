@@ -17,6 +17,7 @@ use berry_core::money::NanoUsd;
 struct Fixed {
     variables: HashMap<&'static str, &'static str>,
     files: HashMap<PathBuf, &'static str>,
+    without_effect: Vec<(&'static str, &'static str)>,
 }
 
 impl Environment for Fixed {
@@ -26,6 +27,10 @@ impl Environment for Fixed {
 
     fn read_file(&self, path: &Path) -> std::io::Result<String> {
         self.files.get(path).map(|text| (*text).to_owned()).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+    }
+
+    fn without_effect(&self) -> &[(&'static str, &'static str)] {
+        &self.without_effect
     }
 }
 
@@ -113,6 +118,25 @@ fn every_table_may_be_absent_and_the_warning_says_what_is_missing() {
 }
 
 #[test]
+fn a_key_that_nothing_acts_on_is_a_warning_with_its_place() {
+    let told = |keys: &str, without_effect: &[(&'static str, &'static str)]| {
+        let env = Fixed { without_effect: without_effect.to_vec(), ..Fixed::default() };
+        warnings(&load_with(&format!("{keys}{}", small()), &env)).join("\n")
+    };
+    for keys in ["[cache]\nttl_seconds = 9\n", "[cache]\nenabled = true\n", "cache = { enabled = true }\n"] {
+        assert!(told(keys, &[]).starts_with("config.toml:1:"), "{keys}");
+        assert!(told(keys, &[]).contains(": cache: has no effect: answers are not kept yet"), "{keys}");
+    }
+    assert_eq!(told("[cache]\nenabled = false\nttl_seconds = 9\n", &[]), "");
+    let traces = [("telemetry.otlp_endpoint", "this build sends no traces")];
+    let keys = "[telemetry]\notlp_endpoint = \"http://h:4318\"\n";
+    assert_eq!(told(keys, &[]), "");
+    let expected = "config.toml:2:17: telemetry.otlp_endpoint: has no effect: this build sends no traces";
+    assert_eq!(told(keys, &traces), expected);
+    assert_eq!(told("[telemetry]\nlog_format = \"json\"\n", &traces), "");
+}
+
+#[test]
 fn the_summary_has_the_lines_that_scripts_look_for() {
     let summary = load(&small()).summary.to_string();
     let expected =
@@ -147,6 +171,15 @@ fn a_file_that_cannot_be_read_says_why() {
 
 #[cfg(unix)]
 #[test]
+fn a_file_of_a_reference_that_is_none_is_refused_and_not_waited_for() {
+    use berry_core::config::ProcessEnvironment;
+    let text = small().replace("0f3a9c7be1d84f26a5b0", "${file:/dev/zero}");
+    let error = Config::from_text("config.toml", &text, &ProcessEnvironment).unwrap_err().to_string();
+    assert!(error.contains("the file /dev/zero cannot be read: it is not a regular file"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
 fn a_file_with_keys_that_others_can_read_is_a_warning() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();
@@ -172,6 +205,7 @@ fn references_are_filled_in_wherever_a_string_stands() {
     let env = Fixed {
         variables: HashMap::from([("TOKEN", "0f3a9c7be1d84f26a5b0"), ("HOST", "llm.internal")]),
         files: HashMap::from([(PathBuf::from("/run/secrets/key"), "sk-from-file\n")]),
+        ..Fixed::default()
     };
     let text = "[users.ann]\ntoken = \"${TOKEN}\"\ntags = [\"admin\"]\n\
         [providers.p]\nbase_url = \"https://${HOST}/v1\"\napi_key = \"${file:/run/secrets/key}\"\n\

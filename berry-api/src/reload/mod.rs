@@ -8,15 +8,17 @@ mod history;
 pub mod watch;
 pub mod yielding;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use berry_core::config::{Change, Config, Diff, LoadError, Loaded, ProcessEnvironment, Report, Severity, Summary};
+use berry_core::config::{Change, Config, Diff, LoadError, Loaded, Report, Severity, Summary};
 
 pub use history::{Cause, Failure, GENERATIONS_KEPT, Generation, Generations};
 
 use crate::app::{App, SetUpError};
 use crate::demo;
+use crate::environment::ServerEnvironment;
 
 /// Changes that a line of the log names.
 const CHANGES_LOGGED: usize = 20;
@@ -98,7 +100,22 @@ pub fn started_with(app: &App, loaded: Loaded) {
 /// # Errors
 /// [`ReloadError`]; nothing has changed then.
 pub fn reload(app: &App, path: &Path, cause: Cause) -> Result<Reloaded, ReloadError> {
-    put_in_force(app, cause, || Ok(Config::load(path, &ProcessEnvironment)?))
+    put_in_force(app, cause, || {
+        only_a_file(path)?;
+        Ok(Config::load(path, &ServerEnvironment)?)
+    })
+}
+
+/// A pipe is good for the start. Opening it once more would wait for whoever writes to it, and hold up all reloads after this one.
+fn only_a_file(path: &Path) -> Result<(), LoadError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file, so only a start can read it");
+            Err(LoadError::Read { path: path.to_owned(), source })
+        }
+        // Whatever else is wrong with it is told when it is read.
+        _ => Ok(()),
+    }
 }
 
 /// Puts the configuration of an earlier generation in force again. The file stays as it is, so its next change, or a reload, ends
@@ -109,7 +126,7 @@ pub fn reload(app: &App, path: &Path, cause: Cause) -> Result<Reloaded, ReloadEr
 pub fn roll_back(app: &App, generation: u64, cause: Cause) -> Result<Reloaded, ReloadError> {
     put_in_force(app, cause, || {
         let text = app.generations.text_of(generation)?;
-        Ok(Config::from_text(&format!("generation {generation}"), text.expose(), &ProcessEnvironment)?)
+        Ok(Config::from_text(&format!("generation {generation}"), text.expose(), &ServerEnvironment)?)
     })
 }
 
@@ -118,7 +135,7 @@ pub fn roll_back(app: &App, generation: u64, cause: Cause) -> Result<Reloaded, R
 /// # Errors
 /// The text's problems.
 pub fn validate(app: &App, text: &str) -> Result<Reloaded, LoadError> {
-    let loaded = Config::from_text("the posted configuration", text, &ProcessEnvironment)?;
+    let loaded = Config::from_text("the posted configuration", text, &ServerEnvironment)?;
     let diff = app.generations.diff_to(&loaded.outline);
     let generation = app.generations.number();
     Ok(Reloaded { generation, summary: loaded.summary, diff, warnings: loaded.warnings })

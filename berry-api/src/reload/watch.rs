@@ -24,35 +24,46 @@ struct Stamp {
     inode: u64,
 }
 
+/// The files that count, each with what it was like; `None` where it is not there.
+type Look = Vec<(PathBuf, Option<Stamp>)>;
+
 /// Reloads after each change of the file, until the process drains. While there is no file, nothing happens.
 pub async fn on_change(app: Arc<App>, path: PathBuf) {
-    let (mut loaded, mut seen) = (stamps(&app, &path).await, None);
+    let (mut loaded, mut seen) = (look(&app, &path).await, None);
     loop {
         tokio::select! {
             () = tokio::time::sleep(PERIOD) => {}
             () = app.shutdown.drained() => return,
         }
-        let now = stamps(&app, &path).await;
-        if now == loaded || now.is_none() {
+        let Some(now) = look(&app, &path).await else {
             seen = None;
-        } else if now == seen {
-            loaded = now;
+            continue;
+        };
+        if !loaded.as_ref().is_none_or(|loaded| has_changed(loaded, &now)) {
+            (loaded, seen) = (Some(now), None);
+        } else if seen.as_ref() == Some(&now) {
+            loaded = Some(now);
             in_background(&app, &path, Cause::File).await;
         } else {
-            seen = now;
+            seen = Some(now);
         }
     }
 }
 
-/// Those of the configuration and of the files of TLS; none while the configuration is not there.
-async fn stamps(app: &App, config: &Path) -> Option<Vec<Option<Stamp>>> {
-    let mut stamps = vec![Some(stamp(config).await?)];
+/// Whether a file is another one than before. One that counts only now does so by a reload, which has read it.
+fn has_changed(before: &Look, now: &Look) -> bool {
+    before.iter().any(|(path, was)| now.iter().any(|(known, is)| known == path && is != was))
+}
+
+/// The configuration and the files of TLS; none while the configuration is not there.
+async fn look(app: &App, config: &Path) -> Option<Look> {
+    let mut look = vec![(config.to_owned(), Some(stamp(config).await?))];
     if let Some(tls) = &app.runtime().snapshot.server.tls {
         for path in [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()].into_iter().flatten() {
-            stamps.push(stamp(path).await);
+            look.push((path.clone(), stamp(path).await));
         }
     }
-    Some(stamps)
+    Some(look)
 }
 
 async fn stamp(path: &Path) -> Option<Stamp> {

@@ -230,6 +230,43 @@ async fn a_renewed_certificate_is_read_without_a_word_from_anybody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reload_that_brings_certificates_is_the_only_one() {
+    let (gateway, folder, path) = with_file();
+    let app = Arc::clone(gateway.gateway.app());
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
+    std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let at = folder.path().display();
+    let changes = async {
+        tokio::time::sleep(4 * PERIOD).await;
+        let with_tls = format!("[server]\ntls_cert = '{at}/cert.pem'\ntls_key = '{at}/key.pem'\n{CONFIG}");
+        std::fs::write(&path, with_tls).unwrap();
+        tokio::time::sleep(12 * PERIOD).await;
+        assert_eq!((app.generations.number(), app.tls.load_full().is_some()), (1, true));
+        // They are watched from then on.
+        std::fs::write(folder.path().join("key.pem"), "no key").unwrap();
+        tokio::time::sleep(4 * PERIOD).await;
+        assert_eq!((app.generations.number(), app.generations.failures()), (1, 1));
+        app.shutdown.drain();
+    };
+    tokio::join!(on_change(Arc::clone(&app), path.clone()), changes);
+}
+
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn a_device_or_pipe_in_the_place_of_the_file_holds_up_no_reload() {
+    let (gateway, _folder, path) = with_file();
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+    let refused = gateway.post("/admin/reload-config", ADMIN, "").await;
+    assert_eq!(refused.status, 400);
+    assert!(refused.json().to_string().contains("it is not a regular file"));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, CONFIG).unwrap();
+    assert_eq!(gateway.post("/admin/reload-config", ADMIN, "").await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_changed_file_takes_effect_by_itself_whatever_brought_it() {
     let (gateway, folder, path) = with_file();
     let app = Arc::clone(gateway.gateway.app());

@@ -201,8 +201,7 @@ pub(crate) fn defaults<T: Table>() -> T {
 /// Reads a table: its keys, then what it has beside them.
 pub(crate) fn read_table<T: Table>(table: &DeTable<'_>, at: &KeyPath<'_>, cx: &mut Decoder<'_>) -> T {
     let dormant = cx.dormant;
-    let off = |node: &Node<'_>| matches!(node.get_ref(), DeValue::Boolean(false));
-    cx.dormant |= table.get("enabled").is_some_and(off);
+    cx.dormant |= is_switched_off(table);
     let value = T::read(&mut Fields { source: Source::Tree(table), at, odd: false, cx });
     cx.dormant = dormant;
     for (key, node) in table {
@@ -211,6 +210,11 @@ pub(crate) fn read_table<T: Table>(table: &DeTable<'_>, at: &KeyPath<'_>, cx: &m
         }
     }
     value
+}
+
+/// Whether a table says `enabled = false`.
+pub(crate) fn is_switched_off(table: &DeTable<'_>) -> bool {
+    table.get("enabled").is_some_and(|node| matches!(node.get_ref(), DeValue::Boolean(false)))
 }
 
 /// Reads a table that is written plainly; `None` where the tree is needed, see [`Decode::plain`].

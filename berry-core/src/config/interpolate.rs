@@ -7,6 +7,8 @@
 use std::io;
 use std::path::Path;
 
+use super::source;
+
 /// Largest file that `${file:…}` reads, bytes.
 pub const MAX_SECRET_FILE_BYTES: usize = 64 * 1024;
 
@@ -20,6 +22,12 @@ pub trait Environment {
     /// # Errors
     /// When it cannot be read.
     fn read_file(&self, path: &Path) -> io::Result<String>;
+
+    /// Keys that the program which reads the configuration cannot act on, each with the reason: whoever writes one is warned. A
+    /// table stands for all keys below it.
+    fn without_effect(&self) -> &[(&'static str, &'static str)] {
+        &[]
+    }
 }
 
 /// The variables of this process and the files that it can see.
@@ -32,7 +40,11 @@ impl Environment for ProcessEnvironment {
     }
 
     fn read_file(&self, path: &Path) -> io::Result<String> {
-        std::fs::read_to_string(path)
+        // Opening a pipe waits for whoever writes to it, and each reload reads the file again.
+        if std::fs::metadata(path)?.is_file() {
+            return Ok(source::read(path)?.text);
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
     }
 }
 

@@ -6,6 +6,8 @@
 use std::slice;
 use std::sync::Arc;
 
+use toml::de::{DeTable, DeValue};
+
 use super::compile::{self, MoreUsers};
 use super::decode::{self, Decode as _, Decoder, Entry, Map};
 use super::interpolate::Environment;
@@ -41,6 +43,9 @@ fn load_in_parts(
     })
 }
 
+/// Keys that are read and checked and that nothing acts on yet, with the reason.
+const WITHOUT_EFFECT: &[(&str, &str)] = &[("cache", "answers are not kept yet; each request goes to a backend")];
+
 /// Tables of one user stand in more than one part, so the file must be read as a whole.
 #[derive(Debug)]
 struct Scattered;
@@ -68,6 +73,9 @@ fn read(
     let mut found = Problems::default();
     let mut cx = Decoder::new(&mut found, env, &origin);
     let raw: RawConfig = decode::read_table(tree.get_ref(), &KeyPath::ROOT, &mut cx);
+    for (key, why) in WITHOUT_EFFECT.iter().chain(env.without_effect()) {
+        warn_without_effect(tree.get_ref(), &KeyPath::ROOT, (key, why), cx.origin, cx.problems);
+    }
     let Decoder { secrets, inline_secret, .. } = cx;
     let outline = Outline::new(tree.get_ref(), (parsed, &origin), text, &secrets, &sections.users);
     drop(tree);
@@ -104,6 +112,26 @@ fn read(
     let summary = Summary::of(&snapshot);
     let text = (text.len() <= KEPT_TEXT_BYTES_MAX).then(|| Secret::from(text));
     Ok(Ok(Loaded { snapshot: Arc::new(snapshot), warnings: report, summary, outline, text }))
+}
+
+/// Warns of a key that nothing acts on, where it is written. A table that says `enabled = false` gets what it asks for.
+fn warn_without_effect(
+    table: &DeTable<'_>,
+    at: &KeyPath<'_>,
+    (key, why): (&str, &str),
+    origin: &Origin,
+    problems: &mut Problems,
+) {
+    let (name, below) = key.split_once('.').map_or((key, None), |(name, below)| (name, Some(below)));
+    let Some(node) = table.get(name) else { return };
+    let at = at.key(name);
+    match (below, node.get_ref()) {
+        (Some(below), DeValue::Table(table)) => warn_without_effect(table, &at, (below, why), origin, problems),
+        (None, DeValue::Table(table)) if decode::is_switched_off(table) => {}
+        _ => {
+            problems.warning(&at, origin.span(node.span()), format!("has no effect: {why}"));
+        }
+    }
 }
 
 /// Warns where others can read the keys of the file, of which one is at `span`.
