@@ -10,8 +10,14 @@ const WITHOUT_EFFECT: &[(&str, &str)] = if cfg!(feature = "observability") {
     &[]
 } else {
     &[
-        ("telemetry.otlp_endpoint", "this server was built without the feature \"observability\", so it sends no traces"),
-        ("telemetry.trace_sample_ratio", "this server was built without the feature \"observability\", so it traces nothing"),
+        (
+            "telemetry.otlp_endpoint",
+            "this server was built without the feature \"observability\", so it sends no traces",
+        ),
+        (
+            "telemetry.trace_sample_ratio",
+            "this server was built without the feature \"observability\", so it traces nothing",
+        ),
     ]
 };
 

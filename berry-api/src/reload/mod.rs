@@ -110,7 +110,8 @@ pub fn reload(app: &App, path: &Path, cause: Cause) -> Result<Reloaded, ReloadEr
 fn only_a_file(path: &Path) -> Result<(), LoadError> {
     match std::fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => {
-            let source = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file, so only a start can read it");
+            let source =
+                io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file, so only a start can read it");
             Err(LoadError::Read { path: path.to_owned(), source })
         }
         // Whatever else is wrong with it is told when it is read.

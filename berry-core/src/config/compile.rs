@@ -20,7 +20,7 @@ use std::sync::Arc;
 use super::decode::{At, Entry, Map, Text};
 use super::interpolate::Environment;
 use super::path::KeyPath;
-use super::problem::{Problems, Severity};
+use super::problem::{Problems, Severity, Span};
 use super::provider_data::ProviderData;
 use super::raw::{RawConfig, RawUser};
 use super::snapshot::{Models, Provider, Snapshot, Users};
@@ -176,6 +176,20 @@ fn price_book(
         problems.error(&at.key("price_book"), file.span.clone(), message);
         bundled
     })
+}
+
+/// Warns of a key or token that is right by its form and hardly what was meant.
+fn warn_of_odd_secret(text: &str, at: &KeyPath<'_>, span: Option<Span>, problems: &mut Problems) {
+    let is_name = |name: &str| name.bytes().all(|c| c.is_ascii_uppercase() || c == b'_') && !name.is_empty();
+    if text.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("bearer ")) {
+        problems
+            .warning(at, span, "begins with \"Bearer\", which then is a part of it")
+            .hint("write what follows it alone");
+    } else if text.strip_prefix('$').is_some_and(is_name) {
+        problems
+            .warning(at, span, "is taken as it stands and not from a variable")
+            .hint("a variable is written \"${NAME}\"");
+    }
 }
 
 /// The strings of a list.

@@ -247,7 +247,18 @@ impl<'a> Decoder<'a> {
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
-        self.problems.error(at, self.span(node), format!("expected {what}, found {found}"))
+        let problem = self.problems.error(at, self.span(node), format!("expected {what}, found {found}"));
+        match (what, node.get_ref()) {
+            ("a string", DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_)) => {
+                problem.hint("put it in quotes")
+            }
+            ("a number" | "a whole number", DeValue::String(_)) => {
+                problem.hint("write the number alone: no quotes and no unit")
+            }
+            ("true or false", DeValue::String(_)) => problem.hint("write it without quotes"),
+            ("a list", DeValue::String(_)) => problem.hint("put it in brackets: [\"…\"]"),
+            _ => problem,
+        }
     }
 
     fn unknown_key(
@@ -405,8 +416,15 @@ impl Decode for SecretText {
     fn decode(node: &Node<'_>, at: &KeyPath<'_>, _: Bounds, cx: &mut Decoder<'_>) -> Option<Self> {
         cx.hide_secret(node);
         let text = cx.text(node, at)?;
-        if text.template.is_none() {
-            cx.note_inline(&text.value, cx.span(node));
+        match &text.template {
+            None => cx.note_inline(&text.value, cx.span(node)),
+            // An empty default was asked for.
+            Some(template) if text.value.is_empty() && !template.contains(":-") && !cx.dormant => {
+                cx.problems
+                    .warning(at, cx.span(node), "is empty: the variable or file is there and holds nothing")
+                    .hint("give it a value, or say with ${NAME:-} that it may be empty");
+            }
+            Some(_) => {}
         }
         Some(Self(Secret::new(text.value)))
     }

@@ -34,6 +34,10 @@ pub(crate) fn read(path: &Path) -> io::Result<Source> {
     if bytes.len() as u64 > MAX_CONFIG_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is larger than {MAX_CONFIG_BYTES} bytes")));
     }
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.contains(&0) {
+        let why = "it is UTF-16 or no text at all; save it as UTF-8";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
     let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..at].iter().filter(|c| **c == b'\n').count() + 1;
@@ -117,7 +121,7 @@ pub(crate) fn parse<'i>(text: &'i str, origin: &Origin, problems: &mut Problems)
             if text[line.clone()].trim_start().starts_with('[') {
                 repeated_table = Some(line.start..next_header(text, line.end));
             }
-        } else if let Some(hint) = other_format(text, &line) {
+        } else if let Some(hint) = slip(error.message(), &text[line.clone()]).or_else(|| other_format(text, &line)) {
             problem.hint(hint);
         }
         broken.push(line);
@@ -140,6 +144,26 @@ fn describe(message: &str) -> String {
         other => other,
     };
     format!("not valid TOML: {plain}")
+}
+
+/// What is often meant by a line that is not TOML.
+fn slip(message: &str, line: &str) -> Option<&'static str> {
+    let value = line.split_once('=').map_or("", |(_, value)| value.trim());
+    if line.trim_start().starts_with("//") {
+        Some("a comment begins with #")
+    } else if value.starts_with(['“', '”', '‘', '’', '＂']) {
+        Some("these are quotes of a word processor; TOML takes \" and '")
+    } else if message.contains("invalid unquoted key") && !line.is_ascii() {
+        Some("a name with other letters stands in quotes: [models.\"…\"]")
+    } else if message.contains("escape") {
+        Some("in \"…\" a backslash begins an escape: write it twice, or put the text in single quotes")
+    } else if value.starts_with(|c: char| c.is_ascii_digit()) && value.contains(',') {
+        Some("a fraction begins with a point: 0.5")
+    } else if value.starts_with(|c: char| c.is_ascii_digit()) && value.ends_with(|c: char| c.is_ascii_alphabetic()) {
+        Some("a number stands alone, without a unit; a text stands in quotes")
+    } else {
+        None
+    }
 }
 
 /// A word to those who write another language.

@@ -72,6 +72,9 @@ impl Address {
         if authority.host().is_empty() {
             return Err(bad("has no host", "write it as https://host/path"));
         }
+        if authority.as_str().len() > authority.host().len() && authority.port_u16().is_none() {
+            return Err(bad("has a port that is not a number up to 65535", "write it as https://host:port/path"));
+        }
         let (path, query) = parts.path_and_query.map_or((String::new(), None), |pq| {
             (pq.path().trim_end_matches('/').to_owned(), pq.query().map(str::to_owned))
         });
@@ -236,6 +239,16 @@ fn shown(text: &str) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_port_must_be_one() {
+        for text in ["https://h:99999/v1", "https://h:/v1", "https://https://h/v1", "https://[::1]:x"] {
+            assert!(Address::parse(text).is_err(), "{text}");
+        }
+        for text in ["https://h:8080/v1", "https://[::1]:8080", "https://[::1]", "https://h"] {
+            assert!(Address::parse(text).is_ok(), "{text}");
+        }
+    }
 
     fn address(text: &str) -> Address {
         Address::parse(text).unwrap_or_else(|error| panic!("{text}: {error:?}"))

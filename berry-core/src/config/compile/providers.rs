@@ -12,6 +12,7 @@ use super::headers::{self, Headers};
 use super::server::missing_half;
 use super::settings::Times;
 use super::users::is_example_secret;
+use super::warn_of_odd_secret;
 use crate::config::decode::{At, Entry, Map, OneOf, Seconds, SecretText, Text, defaults};
 use crate::config::path::KeyPath;
 use crate::config::problem::{Problems, Span};
@@ -436,6 +437,8 @@ fn key(
         problems
             .warning(at, span, "is the key of an example: this provider will refuse every request")
             .hint("put your own key there, best as \"${NAME_OF_A_VARIABLE}\", or set enabled = false");
+    } else {
+        warn_of_odd_secret(text, at, span, problems);
     }
     key
 }

@@ -7,6 +7,7 @@ use http::HeaderValue;
 
 use super::limits;
 use super::strings;
+use super::warn_of_odd_secret;
 use crate::auth::key::TokenDigest;
 use crate::config::decode::{At, Entry, Map, SecretText, Text};
 use crate::config::path::KeyPath;
@@ -196,6 +197,8 @@ impl<'a> UserCompiler<'a> {
             problems
                 .warning(at, token.span.clone(), format!("is shorter than {SHORT_TOKEN} characters and can be guessed"))
                 .hint("openssl rand -hex 32 makes a good one");
+        } else {
+            warn_of_odd_secret(text, at, token.span.clone(), problems);
         }
     }
 }
