@@ -246,6 +246,91 @@ def test_a_budget_of_a_tag_is_shared_and_a_kill_forgets_nothing(store, start, tm
     again.stop()
 
 
+#: A model whose requests go on for a minute, and hold a cent meanwhile.
+LASTING = (
+    DEMO_PROVIDER.replace("providers.demo", "providers.slow").replace("first_token_latency_ms = 5", "first_token_latency_ms = 60000")
+    + model("lasting", "slow", "demo-model")
+    + "request_price = 0.01\n"
+)
+
+
+def hold(gateway: Gateway, cents: int) -> list[http.client.HTTPConnection]:
+    """Begins requests that last, one after the other, and waits for none."""
+    body = json.dumps({"model": "lasting", "messages": [{"role": "user", "content": "hello"}]})
+    headers = {"authorization": f"Bearer {BUDGETED}", "content-type": "application/json"}
+    held = []
+    for number in range(1, cents + 1):
+        held.append(http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=90))
+        held[-1].request("POST", "/v1/chat/completions", body, headers)
+        gateway.wait_for(lambda: reserved(gateway) == f"0.0{number}", 5, f"{number} cents are reserved")
+    return held
+
+
+def reserved(gateway: Gateway) -> str:
+    (row,) = gateway.request("GET", "/admin/budgets?user=budgeted", token=TOKEN).json()["budgets"]
+    return row["reserved_usd"]
+
+
+def test_what_a_killed_instance_had_reserved_is_there_for_the_others_ten_seconds_later(store, start, tmp_path, record_property):
+    text = LASTING + money(store.url, "usd_total = 0.05", 'key_prefix = "killed"')
+    second, killed = start(text), Gateway(text, tmp_path)
+    for gateway in (second, killed):
+        await_cluster(gateway, status="connected", instances=2)
+    held = hold(killed, 4)
+    # Until then it was away itself, as far as it knows.
+    time.sleep(10)
+    assert [spend(second) for _ in range(3)].count(200) <= 1
+    killed.process.kill()
+    killed.process.wait()
+    began = time.monotonic()
+    assert spend(second) == 429, "it may live and be slow"
+    second.wait_for(lambda: spend(second) == 200, 15, "the reserved money is back")
+    record_property("seconds until the reserved money of a killed instance is back", round(time.monotonic() - began, 1))
+    second.wait_for(lambda: spend(second) == 429, 5, "the rest is spent too")
+    assert spent(second) == "0.05"
+    for connection in held:
+        connection.close()
+
+
+def test_who_was_cut_off_itself_takes_nobody_for_gone_until_it_has_been_connected_for_a_while(own_store, start):
+    wires = [Wire(own_store.port) for _ in range(2)]
+    first, second = [start(LASTING + money(wire.url, "usd_total = 0.05")) for wire in wires]
+    for gateway in (first, second):
+        await_cluster(gateway, status="connected", instances=2)
+    held = [*hold(first, 2), *hold(second, 2)]
+    # What was lent ahead has gone back.
+    time.sleep(1.5)
+    for wire in wires:
+        wire.sever()
+    for gateway in (first, second):
+        await_cluster(gateway, status="away")
+    time.sleep(11)
+    wires[0].mend()
+    await_cluster(first, status="connected")
+    statuses, began = [], time.monotonic()
+    while time.monotonic() < began + 6:
+        statuses.append(spend(first))
+    assert statuses.count(200) == 1, "what the second reserved is not there"
+    # It lives and is cut off alone: what it was lent is what may be exceeded.
+    for _ in range(2):
+        first.wait_for(lambda: spend(first) == 200, 12, "the second is taken for gone")
+    assert [spend(first) for _ in range(3)] == [429] * 3
+    for connection in held:
+        connection.close()
+    for wire in wires:
+        wire.stop()
+
+
+def test_an_instance_that_is_long_gone_leaves_what_it_spent_and_no_trace(store, start):
+    key = "trace:budget:user:8:budgeted:total:-9223372036854775808"
+    long_ago = int(time.time() * 1000) - 31 * 86_400_000
+    store.command("HSET", key, "gone", f"30000000 40000000 {long_ago}")
+    gateway = start(money(store.url, "usd_total = 0.05", 'key_prefix = "trace"'))
+    await_cluster(gateway, status="connected")
+    assert [spend(gateway) for _ in range(3)] == [200, 200, 429]
+    assert (store.command("HLEN", key), store.command("HGET", key, "before")) == ("2", "30000000")
+
+
 def test_a_store_that_lost_its_data_hears_what_was_spent(own_store, spenders):
     first, second = spenders(2, own_store.url, "usd_per_day = 0.1")
     assert [spend(first) for _ in range(6)] == [200] * 6

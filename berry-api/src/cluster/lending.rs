@@ -43,8 +43,12 @@ const LENT_SHARE: u64 = 10;
 /// Bells that waiting requests share, so that one answer does not wake them all.
 const BELLS: usize = 64;
 
-/// How long what an instance was granted of a budget counts as spent without a word of it. What it told counts for ever.
-const FORGET: Duration = Duration::from_secs(900);
+/// How long what an instance was granted of a budget counts as spent without a word of it; then it is gone, and the others get
+/// back what it had reserved. What it told counts for ever. One that lives speaks every half [`LEASE`] while it holds anything.
+const LET_GO: Duration = Duration::from_secs(10);
+/// The same where this instance has not been connected for so long itself: the others may have been cut off as it was, and speak
+/// again soon.
+const LET_GO_LATE: Duration = Duration::from_secs(900);
 
 /// Names a share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -246,7 +250,7 @@ impl Lending {
         let mut call = self.spend.prepare_invoke();
         call.key(self.link.key(&key.name()))
             .arg(&self.link.instance)
-            .arg(millis(FORGET))
+            .arg(millis(let_go(self.link.reached_for())))
             .arg(keep(key.kind).map_or(0, millis))
             .arg(limit)
             .arg(before.as_nanos().max(0))
@@ -326,6 +330,11 @@ const fn keep(kind: PeriodKind) -> Option<Duration> {
     }
 }
 
+/// How long silence counts as being cut off, for an instance that has been connected for `reached_for`.
+fn let_go(reached_for: Duration) -> Duration {
+    if reached_for < LET_GO { LET_GO_LATE } else { LET_GO }
+}
+
 fn nano_usd(amount: u64) -> NanoUsd {
     NanoUsd::from_nanos(i64::try_from(amount).unwrap_or(i64::MAX))
 }
@@ -351,4 +360,21 @@ fn bell(user: &UserId) -> usize {
     let mut hasher = DefaultHasher::new();
     user.hash(&mut hasher);
     hasher.finish() as usize % BELLS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_lives_speaks_several_times_before_it_is_taken_for_gone_and_has_used_up_its_lease_by_then() {
+        assert!(LET_GO >= LEASE * 2);
+        assert_eq!(let_go(LET_GO), LET_GO);
+    }
+
+    #[test]
+    fn who_was_cut_off_itself_takes_nobody_for_gone_yet() {
+        assert_eq!(let_go(Duration::ZERO), LET_GO_LATE);
+        assert_eq!(let_go(LET_GO - Duration::from_millis(1)), LET_GO_LATE);
+    }
 }

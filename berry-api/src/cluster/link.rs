@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisError, Script, ScriptInvocation};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::keys::Version;
 
@@ -48,6 +48,15 @@ pub enum Condition {
     Away(String),
 }
 
+/// Whether the store answers, as the last call has it.
+#[derive(Debug)]
+enum State {
+    /// And why not.
+    Away(String),
+    /// And since when without a break.
+    Reached(Instant),
+}
+
 /// What went wrong with a call. The link knows already.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Failed;
@@ -72,8 +81,7 @@ pub(super) struct Link {
     broken: Notify,
     prompt: AtomicBool,
     instances: AtomicU32,
-    /// Why it is away; `None` = it is not.
-    away: Mutex<Option<String>>,
+    state: Mutex<State>,
     /// Whether the log has said so.
     told: AtomicBool,
     /// Of the keys, as the last beat had it.
@@ -99,7 +107,7 @@ impl Link {
             broken: Notify::new(),
             prompt: AtomicBool::new(false),
             instances: AtomicU32::new(instances.max(1)),
-            away: Mutex::new(Some("not reached yet".to_owned())),
+            state: Mutex::new(State::Away("not reached yet".to_owned())),
             told: AtomicBool::new(false),
             keys_version: Mutex::default(),
             news: Notify::new(),
@@ -146,10 +154,18 @@ impl Link {
     }
 
     pub(super) fn condition(&self) -> Condition {
-        match &*self.away.lock() {
-            Some(reason) => Condition::Away(reason.clone()),
-            None if self.is_prompt() => Condition::Reached,
-            None => Condition::Slow,
+        match &*self.state.lock() {
+            State::Away(reason) => Condition::Away(reason.clone()),
+            State::Reached(_) if self.is_prompt() => Condition::Reached,
+            State::Reached(_) => Condition::Slow,
+        }
+    }
+
+    /// How long the store has answered without a break.
+    pub(super) fn reached_for(&self) -> Duration {
+        match *self.state.lock() {
+            State::Away(_) => Duration::ZERO,
+            State::Reached(since) => since.elapsed(),
         }
     }
 
@@ -192,7 +208,16 @@ impl Link {
         if !self.told.swap(true, Ordering::Relaxed) {
             tracing::warn!(error = reason, "the shared store is away; limits hold as cluster.on_failure says");
         }
-        *self.away.lock() = Some(reason);
+        *self.state.lock() = State::Away(reason);
+    }
+
+    fn note_reached(&self, instances: u32) {
+        let mut state = self.state.lock();
+        if matches!(*state, State::Away(_)) {
+            *state = State::Reached(Instant::now());
+            self.told.store(false, Ordering::Relaxed);
+            tracing::info!(instances, "the shared store is reached");
+        }
     }
 
     /// Keeps the connection for ever.
@@ -301,10 +326,7 @@ impl Link {
         };
         let (instances, epoch, number) = answer?;
         self.instances.store(instances.max(1), Ordering::Relaxed);
-        if self.away.lock().take().is_some() {
-            self.told.store(false, Ordering::Relaxed);
-            tracing::info!(instances, "the shared store is reached");
-        }
+        self.note_reached(instances);
         *self.keys_version.lock() = Version { epoch: epoch.unwrap_or_default(), number: number.unwrap_or_default() };
         self.prompt.store(prompt, Ordering::Relaxed);
         self.news.notify_one();

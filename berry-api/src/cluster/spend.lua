@@ -18,7 +18,9 @@ local spent, held, want = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]
 
 local function text(number) return string.format('%.0f', number) end
 
-local before, others_spent, others_granted = 0, 0, 0
+-- Of an instance that is silent for thirty days what it spent is kept, and its name is not: processes come and go.
+local FORGET_NAME_MS = 30 * 86400000
+local before, others_spent, others_granted, gone = 0, 0, 0, {}
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local name, value = fields[i], fields[i + 1]
@@ -30,12 +32,21 @@ for i = 1, #fields, 2 do
     others_spent = others_spent + other
     if heard + forget_ms < now then granted = other end
     others_granted = others_granted + math.max(other, granted)
+    if heard + FORGET_NAME_MS < now then gone[#gone + 1] = { name, other } end
   end
 end
 if known > before + others_spent then
   before = known - others_spent
   redis.call('HSET', KEYS[1], 'before', text(before))
 end
+
+for _, instance in ipairs(gone) do
+  before = before + instance[2]
+  others_spent = others_spent - instance[2]
+  others_granted = others_granted - instance[2]
+  redis.call('HDEL', KEYS[1], instance[1])
+end
+if #gone > 0 then redis.call('HSET', KEYS[1], 'before', text(before)) end
 
 local room = math.max(0, limit - before - others_granted)
 local granted = math.max(held, math.min(want, room))
