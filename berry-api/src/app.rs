@@ -14,7 +14,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use berry_core::config::snapshot::{Backend, Discovered, Snapshot};
 use berry_core::id::ProviderId;
 use berry_core::quota::Calendar;
-use berry_core::time::Instant;
+use berry_core::time::{Epoch, Instant};
 use berry_loadbalance::course::Allowance;
 use berry_loadbalance::selector::{PoolSelector, RouteSelector};
 use berry_relay::buffer::BufferBudget;
@@ -75,8 +75,10 @@ pub struct App {
     pub tls: ArcSwapOption<rustls::ServerConfig>,
     /// The time.
     pub clock: Clock,
-    /// Wall-clock time of the clock's zero.
-    pub wall: WallClock,
+    /// What the clock's zero is in Unix time. [`crate::status::follow`] keeps it right.
+    pub epoch: Epoch,
+    /// The wall clock when the process began.
+    pub started: SystemTime,
     /// Random sources.
     pub seeds: Arc<Seeds>,
     /// Names for requests.
@@ -173,12 +175,13 @@ impl App {
             say: Arc::new(Voice),
         };
         let ids = RequestIds::new(starts.next_u64());
-        let wall = WallClock { start: SystemTime::now() };
-        let traces = Arc::new(Traces::new(&snapshot.telemetry, Arc::clone(&seeds), wall));
+        let started = SystemTime::now();
+        let epoch = Epoch::new(started);
+        let traces = Arc::new(Traces::new(&snapshot.telemetry, Arc::clone(&seeds), epoch.clone()));
         options.access.export_to(&traces);
         let cluster = snapshot.cluster.as_ref().map(Cluster::new);
         let lending = cluster.as_ref().map(|cluster| Arc::clone(&cluster.lending));
-        let over = Over { changes: &Changes::default(), discovered: &Discovered::default(), wall };
+        let over = Over { changes: &Changes::default(), discovered: &Discovered::default(), epoch: &epoch };
         let runtime = Runtime::new(snapshot, &options.dials, None, shared.clone(), &over)?;
         let metrics = Arc::new(Metrics::new());
         let decisions = Arc::<Decisions>::default();
@@ -196,7 +199,8 @@ impl App {
             shared,
             tls: ArcSwapOption::new(tls),
             clock,
-            wall,
+            epoch,
+            started,
             seeds,
             ids,
             failures: FailedAttempts::default(),
@@ -242,7 +246,7 @@ impl App {
 
     fn put(&self, snapshot: Arc<Snapshot>, dials: &HashMap<ProviderId, Dial>) -> Result<(), ClientError> {
         let old = self.runtime();
-        let over = Over { changes: &self.changes, discovered: &self.discovered.lock().clone(), wall: self.wall };
+        let over = Over { changes: &self.changes, discovered: &self.discovered.lock().clone(), epoch: &self.epoch };
         let runtime = Runtime::new(snapshot, dials, Some(&old), self.shared.clone(), &over)?;
         self.buffers.set_limit(runtime.snapshot.server.max_buffered_bytes);
         self.runtime.store(Arc::new(runtime));
@@ -268,7 +272,12 @@ impl App {
     /// The state now.
     pub fn status(&self) -> Status {
         let runtime = self.runtime();
-        Status::gather(&runtime.snapshot, &runtime.selector, self.wall, self.clock.now())
+        Status::gather(&runtime.snapshot, &runtime.selector, self.wall(), self.clock.now())
+    }
+
+    /// Turns moments into wall-clock text.
+    pub fn wall(&self) -> WallClock {
+        WallClock::of(&self.epoch)
     }
 
     /// Log lines that could not be taken, since the start.
@@ -287,11 +296,11 @@ impl App {
     }
 }
 
-/// What is laid over a configuration, and when its clock began.
+/// What is laid over a configuration, and what its clock is in Unix time.
 struct Over<'a> {
     changes: &'a Changes,
     discovered: &'a Discovered,
-    wall: WallClock,
+    epoch: &'a Epoch,
 }
 
 impl Runtime {
@@ -309,7 +318,7 @@ impl Runtime {
         let upstreams = Upstreams::new(snapshot.providers.values(), dials, old.map(|old| old.relay.upstreams()))?;
         let limits = limits(&snapshot);
         let relay = Relay::new(Arc::clone(&selector) as Arc<dyn RouteSelector>, Arc::new(upstreams), limits, shared);
-        let calendar = Calendar::new(&snapshot.settings.budget_zone, over.wall.start);
+        let calendar = Calendar::new(&snapshot.settings.budget_zone, over.epoch.clone());
         let cors = Cors::new(&snapshot.server.cors_allowed_origins);
         Ok(Self { configured, cors, calendar, snapshot, selector, relay: Arc::new(relay) })
     }

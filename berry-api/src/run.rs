@@ -17,7 +17,7 @@ use crate::gateway::Gateway;
 use crate::server::guarded_io::Deadlines;
 use crate::server::{self, ServerOptions};
 use crate::shutdown::{EndSignals, Shutdown};
-use crate::{changes, cluster, discovery, ledger, prober, reload, spent, webhook};
+use crate::{changes, cluster, discovery, ledger, prober, reload, spent, status, webhook};
 
 /// After the grace period: time for the error events of streams that are cut.
 const CUT_WAIT: Duration = Duration::from_secs(2);
@@ -75,6 +75,7 @@ pub async fn until_signal(
     let accepting = tasks.spawn(server::accept_all(listener, server, tasks.clone()));
     tasks.spawn(prober::run(Arc::clone(gateway.app())));
     tasks.spawn(discovery::run(Arc::clone(gateway.app())));
+    tasks.spawn(status::follow(Arc::clone(gateway.app())));
     tasks.spawn(changes::expire(Arc::clone(gateway.app())));
     tasks.spawn(ledger::watch(Arc::clone(gateway.app())));
     #[cfg(unix)]

@@ -76,7 +76,8 @@ async fn restore_once(app: &App, start: Start) -> Result<(), String> {
         tracing::warn!("there is no ledger: every start begins with nothing spent of any budget");
         return Ok(());
     }
-    let periods: Vec<_> = kinds.into_iter().map(|kind| (kind, runtime.calendar.period(kind, start.now))).collect();
+    let second = runtime.calendar.second(start.now);
+    let periods: Vec<_> = kinds.into_iter().map(|kind| (kind, runtime.calendar.period(kind, second))).collect();
     let ledger = Arc::clone(&app.ledger);
     let reading = tokio::task::spawn_blocking(move || read(&ledger, &periods, start.us));
     let sums = match reading.await {

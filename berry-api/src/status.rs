@@ -2,17 +2,22 @@
 //! counters of the endpoints. Upstream addresses are in none of it.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use berry_core::config::snapshot::{Provider, Snapshot};
 use berry_core::id::{BackendId, ModelId, ModelName, ProviderId, UpstreamModel};
-use berry_core::time::Instant;
+use berry_core::time::{Epoch, Instant};
 use berry_loadbalance::endpoint::EndpointStats;
 use berry_loadbalance::pool::Pool;
 use berry_loadbalance::selector::PoolSelector;
 use serde::Serialize;
 
+use crate::app::App;
 use crate::telemetry::format::rfc3339;
+
+/// Between two looks at the system's clock.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 /// `healthy`, `degraded` or `unhealthy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -179,7 +184,7 @@ pub struct Status {
     pub load_balancer: LoadBalancerReport,
 }
 
-/// Turns moments of the monotonic clock into wall-clock text.
+/// Turns moments of the monotonic clock into wall-clock text, as the system's clock was set at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct WallClock {
     /// The wall clock when the monotonic one was zero.
@@ -187,9 +192,34 @@ pub struct WallClock {
 }
 
 impl WallClock {
+    /// As it is set now.
+    pub fn of(epoch: &Epoch) -> Self {
+        Self { start: UNIX_EPOCH + Duration::from_nanos(u64::try_from(epoch.nanos()).unwrap_or(0)) }
+    }
+
     /// The moment in RFC 3339.
     pub fn text(self, at: Instant) -> String {
         rfc3339(self.start + at.since(Instant::START))
+    }
+}
+
+/// Keeps the process's idea of the wall clock in step with the system's, which may be set at any time, and which goes on while a
+/// machine sleeps.
+pub async fn follow(app: Arc<App>) {
+    let looks = async {
+        loop {
+            tokio::time::sleep(FOLLOW_EVERY).await;
+            if let Some(moved) = app.epoch.follow(SystemTime::now(), app.clock.now()) {
+                tracing::info!(
+                    moved_seconds = moved as f64 / 1e9,
+                    "the system's clock was set; days and months follow it"
+                );
+            }
+        }
+    };
+    tokio::select! {
+        () = app.shutdown.drained() => {}
+        () = looks => {}
     }
 }
 

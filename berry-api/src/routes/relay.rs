@@ -90,14 +90,14 @@ where
         Err(refused) => {
             let mut response = refuse(exchange, &refused.error());
             if let Some(standing) = refused.standing() {
-                write_standing(response.headers_mut(), standing, operation.dialect(), now, app.wall);
+                write_standing(response.headers_mut(), standing, operation.dialect(), now, app.wall());
             }
             return response;
         }
     };
     let mut response = forward(app, &runtime, request, wishes.explain, exchange).await;
     if let Some(standing) = &standing {
-        write_standing(response.headers_mut(), standing, operation.dialect(), now, app.wall);
+        write_standing(response.headers_mut(), standing, operation.dialect(), now, app.wall());
     }
     response
 }

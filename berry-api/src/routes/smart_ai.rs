@@ -118,7 +118,7 @@ struct Stats {
 /// `GET /smart-ai/weights[?detailed=&enabled_only=]`.
 pub(super) async fn all(State(app): AppState, Query(asked): Query<Asked>) -> Response {
     let runtime = app.runtime();
-    let view = asked.view(app.wall, app.clock.now());
+    let view = asked.view(app.wall(), app.clock.now());
     let shown = runtime.selector.pools().filter(|pool| !view.enabled_only || pool.model().enabled);
     let models: BTreeMap<_, _> = shown.map(|pool| (pool.model().id.clone(), model(pool, &view))).collect();
     Json(All { total_models: models.len(), models, timestamp: rfc3339(SystemTime::now()) }).into_response()
@@ -132,7 +132,7 @@ pub(super) async fn one(
     parts: Parts,
 ) -> Response {
     let runtime = app.runtime();
-    let view = asked.view(app.wall, app.clock.now());
+    let view = asked.view(app.wall(), app.clock.now());
     match pool_named(&runtime, &name) {
         Some(pool) => Json(One { model: model(pool, &view), timestamp: rfc3339(SystemTime::now()) }).into_response(),
         None => refusal(&parts, &ApiError::model_not_found(&name)),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use berry_core::config::snapshot::Telemetry;
 use berry_core::operation::Operation;
+use berry_core::time::Epoch;
 use berry_relay::exchange::Facts;
 use berry_relay::forward::Seeds;
 use berry_relay::trace::Trace;
@@ -12,7 +13,6 @@ use http::{HeaderMap, Method};
 use tokio_util::sync::CancellationToken;
 
 use super::access::Finished;
-use crate::status::WallClock;
 
 /// Counts nothing.
 #[derive(Default)]
@@ -57,7 +57,7 @@ pub struct Traces;
 
 impl Traces {
     /// Nothing.
-    pub fn new(_: &Telemetry, _: Arc<Seeds>, _: WallClock) -> Self {
+    pub fn new(_: &Telemetry, _: Arc<Seeds>, _: Epoch) -> Self {
         Self
     }
 

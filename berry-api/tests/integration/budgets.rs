@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use berry_api::telemetry::access::AccessLog;
 use berry_core::id::ProviderId;
@@ -130,12 +130,39 @@ async fn a_refusal_says_when_the_next_day_begins_and_holds_until_then_exactly() 
     assert!(message.contains("Your budget `usd_per_day` of 0.01 USD has 0 USD left"), "{message}");
     let app = gateway.gateway.app();
     let now = app.clock.now();
-    let ends = app.runtime().calendar.period(PeriodKind::Day, now).ends.expect("days end");
-    let wait = ends.since(now);
+    let calendar = app.runtime().calendar.clone();
+    let ends = calendar.period(PeriodKind::Day, calendar.second(now)).ends.expect("days end");
+    let wait = calendar.moment(ends).since(now);
     assert_eq!(refused.header("retry-after"), wait.as_secs_f64().ceil().max(1.0).to_string());
     tokio::time::advance(wait - Duration::from_millis(2)).await;
     assert_eq!(ask(&gateway, BEN).await.status, 429);
     tokio::time::advance(Duration::from_millis(2)).await;
+    assert_eq!(ask(&gateway, BEN).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_day_follows_the_systems_clock_when_that_is_set_and_is_not_given_out_twice_when_it_is_set_back() {
+    let gateway = gateway("budget = { usd_per_day = 0.01 }", "");
+    let app = gateway.gateway.app();
+    let noon = |day: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(20_000 * 86_400 + day * 86_400 + 43_200);
+    let set = |day| app.epoch.follow(noon(day), app.clock.now()).expect("a step");
+    set(0);
+    assert_eq!(ask(&gateway, BEN).await.status, 200);
+    for (day, spent) in [(1, "0"), (0, "0.01"), (1, "0")] {
+        set(day);
+        assert_eq!(shown(&gateway, "user=ben", "day").await.0, spent, "day {day}");
+        let page = gateway.get("/admin/budgets?user=ben", ADMIN).await.json();
+        let midnight = if day == 0 { "2024-10-05T00:00:00.000000Z" } else { "2024-10-06T00:00:00.000000Z" };
+        assert_eq!(page["budgets"][0]["resets_at"], midnight);
+    }
+    assert_eq!(ask(&gateway, BEN).await.status, 200);
+    let refused = ask(&gateway, BEN).await;
+    assert_eq!(
+        refused.header("retry-after"),
+        (12 * 3_600).to_string(),
+        "until the next midnight of the clock as it is set"
+    );
+    set(2);
     assert_eq!(ask(&gateway, BEN).await.status, 200);
 }
 

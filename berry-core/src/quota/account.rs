@@ -255,6 +255,7 @@ mod tests {
 
     use super::*;
     use crate::config::snapshot::BudgetZone;
+    use crate::time::Epoch;
 
     fn nanos(nanos: i64) -> NanoUsd {
         NanoUsd::from_nanos(nanos)
@@ -265,7 +266,7 @@ mod tests {
     }
 
     fn calendar() -> Calendar {
-        Calendar::new(&BudgetZone::Utc, UNIX_EPOCH)
+        Calendar::new(&BudgetZone::Utc, Epoch::new(UNIX_EPOCH))
     }
 
     fn account<M: Guarded<Purse>>(name: &str) -> Arc<Account<M>> {

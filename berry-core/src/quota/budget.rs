@@ -8,6 +8,9 @@
 //! So spent + reserved never passes the limit by itself, and spent passes it only by what single requests cost above their
 //! bound. A request belongs to the periods in which it was admitted, whenever it ends.
 //!
+//! A period that gave way to another is kept until the next one does, so that a wall clock that was set and is set back finds it
+//! as it was: no period is given out twice.
+//!
 //! Where several instances share a budget, each draws on a [`Share`] of it, ahead: what is lent is lent to one of them only, so the
 //! same rules hold for all together.
 
@@ -28,11 +31,24 @@ pub const THRESHOLDS: [u8; 3] = [50, 80, 100];
 /// The money of one user or one tag.
 #[derive(Clone, Debug, Default)]
 pub struct Purse {
-    /// In the order of [`PeriodKind::ALL`]; none before the first request.
-    slots: [Option<Slot>; 3],
+    /// In the order of [`PeriodKind::ALL`].
+    slots: [Slots; 3],
     /// Whether other instances spend of it too.
     is_shared: bool,
 }
+
+/// Periods of one kind.
+#[derive(Clone, Debug, Default)]
+struct Slots {
+    /// The one that held at the last look; none before the first request.
+    current: Option<Slot>,
+    /// The one that held before it.
+    last: Option<Box<Slot>>,
+}
+
+/// How far the wall clock may be set back before the beginning of a period that goes on all the same. One that it is set back by
+/// less has most likely been given out before the process began.
+const SET_BACK_SECONDS_MAX: i64 = 86_400;
 
 /// The money of one period.
 #[derive(Clone, Debug)]
@@ -144,7 +160,7 @@ impl Purse {
         for kind in PeriodKind::ALL {
             let slot = self.current(kind, calendar, now);
             let Some(limit) = budget.limit(kind) else { continue };
-            if let Some(exhausted) = slot.refusal(kind, limit, bound, sharing, now) {
+            if let Some(exhausted) = slot.refusal(kind, limit, bound, sharing, calendar, now) {
                 // Later kinds hold longer; what is only not known does not hide what is used up.
                 refused = match refused {
                     Some(other) if other.reason == Reason::Spent && exhausted.reason != Reason::Spent => Some(other),
@@ -175,9 +191,7 @@ impl Purse {
     pub fn settle(&mut self, ticket: &Ticket, cost: NanoUsd, budget: &Budget) -> Vec<Reached> {
         let mut reached = Vec::new();
         for (kind, starts) in PeriodKind::ALL.into_iter().zip(ticket.starts) {
-            let Some(slot) = self.slots[kind as usize].as_mut().filter(|slot| slot.period.starts == starts) else {
-                continue;
-            };
+            let Some(slot) = self.slot(kind, starts) else { continue };
             slot.reserved = slot.reserved.saturating_sub(ticket.bound);
             slot.spent = slot.spent.saturating_add(cost.as_nanos());
             if let Some(share) = slot.share.as_mut().filter(|_| ticket.shared[kind as usize]) {
@@ -248,14 +262,13 @@ impl Purse {
     }
 
     fn shares(&mut self) -> impl Iterator<Item = (PeriodKind, i64, &mut Share)> {
-        PeriodKind::ALL.into_iter().zip(&mut self.slots).filter_map(|(kind, slot)| {
-            let slot = slot.as_mut()?;
-            Some((kind, slot.period.starts, slot.share.as_deref_mut()?))
+        PeriodKind::ALL.into_iter().zip(&mut self.slots).flat_map(|(kind, slots)| {
+            slots.kept().filter_map(move |slot| Some((kind, slot.period.starts, slot.share.as_deref_mut()?)))
         })
     }
 
     fn slot(&mut self, kind: PeriodKind, starts: i64) -> Option<&mut Slot> {
-        self.slots[kind as usize].as_mut().filter(|slot| slot.period.starts == starts)
+        self.slots[kind as usize].kept().find(|slot| slot.period.starts == starts)
     }
 
     /// How every amount stands.
@@ -272,13 +285,35 @@ impl Purse {
         })
     }
 
-    /// The period that holds now; the one before it is forgotten when it is over.
+    /// The period that holds now.
     fn current(&mut self, kind: PeriodKind, calendar: &Calendar, now: Instant) -> &mut Slot {
-        let slot = &mut self.slots[kind as usize];
-        if slot.as_ref().is_none_or(|slot| slot.period.is_over(now)) {
-            *slot = Some(Slot::new(calendar.period(kind, now), self.is_shared));
+        let second = calendar.second(now);
+        let is_shared = self.is_shared;
+        self.slots[kind as usize].at(second, || Slot::new(calendar.period(kind, second), is_shared))
+    }
+}
+
+impl Slots {
+    fn kept(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.current.iter_mut().chain(self.last.as_deref_mut())
+    }
+
+    /// The period that holds at a second of Unix time; a `new` one where it is none that is kept.
+    fn at(&mut self, second: i64, new: impl FnOnce() -> Slot) -> &mut Slot {
+        if !self.current.as_ref().is_some_and(|slot| slot.period.contains(second)) {
+            self.turn(second, new);
         }
-        slot.as_mut().expect("put there if it was not")
+        self.current.as_mut().expect("one is put there where there was none")
+    }
+
+    #[cold]
+    fn turn(&mut self, second: i64, new: impl FnOnce() -> Slot) {
+        let next = match self.last.take_if(|last| last.period.contains(second)) {
+            Some(last) => *last,
+            None if self.current.as_ref().is_some_and(|slot| slot.begins_soon(second)) => return,
+            None => new(),
+        };
+        self.last = self.current.replace(next).map(Box::new);
     }
 }
 
@@ -286,6 +321,11 @@ impl Slot {
     fn new(period: Period, is_shared: bool) -> Self {
         let share = is_shared.then(Box::default);
         Self { period, spent: 0, before: 0, elsewhere: 0, reserved: 0, share, told: 0 }
+    }
+
+    fn begins_soon(&self, second: i64) -> bool {
+        let until = self.period.starts.saturating_sub(second);
+        (1..=SET_BACK_SECONDS_MAX).contains(&until)
     }
 
     /// What everybody spent, as far as is known. What was spent before this process is part of what the store knows, once it
@@ -300,6 +340,7 @@ impl Slot {
         limit: NanoUsd,
         bound: NanoUsd,
         sharing: Option<&Sharing>,
+        calendar: &Calendar,
         now: Instant,
     ) -> Option<Exhausted> {
         // What costs nothing passes whatever is left.
@@ -319,7 +360,8 @@ impl Slot {
             _ => (Reason::Spent, unused),
         };
         let left = NanoUsd::from_nanos(left.max(0));
-        Some(Exhausted { kind, limit, left, resets_at: self.period.ends, reason })
+        let resets_at = self.period.ends.map(|ends| calendar.moment(ends));
+        Some(Exhausted { kind, limit, left, resets_at, reason })
     }
 
     /// Tells each threshold once in a period.
@@ -376,11 +418,13 @@ mod tests {
     use super::super::share::{Ask, Lent};
     use super::*;
     use crate::config::snapshot::BudgetZone;
+    use crate::time::Epoch;
 
     const DAY: Duration = Duration::from_secs(86_400);
+    const HOUR: Duration = Duration::from_secs(3_600);
 
     fn calendar() -> Calendar {
-        Calendar::new(&BudgetZone::Utc, UNIX_EPOCH)
+        Calendar::new(&BudgetZone::Utc, Epoch::new(UNIX_EPOCH))
     }
 
     fn nanos(nanos: i64) -> NanoUsd {
@@ -431,6 +475,97 @@ mod tests {
         assert_eq!((month.spent, month.reserved, total.spent), (nanos(7), nanos(10), nanos(7)));
         purse.settle(&after, nanos(3), &budget);
         assert_eq!(purse.balances(&budget, &calendar(), Instant::START + DAY)[0].spent, nanos(3));
+    }
+
+    /// A calendar whose wall clock shows the Unix epoch at the start, and what sets it: to an hour, at a moment.
+    fn settable() -> (Calendar, impl Fn(u32, Instant)) {
+        let epoch = Epoch::new(UNIX_EPOCH);
+        let calendar = Calendar::new(&BudgetZone::Utc, epoch.clone());
+        let set = move |hour: u32, now| {
+            epoch.follow(UNIX_EPOCH + hour * HOUR, now);
+        };
+        (calendar, set)
+    }
+
+    /// Spends a request that costs its bound; whether it passed.
+    fn pay(purse: &mut Purse, budget: &Budget, cost: i64, calendar: &Calendar, now: Instant) -> bool {
+        let passes = purse.check(budget, nanos(cost), None, calendar, now).is_ok();
+        if passes {
+            let ticket = purse.reserve(nanos(cost), calendar, now);
+            purse.settle(&ticket, nanos(cost), budget);
+        }
+        passes
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_moves_the_day_and_set_back_it_finds_each_day_as_it_was() {
+        let (mut purse, budget, (calendar, set)) = (Purse::default(), budget(10, 100, 1_000), settable());
+        let start = Instant::START;
+        assert!(pay(&mut purse, &budget, 10, &calendar, start) && !pay(&mut purse, &budget, 1, &calendar, start));
+        let held = Instant::START + HOUR;
+        // The machine slept for a week, or its clock was set.
+        set(7 * 24, held);
+        assert!(pay(&mut purse, &budget, 4, &calendar, held), "another day");
+        let running = purse.reserve(nanos(6), &calendar, held);
+        let refused = purse.check(&budget, nanos(1), None, &calendar, held).unwrap_err();
+        assert_eq!(refused.resets_at, Some(held + DAY), "as the wall clock is set now");
+        set(23, held);
+        assert!(!pay(&mut purse, &budget, 1, &calendar, held), "the first day is used up as before");
+        purse.settle(&running, nanos(5), &budget);
+        set(7 * 24 + 1, held);
+        let [day, month, total] = purse.balances(&budget, &calendar, held).map(|balance| balance.spent.as_nanos());
+        assert_eq!((day, month, total), (9, 19, 19), "nothing is lost, wherever its request ended");
+        assert!(pay(&mut purse, &budget, 1, &calendar, held) && !pay(&mut purse, &budget, 1, &calendar, held));
+    }
+
+    #[test]
+    fn a_day_goes_on_when_the_clock_is_set_back_before_it_unless_that_is_by_more_than_a_day() {
+        let (mut purse, budget, (calendar, set)) = (Purse::default(), budget(10, 100, 1_000), settable());
+        let now = Instant::START;
+        set(10 * 24, now);
+        assert!(pay(&mut purse, &budget, 10, &calendar, now));
+        // What was spent on the ninth day before the process began is not known here.
+        set(9 * 24, now);
+        let refused = purse.check(&budget, nanos(1), None, &calendar, now).unwrap_err();
+        assert_eq!(refused.resets_at, Some(now + 2 * DAY));
+        set(9 * 24 - 1, now);
+        assert!(pay(&mut purse, &budget, 10, &calendar, now), "the clock was wrong when the process began");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #[test]
+        fn however_the_wall_clock_is_set_no_day_is_given_out_twice_and_nothing_is_lost(
+            steps in prop::collection::vec((1i64..30, 0u32..48, any::<bool>(), 0u32..10), 1..60), limit in 0i64..100,
+        ) {
+            let (mut purse, (calendar, set)) = (Purse::default(), settable());
+            let budget = Budget { per_day: Some(nanos(limit)), ..Budget::default() };
+            let (mut now, mut by_day, mut running) = (Instant::START, [0i64; 2], Vec::new());
+            for (cost, hour, ends_late, minutes) in steps {
+                now = now + minutes * Duration::from_secs(60);
+                set(hour, now);
+                if purse.check(&budget, nanos(cost), None, &calendar, now).is_ok() {
+                    let ticket = purse.reserve(nanos(cost), &calendar, now);
+                    let first_second = purse.balances(&budget, &calendar, now)[0].period.starts;
+                    by_day[usize::from(first_second > 0)] += cost;
+                    running.push((ticket, cost));
+                }
+                if !ends_late {
+                    for (ticket, cost) in running.drain(..) {
+                        purse.settle(&ticket, nanos(cost), &budget);
+                    }
+                }
+                let today = purse.balances(&budget, &calendar, now)[0];
+                prop_assert!(today.spent.as_nanos() + today.reserved.as_nanos() <= limit);
+                prop_assert!(by_day.iter().all(|paid| *paid <= limit), "{by_day:?}");
+            }
+            for (ticket, cost) in running {
+                purse.settle(&ticket, nanos(cost), &budget);
+            }
+            let [today, _, total] = purse.balances(&budget, &calendar, now);
+            prop_assert_eq!((today.reserved.as_nanos(), total.reserved.as_nanos()), (0, 0));
+            prop_assert_eq!(total.spent.as_nanos(), by_day[0] + by_day[1]);
+        }
     }
 
     #[test]

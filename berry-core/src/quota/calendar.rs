@@ -1,15 +1,14 @@
-//! Calendar days and months, as moments of the process's own clock.
+//! Calendar days and months in Unix time, which [`Epoch`] finds from the process's own clock.
 //!
-//! A period is found anew only when the one before it is over, so a request pays for two comparisons of integers. The wall clock
-//! is read once, at the start: a jump of it moves no period.
-
-use std::time::SystemTime;
+//! A period is found anew only when another one holds, so a request pays for some comparisons of integers.
 
 use jiff::tz::{Offset, TimeZone};
 use jiff::{Timestamp, ToSpan as _, Zoned};
 
 use crate::config::snapshot::BudgetZone;
-use crate::time::Instant;
+use crate::time::{Epoch, Instant};
+
+const NANOS: i64 = 1_000_000_000;
 
 /// How long an amount of a budget lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -51,17 +50,17 @@ impl PeriodKind {
 pub struct Period {
     /// Its first second, Unix time; names the period. The smallest number for all time.
     pub starts: i64,
-    /// The first moment after it; `None` = never.
-    pub ends: Option<Instant>,
+    /// The first second after it, Unix time; `None` = never.
+    pub ends: Option<i64>,
 }
 
 impl Period {
     /// All time.
     pub const EVER: Self = Self { starts: i64::MIN, ends: None };
 
-    /// Whether it is over.
-    pub fn is_over(&self, now: Instant) -> bool {
-        self.ends.is_some_and(|ends| ends <= now)
+    /// Whether a second of Unix time is in it.
+    pub fn contains(&self, second: i64) -> bool {
+        self.starts <= second && self.ends.is_none_or(|ends| second < ends)
     }
 }
 
@@ -69,23 +68,32 @@ impl Period {
 #[derive(Clone, Debug)]
 pub struct Calendar {
     zone: TimeZone,
-    /// The wall clock when the process's own was zero.
-    start: Timestamp,
+    epoch: Epoch,
 }
 
 impl Calendar {
-    /// A calendar of `zone` for a process whose clock was zero at `start`.
-    pub fn new(zone: &BudgetZone, start: SystemTime) -> Self {
-        Self { zone: zone.time_zone(), start: Timestamp::try_from(start).unwrap_or(Timestamp::UNIX_EPOCH) }
+    /// A calendar of `zone`.
+    pub fn new(zone: &BudgetZone, epoch: Epoch) -> Self {
+        Self { zone: zone.time_zone(), epoch }
     }
 
-    /// The period that `now` is in. Beyond the year 9999 it never ends.
-    pub fn period(&self, kind: PeriodKind, now: Instant) -> Period {
-        self.find(kind, now).unwrap_or(Period::EVER)
+    /// The second of Unix time that `now` is in.
+    pub fn second(&self, now: Instant) -> i64 {
+        self.epoch.unix(now).div_euclid(NANOS)
     }
 
-    fn find(&self, kind: PeriodKind, now: Instant) -> Option<Period> {
-        let today = self.start.checked_add(now.since(Instant::START)).ok()?.to_zoned(self.zone.clone());
+    /// When a second of Unix time begins, unless the wall clock is set until then.
+    pub fn moment(&self, second: i64) -> Instant {
+        self.epoch.moment(second.saturating_mul(NANOS))
+    }
+
+    /// The period that a second of Unix time is in. Beyond the year 9999 it never ends.
+    pub fn period(&self, kind: PeriodKind, second: i64) -> Period {
+        self.find(kind, second).unwrap_or(Period::EVER)
+    }
+
+    fn find(&self, kind: PeriodKind, second: i64) -> Option<Period> {
+        let today = Timestamp::from_second(second).ok()?.to_zoned(self.zone.clone());
         let (first, next) = match kind {
             PeriodKind::Total => return None,
             PeriodKind::Day => (today.clone(), today.checked_add(1.day()).ok()?),
@@ -95,13 +103,7 @@ impl Calendar {
                 (first, next)
             }
         };
-        Some(Period { starts: midnight(&first)?.as_second(), ends: Some(self.moment(midnight(&next)?)) })
-    }
-
-    /// A moment of the wall clock, by the process's own; its zero for what was before that.
-    fn moment(&self, at: Timestamp) -> Instant {
-        let after = at.as_nanosecond().saturating_sub(self.start.as_nanosecond()).max(0);
-        Instant::from_nanos(u64::try_from(after).unwrap_or(u64::MAX))
+        Some(Period { starts: midnight(&first)?.as_second(), ends: Some(midnight(&next)?.as_second()) })
     }
 }
 
@@ -125,16 +127,20 @@ impl BudgetZone {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::UNIX_EPOCH;
 
     use super::*;
 
-    fn calendar(zone: &BudgetZone, start: &str) -> Calendar {
-        Calendar::new(zone, start.parse::<Timestamp>().unwrap().into())
-    }
-
-    fn after(hours: u64) -> Instant {
-        Instant::START + Duration::from_secs(hours * 3600)
+    /// The first second and the hours from then to the ends of the day and of the month, at `hours` after `start`.
+    fn found(zone: &BudgetZone, start: &str, hours: i64) -> [(i64, i64); 2] {
+        let start = start.parse::<Timestamp>().unwrap().as_second();
+        let calendar = Calendar::new(zone, Epoch::new(UNIX_EPOCH));
+        [PeriodKind::Day, PeriodKind::Month].map(|kind| {
+            let second = start + hours * 3_600;
+            let period = calendar.period(kind, second);
+            assert!(period.contains(second));
+            (period.starts, (period.ends.unwrap() - start) / 3_600)
+        })
     }
 
     #[test]
@@ -145,28 +151,25 @@ mod tests {
             (BudgetZone::Named("America/New_York".into()), 6, 30),
         ];
         for (zone, day, month) in zones {
-            let calendar = calendar(&zone, "2026-03-30T22:00:00Z");
-            assert_eq!(calendar.period(PeriodKind::Day, Instant::START).ends, Some(after(day)), "{zone:?}");
-            assert_eq!(calendar.period(PeriodKind::Month, Instant::START).ends, Some(after(month)), "{zone:?}");
+            let ends = found(&zone, "2026-03-30T22:00:00Z", 0).map(|(_, ends)| ends);
+            assert_eq!(ends, [day, month], "{zone:?}");
         }
     }
 
     #[test]
     fn the_day_when_clocks_change_is_shorter() {
-        let calendar = calendar(&BudgetZone::Named("Europe/Berlin".into()), "2026-03-28T23:00:00Z");
-        let day = calendar.period(PeriodKind::Day, Instant::START);
-        assert_eq!(day.ends, Some(after(23)));
-        let next = calendar.period(PeriodKind::Day, after(23));
-        assert_eq!((next.starts - day.starts, next.ends), (23 * 3600, Some(after(47))));
+        let berlin = BudgetZone::Named("Europe/Berlin".into());
+        let [day, next] = [0, 23].map(|hours| found(&berlin, "2026-03-28T23:00:00Z", hours)[0]);
+        assert_eq!((day.1, next.0 - day.0, next.1), (23, 23 * 3_600, 47));
     }
 
     #[test]
     fn total_never_ends_and_a_period_ends_exactly_at_its_end() {
-        assert_eq!(
-            calendar(&BudgetZone::Utc, "2026-01-01T00:00:00Z").period(PeriodKind::Total, after(1)),
-            Period::EVER
-        );
-        let day = Period { starts: 0, ends: Some(after(1)) };
-        assert!(!day.is_over(Instant::from_nanos(after(1).as_nanos() - 1)) && day.is_over(after(1)));
+        let calendar = Calendar::new(&BudgetZone::Utc, Epoch::new(UNIX_EPOCH));
+        assert_eq!(calendar.period(PeriodKind::Total, 5), Period::EVER);
+        let day = calendar.period(PeriodKind::Day, 5);
+        assert_eq!((day.contains(86_399), day.contains(86_400), day.contains(-1)), (true, false, false));
+        let end = calendar.moment(86_400);
+        assert_eq!((calendar.second(Instant::from_nanos(end.as_nanos() - 1)), calendar.second(end)), (86_399, 86_400));
     }
 }

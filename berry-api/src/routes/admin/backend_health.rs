@@ -52,7 +52,7 @@ pub(in crate::routes) async fn backend_health(State(app): AppState) -> Response 
     let (runtime, now) = (app.runtime(), app.clock.now());
     let pools = runtime.selector.pools();
     Json(BackendHealth {
-        backend_health: pools.map(|pool| (pool.model().id.clone(), model(pool, app.wall, now))).collect(),
+        backend_health: pools.map(|pool| (pool.model().id.clone(), model(pool, app.wall(), now))).collect(),
         timestamp: rfc3339(SystemTime::now()),
     })
     .into_response()

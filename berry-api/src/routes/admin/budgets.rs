@@ -111,7 +111,7 @@ pub(in crate::routes) async fn budgets(State(app): AppState, parts: Parts) -> Re
     let now = app.clock.now();
     let rows = holders.into_iter().flat_map(|(holder, budget)| {
         let balances = app.budgets.balances(&holder, &budget, &runtime.calendar, now);
-        balances.map(|balance| row(&app, &holder, &balance)).into_iter().flatten()
+        balances.map(|balance| row(&holder, &balance)).into_iter().flatten()
     });
     Json(Page { budgets: rows.collect(), cursor, timestamp: rfc3339(SystemTime::now()) }).into_response()
 }
@@ -130,9 +130,9 @@ fn holders(app: &App, runtime: &Runtime) -> Vec<(Holder, Budget)> {
     users.chain(keys).chain(tags).collect()
 }
 
-fn row(app: &App, holder: &Holder, balance: &Balance) -> Option<Row> {
+fn row(holder: &Holder, balance: &Balance) -> Option<Row> {
     let name = |kind: &str| (holder.kind() == kind).then(|| holder.name().to_owned());
-    let starts = jiff::Timestamp::from_second(balance.period.starts).ok();
+    let text = |second| jiff::Timestamp::from_second(second).ok().map(|time| rfc3339(time.into()));
     Some(Row {
         user: name("user"),
         tag: name("tag"),
@@ -140,7 +140,7 @@ fn row(app: &App, holder: &Holder, balance: &Balance) -> Option<Row> {
         limit_usd: balance.limit?,
         spent_usd: balance.spent,
         reserved_usd: balance.reserved,
-        starts_at: starts.filter(|_| balance.period.ends.is_some()).map(|starts| rfc3339(starts.into())),
-        resets_at: balance.period.ends.map(|ends| app.wall.text(ends)),
+        starts_at: text(balance.period.starts).filter(|_| balance.period.ends.is_some()),
+        resets_at: balance.period.ends.and_then(text),
     })
 }

@@ -92,7 +92,7 @@ fn listed(app: &App, change: Change, ids: &[BackendId]) -> Listed {
         Setting::Enabled(on) => (Some(on), None),
         Setting::Weight(weight) => (None, Some(weight)),
     };
-    let until = until.map(|until| app.wall.text(until));
+    let until = until.map(|until| app.wall().text(until));
     let Target { provider, model, upstream } = target;
     Listed { id, provider, model, upstream, enabled, weight, by, at: rfc3339(at), until, reason, has_effect }
 }

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use berry_core::config::snapshot::Telemetry;
+use berry_core::time::Epoch;
 use berry_relay::client::{self, Outside};
 use berry_relay::forward::Seeds;
 use berry_relay::trace::{Parent, TRACESTATE, Trace};
@@ -30,7 +31,6 @@ use rand::RngExt as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::status::WallClock;
 use crate::telemetry::access::Finished;
 use span::Encoder;
 use wire::{Message, Open};
@@ -109,12 +109,12 @@ impl Batch {
 
 impl Traces {
     /// Traces as the configuration says; without a collector there are none.
-    pub fn new(settings: &Telemetry, seeds: Arc<Seeds>, wall: WallClock) -> Self {
+    pub fn new(settings: &Telemetry, seeds: Arc<Seeds>, epoch: Epoch) -> Self {
         Self(settings.otlp_endpoint.as_ref().map(|endpoint| Tracer {
             endpoint: traces_address(endpoint),
             ratio: settings.trace_sample_ratio,
             seeds,
-            queue: Mutex::new(Queue { encoder: Encoder::new(wall), batch: Batch::reusing(Vec::new()) }),
+            queue: Mutex::new(Queue { encoder: Encoder::new(epoch), batch: Batch::reusing(Vec::new()) }),
             begun: Notify::new(),
             full: Notify::new(),
             dropped: AtomicU64::new(0),
@@ -315,7 +315,7 @@ mod tests {
             otlp_endpoint: Some(Uri::from_static("http://127.0.0.1:4318")),
             trace_sample_ratio: ratio,
         };
-        Traces::new(&settings, Arc::new(Seeds::new(1)), WallClock { start: std::time::UNIX_EPOCH })
+        Traces::new(&settings, Arc::new(Seeds::new(1)), Epoch::new(std::time::UNIX_EPOCH))
     }
 
     fn headers(flags: &str) -> http::HeaderMap {

@@ -4,17 +4,16 @@
 //! for is below `berry.`. Tokens stand on the attempt that answered, and only there, so that no reader counts them twice. Nothing
 //! of a prompt, an answer, a token or a key is in a span.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use berry_core::config::snapshot::{Backend, Upstream};
 use berry_core::operation::Operation;
-use berry_core::time::Instant;
+use berry_core::time::{Epoch, Instant};
 use berry_relay::exchange::{End, Reason};
 use berry_relay::trace::Trace;
 use http::Uri;
 
 use super::wire::Message;
-use crate::status::WallClock;
 use crate::telemetry::access::{Finished, Tokens, Tried};
 use crate::telemetry::alike::Alike;
 
@@ -26,7 +25,9 @@ const STATUS_ERROR: u64 = 2;
 
 /// Makes spans.
 pub(super) struct Encoder {
-    /// Unix time at the clock's zero, nanoseconds.
+    /// What the clock's zero is in Unix time.
+    clock: Epoch,
+    /// The same in nanoseconds, for the request that is being written: none of its spans ends before it begins.
     epoch: u64,
     requests: Alike<RequestWords>,
     attempts: Alike<AttemptWords>,
@@ -44,13 +45,13 @@ pub(super) fn count(finished: &Finished) -> u64 {
 }
 
 impl Encoder {
-    pub(super) fn new(wall: WallClock) -> Self {
-        let epoch = wall.start.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        Self { epoch: u64::try_from(epoch).unwrap_or(u64::MAX), requests: Alike::default(), attempts: Alike::default() }
+    pub(super) fn new(clock: Epoch) -> Self {
+        Self { clock, epoch: 0, requests: Alike::default(), attempts: Alike::default() }
     }
 
     /// Writes the spans of a traced request, as fields of `ScopeSpans`. Returns how many.
     pub(super) fn write(&mut self, finished: &Finished, trace: &Trace, out: &mut Message) -> u64 {
+        self.epoch = u64::try_from(self.clock.nanos()).unwrap_or(0);
         out.message(SPANS, |span| self.request(span, finished, trace));
         for (number, attempt) in (1..).zip(&finished.tries) {
             out.message(SPANS, |span| self.attempt(span, finished, attempt, trace, number));

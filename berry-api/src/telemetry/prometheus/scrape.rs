@@ -88,7 +88,7 @@ fn write_process(app: &App, page: &mut Page) {
     page.family(Kind::Gauge, "berry_build_info", "Always 1; the label says which version runs.");
     page.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
     page.family(Kind::Gauge, "berry_start_time_seconds", "When the process started, Unix time.");
-    page.sample(&[], app.wall.start.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+    page.sample(&[], app.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
     page.family(Kind::Gauge, "berry_buffered_bytes", "Bytes of bodies and answers that are held.");
     page.sample(&[], app.buffers.held());
     page.family(
