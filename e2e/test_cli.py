@@ -93,7 +93,7 @@ SNAPSHOTS = {
     "unknown request": (
         ["explain", "--request", "req_none", "--url", "{url}", "--token", TOKEN],
         2,
-        "   Check the names: berry-cli metrics --detailed lists models and providers.\n",
+        "   Check the name, and the address of the server (--url).\n",
     ),
     "unknown provider": (
         ["test-backend", "-c", "good.toml", "-p", "no-such-provider", "-m", "x"],

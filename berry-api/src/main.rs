@@ -76,7 +76,8 @@ fn find(arguments: &Arguments) -> Result<Found, String> {
 }
 
 fn load(found: &Found) -> Result<Loaded, String> {
-    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr()) && !unwanted;
     Config::load(&found.path, &ServerEnvironment).map_err(|error| error.render(colour))
 }
 

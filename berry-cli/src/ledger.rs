@@ -71,6 +71,10 @@ pub(crate) fn restore(arguments: &Restore) -> Result<Output, Failure> {
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+    if !arguments.file.is_file() {
+        let what = format!("{}: there is no such file", arguments.file.display());
+        return Err(Failure::new(what, "Backups are in backups/ of the data directory. The ledger is as it was."));
+    }
     let kept = berry_ledger::restore(&store, &directory.join("journal"), &arguments.file, now_us);
     let kept = kept.map_err(|error| Failure::new(error.to_string(), "The ledger is as it was."))?;
     let kept = kept.map(|path| path.display().to_string());

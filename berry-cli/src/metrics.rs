@@ -47,12 +47,13 @@ fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
 
 fn summary(figures: &Value) -> String {
     let sum = |key: &str| entries(&figures["models"]).map(|(_, model)| number(model, key)).sum::<u64>();
-    let healthy = entries(&figures["providers"]).filter(|(_, provider)| provider["healthy"] == true).count();
+    let enabled = || entries(&figures["providers"]).filter(|(_, provider)| provider["enabled"] != false);
+    let healthy = enabled().filter(|(_, provider)| provider["healthy"] == true).count();
     let mut text = String::from("📊 Metrics\n");
     let lines = [
         ("status", figures["status"].as_str().unwrap_or("unknown").to_owned()),
         ("uptime", format!("{} s", number(figures, "uptime_seconds"))),
-        ("providers healthy", format!("{healthy} of {}", entries(&figures["providers"]).count())),
+        ("providers healthy", format!("{healthy} of {}", enabled().count())),
         ("requests", sum("total_requests").to_string()),
         ("successful", sum("successful_requests").to_string()),
         ("failed", sum("failed_requests").to_string()),
@@ -67,6 +68,10 @@ fn summary(figures: &Value) -> String {
 fn details(figures: &Value) -> String {
     let mut text = String::from("\nProviders\n");
     for (id, provider) in entries(&figures["providers"]) {
+        if provider["enabled"] == false {
+            let _ = writeln!(text, "     {id:<20} switched off");
+            continue;
+        }
         let mark = if provider["healthy"] == true { "✅" } else { "❌" };
         let _ = writeln!(
             text,

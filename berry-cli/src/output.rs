@@ -1,20 +1,35 @@
 //! What a command has to say, for people or for machines.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what this module is for")]
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
 /// Whether standard error is a terminal that shows colours.
 pub(crate) fn colour() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Something beside the result: to standard error, so that the result can be piped.
 pub(crate) fn remark(text: &str) {
     if !text.is_empty() {
-        eprintln!("{text}\n");
+        tell(&format!("{text}\n"));
+    }
+}
+
+/// Writes to standard error. Where that cannot be written to, there is nobody to tell.
+fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Writes the result; `code` is what the process then ends with. A reader who has closed the pipe has read enough.
+fn hand_over(text: &str, code: u8) -> ExitCode {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            tell(&format!("❌ the result cannot be written: {error}"));
+            ExitCode::from(2)
+        }
+        _ => ExitCode::from(code),
     }
 }
 
@@ -31,12 +46,15 @@ pub(crate) struct Output {
 impl Output {
     /// Prints it; an answer of no goes to standard error.
     pub(crate) fn print(self, json: bool) -> ExitCode {
+        let code = u8::from(!self.ok);
         match (json, self.ok) {
-            (true, _) => println!("{:#}", self.json),
-            (false, true) => println!("{}", self.text.trim_end()),
-            (false, false) => eprintln!("{}", self.text.trim_end()),
+            (true, _) => hand_over(&format!("{:#}", self.json), code),
+            (false, true) => hand_over(self.text.trim_end(), code),
+            (false, false) => {
+                tell(self.text.trim_end());
+                ExitCode::from(code)
+            }
         }
-        if self.ok { ExitCode::SUCCESS } else { ExitCode::from(1) }
     }
 }
 
@@ -57,10 +75,9 @@ impl Failure {
     /// Prints it to standard error, or as JSON to standard output.
     pub(crate) fn print(self, json: bool) -> ExitCode {
         if json {
-            println!("{:#}", json!({"ok": false, "error": self.what, "next": self.next}));
-        } else {
-            eprintln!("❌ {}\n   {}", self.what, self.next);
+            return hand_over(&format!("{:#}", json!({"ok": false, "error": self.what, "next": self.next})), 2);
         }
+        tell(&format!("❌ {}\n   {}", self.what, self.next));
         ExitCode::from(2)
     }
 }

@@ -84,6 +84,12 @@ impl Server {
     fn address(&self, config: &ConfigFile, path: &str) -> Result<String, Failure> {
         // A variable that is set but empty says nothing.
         let base = match self.url.as_ref().filter(|url| !url.is_empty()) {
+            Some(url) if !url.starts_with("http://") && !url.starts_with("https://") => {
+                return Err(Failure::new(
+                    format!("{url} is not the address of a server"),
+                    "Write it as http://HOST:PORT or https://HOST.",
+                ));
+            }
             Some(url) => url.trim_end_matches('/').to_owned(),
             None => listens_at(&check::load(config)?.snapshot.server),
         };
@@ -136,11 +142,19 @@ fn answer(url: &str, answer: Result<Response<ureq::Body>, ureq::Error>) -> Resul
         (200..=299, Some(_)) => Ok(body.unwrap_or_default()),
         // A refusal with a body of its own kind is an answer to what was asked.
         (400 | 404 | 409 | 422, Some(body)) if said.is_none() || body["error"].is_string() => Ok(body.clone()),
-        (400 | 404 | 422, Some(_)) => {
-            let next = "Check the names: berry-cli metrics --detailed lists models and providers.";
-            Err(Failure::new(what("not found"), next))
-        }
+        (400 | 404 | 422, Some(body)) => Err(Failure::new(what("not found"), next_step(body))),
         _ => Err(Failure::new(what(&format!("status {status}")), NOT_BERRY)),
+    }
+}
+
+/// What to do about a refusal, by its code.
+fn next_step(refusal: &Value) -> &'static str {
+    match refusal["error"]["code"].as_str() {
+        Some("not_found" | "method_not_allowed") => "Check the name, and the address of the server (--url).",
+        Some("model_not_found" | "unknown_backend") => {
+            "Check the names: berry-cli metrics --detailed lists models and providers."
+        }
+        _ => "The command with --help says what it takes.",
     }
 }
 

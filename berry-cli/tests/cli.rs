@@ -206,6 +206,33 @@ fn figures_without_a_server_name_the_next_step() {
     assert!(run.err.contains("Is the server running?") && run.err.contains("--url"), "{}", run.err);
 }
 
+#[test]
+fn an_address_without_a_scheme_is_told_apart_from_a_server_that_is_away() {
+    let run = Place::new().run(&["metrics", "--url", "127.0.0.1:9"]);
+    assert_eq!(run.code, Some(2));
+    assert!(run.err.contains("127.0.0.1:9 is not the address of a server"), "{}", run.err);
+    assert!(run.err.contains("http://HOST:PORT"), "{}", run.err);
+}
+
+#[test]
+fn a_reader_who_has_read_enough_is_no_failure() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_berry-cli"));
+    let ended = command.args(["completions", "bash"]).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!((ended.status.code(), String::from_utf8(ended.stderr).unwrap()), (Some(0), String::new()));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_result_that_cannot_be_written_is_a_failure() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_berry-cli"));
+    let ended = command.args(["completions", "bash"]).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(String::from_utf8(ended.stderr).unwrap().contains("the result cannot be written"));
+}
+
 const SCENARIO: &str = r#"
 [simulation]
 seconds = 60
