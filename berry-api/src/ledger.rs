@@ -154,9 +154,9 @@ impl Recorder {
             return;
         }
         let appended = with_record(facts, SystemTime::now(), now, |record| opened.ledger.append(record));
-        if let (true, Appended::Written(position)) = (opened.fsync, appended) {
+        if opened.fsync && appended == Appended::Written {
             // A disk that fails is told by the status of the ledger; the answer is the client's all the same.
-            let _ = unhurried(|| opened.ledger.sync(position));
+            let _ = unhurried(|| opened.ledger.sync());
         }
     }
 

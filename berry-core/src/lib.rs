@@ -8,6 +8,7 @@ pub mod config;
 pub mod end_user;
 pub mod error;
 pub mod id;
+pub mod lanes;
 pub mod money;
 pub mod operation;
 pub mod policy;

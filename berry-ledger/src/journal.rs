@@ -1,8 +1,8 @@
 //! The journal: where a record is safe from the death of the process, before the database has it.
 //!
-//! A folder of segments, each a file of frames that only grows. A record is copied into memory that is shared with the operating
-//! system ([`Tail`]) and written to the segment with others, or where there is none it is one `write`; so what was appended is with
-//! the operating system when `append` returns and survives a `kill -9`. [`Journal::sync`] also brings it to the disk.
+//! A folder of segments, each a file of frames that only grows. A record is copied into memory of this thread that is shared with
+//! the operating system ([`Tail`]) and moved to the segment with others, or where there is none it is one `write`; so what was
+//! appended is with the operating system when `append` returns and survives a `kill -9`. [`Journal::sync`] also brings it to the disk.
 //!
 //! ```text
 //! segment = "BERRYJ1\n" frame*
@@ -21,8 +21,9 @@ use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use berry_core::lanes::Lanes;
 use parking_lot::Mutex;
 
 use crate::record::Record;
@@ -44,18 +45,18 @@ thread_local! {
 
 /// A place in the journal: everything before it is meant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
+pub(crate) struct Position {
     /// Number of the segment.
-    pub segment: u64,
+    pub(crate) segment: u64,
     /// Bytes from its beginning.
-    pub offset: u64,
+    pub(crate) offset: u64,
 }
 
 /// What became of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
-    /// It is in the journal, before this position.
-    Written(Position),
+    /// It is in the journal.
+    Written,
     /// The disk takes nothing; it is in memory, and survives everything but the death of the process.
     Held,
     /// Journal or memory are full; it is lost, and counted.
@@ -65,9 +66,9 @@ pub enum Appended {
 /// How large things may become.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// All segments, bytes.
+    /// All segments, bytes. What tails have comes on top.
     pub(crate) journal_max: u64,
-    /// One segment, bytes; the last frame may reach beyond it.
+    /// One segment, bytes; what is written last may reach beyond it.
     pub(crate) segment: u64,
     /// Frames in memory while the disk takes none, bytes.
     pub(crate) memory_max: usize,
@@ -78,7 +79,7 @@ pub(crate) struct Bounds {
 pub(crate) struct Level {
     pub(crate) written: u64,
     pub(crate) dropped: u64,
-    /// The last record was dropped.
+    /// The last record was dropped, and there is still no room.
     pub(crate) losing: bool,
     pub(crate) held: u64,
     pub(crate) bytes: u64,
@@ -90,35 +91,45 @@ pub(crate) struct Journal {
     bounds: Bounds,
     id: i64,
     first_segment: u64,
+    /// Locked before `active`, where both are.
+    lanes: Lanes<Mutex<Lane>>,
+    /// The segments have reached their bound.
+    full: AtomicBool,
     active: Mutex<Active>,
-    synced: Mutex<Position>,
+    /// How many times somebody began to sync, and which time was the last that ended well.
+    syncs: AtomicU64,
+    synced: Mutex<u64>,
     // Held open, so that no second process uses this journal.
     _lock: File,
 }
 
-/// What each record changes lies together, on a line of memory of its own: threads that append in turn hand that line from core to
-/// core, and no other.
-#[repr(C, align(64))]
-struct Active {
-    /// The end of the segment, where there is such a thing.
+/// What the records of one thread change.
+struct Lane {
+    /// Their last, where there is such a thing.
     tail: Option<Tail>,
+    /// How many were appended.
+    written: u64,
+}
+
+/// The segment that is written, and all that is seldom: on a line of memory apart from what every record looks at.
+#[repr(align(128))]
+struct Active {
+    file: File,
+    number: u64,
     /// Bytes of the segment.
     len: u64,
-    written: u64,
-    number: u64,
-    /// How many bytes of the segment are in its file; the others are in the tail.
-    filed: u64,
-    file: Arc<File>,
+    /// The file may be longer, by a part of what could not be written.
+    torn: bool,
     /// Earlier segments that are still there, oldest first, with their lengths.
     earlier: VecDeque<(u64, u64)>,
     /// Bytes of all of `earlier`.
     earlier_bytes: u64,
-    /// Earlier segments of this process that [`Journal::sync`] has not seen yet.
-    unsynced: Vec<Arc<File>>,
-    /// The file may be longer than `filed`, by a part of what could not be written.
-    torn: bool,
+    /// The first segment that [`Journal::sync`] has not brought to the disk yet.
+    unsynced: u64,
     held: Vec<u8>,
     held_rows: u64,
+    /// Rows that were held and are written.
+    released: u64,
     dropped: u64,
     losing: bool,
     error: Option<String>,
@@ -138,39 +149,44 @@ impl Journal {
     pub(crate) fn open(directory: &Path, bounds: Bounds, fresh_id: i64) -> io::Result<Self> {
         let mut lock = lock(directory)?;
         let id = name(&mut lock, fresh_id)?;
-        tail::recover(directory, |number| path(directory, number))?;
+        let mut next = segments(directory)?.iter().map(|(number, _)| number + 1).max().unwrap_or(1);
+        tail::recover(directory, |number| path(directory, number), |frames| {
+            create(directory, next)?.write_all(frames)?;
+            next += 1;
+            Ok(())
+        })?;
         let mut earlier = segments(directory)?;
         earlier.make_contiguous().sort_unstable();
-        let number = earlier.back().map_or(1, |(number, _)| number + 1);
-        let file = create(directory, number)?;
         let earlier_bytes = earlier.iter().map(|(_, len)| len).sum();
-        let len = MAGIC.len() as u64;
         let active = Active {
-            file: Arc::new(file),
-            tail: Tail::create(directory, number, len),
-            number,
-            len,
-            filed: len,
+            file: create(directory, next)?,
+            number: next,
+            len: MAGIC.len() as u64,
+            torn: false,
             earlier,
             earlier_bytes,
-            unsynced: Vec::new(),
-            torn: false,
+            unsynced: next,
             held: Vec::new(),
             held_rows: 0,
-            written: 0,
+            released: 0,
             dropped: 0,
             losing: false,
             error: None,
         };
-        Ok(Self {
+        let journal = Self {
             directory: directory.to_owned(),
             bounds,
             id,
-            first_segment: number,
+            first_segment: next,
+            lanes: Lanes::new(|number| Mutex::new(Lane { tail: Tail::create(directory, number), written: 0 })),
+            full: AtomicBool::new(false),
             active: Mutex::new(active),
-            synced: Mutex::new(Position::default()),
+            syncs: AtomicU64::new(0),
+            synced: Mutex::new(0),
             _lock: lock,
-        })
+        };
+        journal.note_room(&mut journal.active.lock());
+        Ok(journal)
     }
 
     /// Names this journal among all that feed one database.
@@ -183,7 +199,7 @@ impl Journal {
         self.first_segment
     }
 
-    /// Takes a record. Blocks for no longer than one `write` of some hundred bytes takes.
+    /// Takes a record. Blocks for no longer than one `write` of some ten thousand bytes takes.
     pub(crate) fn append(&self, record: &Record<'_>) -> Appended {
         FRAME.with_borrow_mut(|frame| {
             let end = record.encode(frame, FRAME_HEAD);
@@ -192,111 +208,149 @@ impl Journal {
         })
     }
 
+    #[inline]
     fn append_frame(&self, frame: &[u8]) -> Appended {
+        let mut lane = self.lanes.own().lock();
+        if !self.full.load(Ordering::Relaxed) && lane.tail.as_mut().is_some_and(|tail| tail.put(frame)) {
+            lane.written += 1;
+            return Appended::Written;
+        }
+        self.append_beyond(&mut lane, frame)
+    }
+
+    /// Takes a frame that the tail has no room for, or that nothing has room for.
+    #[cold]
+    fn append_beyond(&self, lane: &mut Lane, frame: &[u8]) -> Appended {
         let mut active = self.active.lock();
-        let active = &mut *active;
         let size = frame.len();
-        let full = active.earlier_bytes + active.len + active.held.len() as u64 + size as u64 > self.bounds.journal_max;
-        if full || size > FRAME_MAX {
-            active.dropped += 1;
-            active.losing = true;
-            return Appended::Dropped;
-        }
-        if active.held.is_empty() && self.write(active, frame).is_ok() {
-            active.written += 1;
-            if active.losing {
-                active.losing = false;
-            }
-            return Appended::Written(Position { segment: active.number, offset: active.len });
-        }
+        let fits = active.bytes() + size as u64 <= self.bounds.journal_max && size <= FRAME_MAX;
         // Behind those that wait already, so that one failed write is not followed by one for each request.
-        if active.held.len() + size > self.bounds.memory_max {
-            active.dropped += 1;
-            active.losing = true;
-            return Appended::Dropped;
+        if fits && active.held.is_empty() && self.take(&mut active, lane, frame).is_ok() {
+            self.note_room(&mut active);
+            lane.written += 1;
+            return Appended::Written;
         }
-        active.held.extend_from_slice(frame);
-        active.held_rows += 1;
-        active.losing = false;
-        Appended::Held
+        if fits && active.held.len() + size <= self.bounds.memory_max {
+            active.held.extend_from_slice(frame);
+            active.held_rows += 1;
+            return Appended::Held;
+        }
+        active.dropped += 1;
+        active.losing = true;
+        Appended::Dropped
     }
 
-    /// Tries again to write what is held in memory.
-    pub(crate) fn write_held(&self) {
-        let mut active = self.active.lock();
-        if active.held.is_empty() {
-            return;
+    /// Moves what the tail has to the segment, to which the frame goes too if a tail cannot hold it.
+    fn take(&self, active: &mut Active, lane: &mut Lane, frame: &[u8]) -> io::Result<()> {
+        self.empty(active, lane)?;
+        if lane.tail.as_mut().is_some_and(|tail| tail.put(frame)) {
+            return Ok(());
         }
-        let held = std::mem::take(&mut active.held);
-        if self.write(&mut active, &held).is_ok() {
-            active.written += active.held_rows;
-            active.held_rows = 0;
-        } else {
-            active.held = held;
+        self.write(active, |active| active.write(frame))
+    }
+
+    /// Moves what the tail has to the segment.
+    fn empty(&self, active: &mut Active, lane: &mut Lane) -> io::Result<()> {
+        match &mut lane.tail {
+            Some(tail) if tail.length() > 0 => {
+                self.write(active, |active| tail.move_to(active.number, active.len, |frames| active.write(frames)))
+            }
+            _ => Ok(()),
         }
     }
 
-    /// Appends whole frames, or nothing.
-    fn write(&self, active: &mut Active, frames: &[u8]) -> io::Result<()> {
+    /// Writes whole frames to a segment that is not full, or nothing.
+    fn write(&self, active: &mut Active, write: impl FnOnce(&mut Active) -> io::Result<()>) -> io::Result<()> {
         let due = active.len >= self.bounds.segment;
-        let result = if due { self.rotate(active) } else { Ok(()) }.and_then(|()| active.append(frames));
-        if active.error.is_some() || result.is_err() {
-            active.error = result.as_ref().err().map(io::Error::to_string);
-        }
+        let result = if due { self.rotate(active) } else { Ok(()) }.and_then(|()| write(active));
+        active.error = result.as_ref().err().map(io::Error::to_string);
         result
     }
 
     /// Begins a segment.
     fn rotate(&self, active: &mut Active) -> io::Result<()> {
-        active.file_tail()?;
-        let file = create(&self.directory, active.number + 1)?;
-        let full = std::mem::replace(&mut active.file, Arc::new(file));
-        active.unsynced.push(full);
+        active.file = create(&self.directory, active.number + 1)?;
         active.earlier.push_back((active.number, active.len));
         active.earlier_bytes += active.len;
         active.number += 1;
         active.len = MAGIC.len() as u64;
-        active.filed = active.len;
-        active.begin_tail();
+        active.torn = false;
         Ok(())
     }
 
-    /// Brings everything into the segment's file. What is appended later is written.
-    pub(crate) fn finish(&self) {
+    /// Notes whether there is room for more, once that has changed.
+    fn note_room(&self, active: &mut Active) {
+        let full = active.bytes() >= self.bounds.journal_max;
+        self.full.store(full, Ordering::Relaxed);
+        active.losing &= full || !active.held.is_empty();
+    }
+
+    /// Moves everything that was appended before, and what is held, to the segment.
+    pub(crate) fn collect(&self) -> io::Result<()> {
+        for lane in self.lanes.iter() {
+            let mut lane = lane.lock();
+            self.empty(&mut self.active.lock(), &mut lane)?;
+        }
         let mut active = self.active.lock();
-        if active.file_tail().is_ok() && active.tail.take().is_some() {
+        if !active.held.is_empty() {
+            let held = std::mem::take(&mut active.held);
+            let result = self.write(&mut active, |active| active.write(&held));
+            if result.is_err() {
+                active.held = held;
+            } else {
+                active.released += std::mem::take(&mut active.held_rows);
+            }
+            result?;
+        }
+        self.note_room(&mut active);
+        Ok(())
+    }
+
+    /// Moves everything to the segment. What is appended later is written there.
+    pub(crate) fn finish(&self) {
+        if self.collect().is_ok() {
+            for lane in self.lanes.iter() {
+                lane.lock().tail = None;
+            }
             tail::remove(&self.directory);
         }
     }
 
-    /// Begins a new segment, so that everything that was written so far can be deleted.
+    /// Begins a new segment, so that everything that was appended so far can be deleted.
     pub(crate) fn begin_segment(&self) -> io::Result<()> {
+        self.collect()?;
         let mut active = self.active.lock();
         if active.len > MAGIC.len() as u64 { self.rotate(&mut active) } else { Ok(()) }
     }
 
-    /// Brings everything up to `position` to the disk. Whoever waits while another syncs is done with that one's.
-    pub(crate) fn sync(&self, position: Position) -> io::Result<()> {
+    /// Brings everything that was appended before to the disk. Whoever waits while another does that has it done by the next who
+    /// begins.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let begun = self.syncs.load(Ordering::SeqCst);
         let mut synced = self.synced.lock();
-        if *synced >= position {
+        if *synced > begun {
             return Ok(());
         }
-        let (tail, files) = {
-            let mut active = self.active.lock();
-            active.file_tail()?;
-            let mut files = std::mem::take(&mut active.unsynced);
-            files.push(Arc::clone(&active.file));
-            (Position { segment: active.number, offset: active.len }, files)
+        let this = self.syncs.fetch_add(1, Ordering::SeqCst) + 1;
+        self.collect()?;
+        let (first, last) = {
+            let active = self.active.lock();
+            (active.unsynced, active.number)
         };
-        for file in files {
-            file.sync_data()?;
+        for number in first..=last {
+            match File::open(path(&self.directory, number)) {
+                // It is in the database, which is on the disk.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                file => file?.sync_data()?,
+            }
         }
         sync_directory(&self.directory)?;
-        *synced = tail;
+        self.active.lock().unsynced = last;
+        *synced = this;
         Ok(())
     }
 
-    /// Where the next record goes.
+    /// Where the segments end.
     pub(crate) fn end(&self) -> Position {
         let active = self.active.lock();
         Position { segment: active.number, offset: active.len }
@@ -304,13 +358,18 @@ impl Journal {
 
     /// How full it is.
     pub(crate) fn level(&self) -> Level {
+        let lanes = self.lanes.iter().map(|lane| {
+            let lane = lane.lock();
+            (lane.written, lane.tail.as_ref().map_or(0, |tail| tail.length() as u64))
+        });
+        let (written, tails) = lanes.fold((0, 0), |sum, lane| (sum.0 + lane.0, sum.1 + lane.1));
         let active = self.active.lock();
         Level {
-            written: active.written,
+            written: written + active.released,
             dropped: active.dropped,
             losing: active.losing,
             held: active.held_rows,
-            bytes: active.earlier_bytes + active.len,
+            bytes: active.bytes() + tails,
             error: active.error.clone(),
         }
     }
@@ -320,15 +379,13 @@ impl Journal {
     /// not read across.
     pub(crate) fn read(&self, from: Position, until: Option<Position>, buffer: &mut Vec<u8>) -> io::Result<Chunk> {
         buffer.clear();
-        let (segment, end, next_segment, filed) = {
-            let mut active = self.active.lock();
-            // Where the disk takes nothing, what is in the file goes on, so that there is room again.
-            let filed = active.file_tail();
-            let mut later = active.earlier.iter().copied().chain([(active.number, active.filed)]);
+        let (segment, end, next_segment) = {
+            let active = self.active.lock();
+            let mut later = active.earlier.iter().copied().chain([(active.number, active.len)]);
             let Some((segment, end)) = later.find(|(number, _)| *number >= from.segment) else {
                 return Ok(Chunk { next: from, lost: 0 });
             };
-            (segment, end, later.next().map(|(number, _)| number), filed)
+            (segment, end, later.next().map(|(number, _)| number))
         };
         let end = match until {
             Some(until) if until.segment == segment => end.min(until.offset),
@@ -365,7 +422,7 @@ impl Journal {
                 }
                 Ok(Chunk { next: Position { segment: next, offset: MAGIC.len() as u64 }, lost })
             }
-            None => filed.map(|()| Chunk { next: Position { segment, offset }, lost: 0 }),
+            None => Ok(Chunk { next: Position { segment, offset }, lost: 0 }),
         }
     }
 
@@ -395,6 +452,7 @@ impl Journal {
             let mut active = self.active.lock();
             active.earlier.pop_front();
             active.earlier_bytes -= len;
+            self.note_room(&mut active);
         }
     }
 
@@ -405,54 +463,24 @@ impl Journal {
 }
 
 impl Active {
-    /// Appends whole frames to the tail, or where there is none or they have no room to the file.
-    fn append(&mut self, frames: &[u8]) -> io::Result<()> {
-        if self.tail.as_ref().is_some_and(|tail| !tail.has_room(frames.len())) {
-            self.file_tail()?;
-            self.begin_tail();
-        }
-        match self.tail.as_mut().filter(|tail| tail.has_room(frames.len())) {
-            Some(tail) => tail.put(frames),
-            None => {
-                self.write(frames)?;
-                self.filed += frames.len() as u64;
-                self.begin_tail();
-            }
-        }
-        self.len += frames.len() as u64;
-        Ok(())
-    }
-
-    /// Brings what only the tail has into the file. It stays in the tail, too.
-    fn file_tail(&mut self) -> io::Result<()> {
-        if self.filed == self.len {
-            return Ok(());
-        }
-        let Some(tail) = self.tail.take() else { return Ok(()) };
-        let result = self.write(tail.since(self.filed));
-        self.tail = Some(tail);
-        self.error = result.as_ref().err().map(io::Error::to_string);
-        self.filed = if result.is_ok() { self.len } else { self.filed };
-        result
-    }
-
-    /// Empties the tail; the next frame lies behind what the file has.
-    fn begin_tail(&mut self) {
-        if let Some(tail) = &mut self.tail {
-            tail.begin(self.number, self.filed);
-        }
+    /// Of everything that counts against the bound of the segments.
+    fn bytes(&self) -> u64 {
+        self.earlier_bytes + self.len + self.held.len() as u64
     }
 
     /// Writes to the end of the file, all or nothing.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.torn {
-            self.file.set_len(self.filed)?;
+            self.file.set_len(self.len)?;
             self.torn = false;
         }
         // The cursor is at the end always: the file is open for appending.
-        let result = (&*self.file).write_all(bytes);
-        // Part of it may be in the file.
-        self.torn = result.is_err() && self.file.set_len(self.filed).is_err();
+        let result = self.file.write_all(bytes);
+        match result {
+            Ok(()) => self.len += bytes.len() as u64,
+            // Part of it may be in the file.
+            Err(_) => self.torn = self.file.set_len(self.len).is_err(),
+        }
         result
     }
 }

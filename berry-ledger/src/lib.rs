@@ -32,7 +32,7 @@ mod tail;
 mod writer;
 
 pub use histogram::Histogram;
-pub use journal::{Appended, Position};
+pub use journal::Appended;
 pub use ops::{Format, RestoreError, restore, time_text, usd_text};
 pub use query::{Figures, Filter, Group, Latencies, PAGE_MAX, Page, Row, Step, Total};
 pub use record::{Attempt, AttemptRow, Record};
@@ -190,7 +190,7 @@ impl Ledger {
         Ok(Self { shared, options, reader: Mutex::new(None), thread: Mutex::new(Some(thread)) })
     }
 
-    /// Records a request. Returns at once; what was [`Appended::Written`] survives the death of this process.
+    /// Records a request. Returns at once; what is [`Appended::Written`] survives the death of this process.
     pub fn append(&self, record: &Record<'_>) -> Appended {
         let appended = self.shared.journal.append(record);
         // It is set nearly always, and a look leaves it in the caches of all cores. Where the thread clears it behind our back, it reads
@@ -203,10 +203,10 @@ impl Ledger {
         appended
     }
 
-    /// Brings everything up to `position` to the disk, so that it survives a power cut. Blocks for as long as the disk takes;
+    /// Brings everything that was appended before to the disk, so that it survives a power cut. Blocks for as long as the disk takes;
     /// several that wait share one write.
-    pub fn sync(&self, position: Position) -> std::io::Result<()> {
-        self.shared.journal.sync(position)
+    pub fn sync(&self) -> std::io::Result<()> {
+        self.shared.journal.sync()
     }
 
     /// Waits until everything that was appended is in the database and in its sums. An error says why it is not.

@@ -188,7 +188,6 @@ impl Writer {
     pub(crate) fn run(mut self) {
         loop {
             let (asked, stop) = self.wait();
-            self.shared.journal.write_held();
             let flush = asked.is_some() || stop;
             let result = match self.work(flush) {
                 // It was set aside; the new one takes rows at once.
@@ -293,6 +292,8 @@ impl Writer {
 
     fn bring_in(&mut self, flush: bool) -> Result<(), StoreError> {
         // What is appended from here on waits for company: otherwise each transaction would have the few rows that came during the last.
+        let collected = self.shared.journal.collect();
+        // Where the disk takes nothing, what it has goes on all the same, so that there is room again.
         let end = self.shared.journal.end();
         while self.read < end {
             let mut chunk = std::mem::take(&mut self.chunk);
@@ -308,7 +309,8 @@ impl Writer {
         if flush || (self.options.now_us)().saturating_sub(self.rolled_at_us) >= ROLLUP_US {
             self.write_rollup()?;
         }
-        self.delete_segments()
+        self.delete_segments()?;
+        collected.map_err(journal_error)
     }
 
     /// One chunk of the journal, one transaction. `false` when there was none.
@@ -319,7 +321,7 @@ impl Writer {
             .shared
             .journal
             .read(self.read, until, chunk)
-            .map_err(|error| StoreError::Away(format!("journal: {error}")))?;
+            .map_err(journal_error)?;
         if read.next == self.read {
             return Ok(false);
         }
@@ -657,6 +659,10 @@ pub(crate) fn figures(shape: &Shape, numbers: &Numbers) -> Figures {
         ttft_us: of(numbers.ttft_us),
         duration_us: signed(numbers.duration_us),
     }
+}
+
+fn journal_error(error: std::io::Error) -> StoreError {
+    StoreError::Away(format!("journal: {error}"))
 }
 
 /// Opens the database for writing.

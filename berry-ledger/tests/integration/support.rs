@@ -101,16 +101,15 @@ impl Place {
         Options { store: Store::Sqlite(self.folder.path().join("missing").join("ledger.db")), ..self.options() }
     }
 
-    /// Leaves so many records in the journal: where each ends, and the one segment.
+    /// Leaves so many records of one length in the journal: where each ends, and the one segment.
     pub(crate) fn leave(&self, records: u64) -> (Vec<usize>, PathBuf) {
+        const HEAD: usize = 8;
         let ledger = Ledger::open(self.options_without_database()).unwrap();
-        let end = |counter| match ledger.append(&record(counter)) {
-            Appended::Written(position) => position.offset as usize,
-            other => panic!("{other:?}"),
-        };
-        let ends = (0..records).map(end).collect();
+        append(&ledger, 0..records);
         drop(ledger);
         let [segment] = &segments(&self.journal())[..] else { panic!("one segment") };
+        let length = segment.metadata().unwrap().len() as usize - HEAD;
+        let ends = (1..=records as usize).map(|record| HEAD + length / records as usize * record).collect();
         (ends, segment.clone())
     }
 }
@@ -213,6 +212,6 @@ pub(crate) fn bare_record(counter: u64) -> Record<'static> {
 /// Appends ordinary requests.
 pub(crate) fn append(ledger: &Ledger, counters: std::ops::Range<u64>) {
     for counter in counters {
-        ledger.append(&record(counter));
+        assert_eq!(ledger.append(&record(counter)), Appended::Written);
     }
 }

@@ -8,13 +8,12 @@
 mod page;
 mod scrape;
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::Duration;
 
+use berry_core::lanes::Lanes;
 use berry_core::operation::Operation;
 use berry_loadbalance::figures::{Distribution, Histogram, REQUEST_BOUNDS_MS};
 use berry_relay::exchange::{End, Facts};
@@ -33,9 +32,6 @@ const METHODS: [&str; 8] = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "
 /// Statuses 100 to 599.
 const STATUSES: usize = 500;
 
-/// Most threads that count requests apart.
-const LANES_MAX: usize = 16;
-
 /// The figures that belong to no backend.
 #[derive(Default)]
 pub struct Metrics {
@@ -53,13 +49,10 @@ struct Route {
     methods: [OnceLock<Box<Series>>; METHODS.len()],
 }
 
-/// Each thread counts in a lane of its own, as far as there are as many: a counter that two processor cores write in turns costs
-/// either of them a trip to the other one's cache.
-struct Series(Box<[Lane]>);
+/// Each thread counts for itself.
+struct Series(Lanes<Counts>);
 
-/// Aligned, so that no two share a line of a cache or the one that is fetched with it.
-#[repr(align(128))]
-struct Lane {
+struct Counts {
     statuses: Box<[AtomicU64]>,
     duration: Histogram,
 }
@@ -142,49 +135,36 @@ fn place(operation: Operation) -> usize {
 
 impl Route {
     fn count(&self, method: MethodLabel, status: u16, duration: Duration) {
-        let lane = self.methods[method.0].get_or_init(Box::default).lane();
+        let counts = self.methods[method.0].get_or_init(Box::default).0.own();
         let status = usize::from(status).saturating_sub(100).min(STATUSES - 1);
-        lane.statuses[status].fetch_add(1, Ordering::Relaxed);
-        lane.duration.record(duration);
+        counts.statuses[status].fetch_add(1, Ordering::Relaxed);
+        counts.duration.record(duration);
     }
 }
 
 impl Default for Series {
     fn default() -> Self {
-        let lanes = thread::available_parallelism().map_or(1, usize::from).min(LANES_MAX);
-        Self((0..lanes).map(|_| Lane::default()).collect())
+        Self(Lanes::new(|_| Counts::default()))
     }
 }
 
 impl Series {
-    /// The lane of this thread.
-    fn lane(&self) -> &Lane {
-        static THREADS: AtomicUsize = AtomicUsize::new(0);
-        thread_local!(static THREAD: Cell<Option<usize>> = const { Cell::new(None) });
-        let thread = THREAD.get().unwrap_or_else(|| {
-            let next = THREADS.fetch_add(1, Ordering::Relaxed);
-            THREAD.set(Some(next));
-            next
-        });
-        &self.0[thread % self.0.len()]
-    }
-
     /// Requests by status, of those that there were.
     fn statuses(&self) -> impl Iterator<Item = (usize, u64)> {
-        let count = |place: usize| self.0.iter().map(|lane| lane.statuses[place].load(Ordering::Relaxed)).sum();
+        let count = |place: usize| self.0.iter().map(|counts| counts.statuses[place].load(Ordering::Relaxed)).sum();
         (0..STATUSES).map(move |place| (place + 100, count(place))).filter(|(_, count)| *count > 0)
     }
 
     fn duration(&self) -> Distribution {
         let mut all = Histogram::new(REQUEST_BOUNDS_MS).read();
-        for lane in &self.0 {
-            all.add(&lane.duration.read());
+        for counts in self.0.iter() {
+            all.add(&counts.duration.read());
         }
         all
     }
 }
 
-impl Default for Lane {
+impl Default for Counts {
     fn default() -> Self {
         let statuses = (0..STATUSES).map(|_| AtomicU64::new(0)).collect();
         Self { statuses, duration: Histogram::new(REQUEST_BOUNDS_MS) }
