@@ -150,11 +150,15 @@ impl Journal {
         let mut lock = lock(directory)?;
         let id = name(&mut lock, fresh_id)?;
         let mut next = segments(directory)?.iter().map(|(number, _)| number + 1).max().unwrap_or(1);
-        tail::recover(directory, |number| path(directory, number), |frames| {
-            create(directory, next)?.write_all(frames)?;
-            next += 1;
-            Ok(())
-        })?;
+        tail::recover(
+            directory,
+            |number| path(directory, number),
+            |frames| {
+                create(directory, next)?.write_all(frames)?;
+                next += 1;
+                Ok(())
+            },
+        )?;
         let mut earlier = segments(directory)?;
         earlier.make_contiguous().sort_unstable();
         let earlier_bytes = earlier.iter().map(|(_, len)| len).sum();

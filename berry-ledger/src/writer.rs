@@ -317,11 +317,7 @@ impl Writer {
     fn bring_in_chunk(&mut self, chunk: &mut Vec<u8>) -> Result<bool, StoreError> {
         // Never across the place of the rows: a chunk is either known whole or new whole.
         let until = Some(self.rows).filter(|rows| *rows > self.read);
-        let read = self
-            .shared
-            .journal
-            .read(self.read, until, chunk)
-            .map_err(journal_error)?;
+        let read = self.shared.journal.read(self.read, until, chunk).map_err(journal_error)?;
         if read.next == self.read {
             return Ok(false);
         }

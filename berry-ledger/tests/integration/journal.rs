@@ -225,7 +225,8 @@ fn segments_that_are_in_the_database_are_deleted_and_their_room_is_given_back() 
     // A file that is deleted but open keeps its room on the disk.
     if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
         let files = open.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
-        let held = files.filter(|path| path.starts_with(place.journal()) && path.to_str().unwrap().contains("(deleted)"));
+        let held =
+            files.filter(|path| path.starts_with(place.journal()) && path.to_str().unwrap().contains("(deleted)"));
         assert_eq!(held.collect::<Vec<_>>(), Vec::<PathBuf>::new());
     }
 }
