@@ -59,6 +59,8 @@ mod log_docs;
 mod metrics;
 #[path = "integration/models.rs"]
 mod models;
+#[path = "integration/oddities.rs"]
+mod oddities;
 #[path = "integration/params.rs"]
 mod params;
 #[path = "integration/prices.rs"]

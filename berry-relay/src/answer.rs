@@ -521,7 +521,7 @@ impl Waiting {
 
 /// A stream of events written as one JSON array that grows, which is what Gemini's clients get who do not ask for events.
 #[derive(Default)]
-struct JsonArray {
+pub(crate) struct JsonArray {
     begun: bool,
 }
 
@@ -531,8 +531,8 @@ impl JsonArray {
         (operation == Operation::StreamGenerateContentArray).then(Self::default)
     }
 
-    /// One event as a whole answer of `operation`.
-    fn alone(operation: Operation, event: Bytes) -> Bytes {
+    /// Events as a whole answer of `operation`.
+    pub(crate) fn alone(operation: Operation, event: Bytes) -> Bytes {
         Self::wanted(operation).map_or(event.clone(), |mut array| array.last(&event))
     }
 

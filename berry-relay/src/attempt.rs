@@ -22,7 +22,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 
-use crate::answer::{Answer, RelayBody};
+use crate::answer::{Answer, JsonArray, RelayBody};
 use crate::body::Chunks;
 use crate::buffer::BufferPermit;
 use crate::client::{ConnectTimeout, Upstream};
@@ -592,12 +592,11 @@ impl Attempt<'_> {
                 self.open_stream(head, incoming, usage_was_added, exchange).await
             }
             _ if !self.operation.holds_plain_answer() => self.through(head, incoming),
-            // Small servers forget to say what a stream is; what is none shows in its first event.
-            _ if self.streams && (!head.headers.contains_key(CONTENT_TYPE) || head.is("text/plain")) => {
+            // Many servers and proxies call a stream something else; what is none shows in its first bytes.
+            _ if self.streams => {
                 head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
                 self.open_stream(head, incoming, usage_was_added, exchange).await
             }
-            _ if self.streams => self.instead_of_a_stream(head, &mut incoming).await,
             _ => self.plain(head, &mut incoming, exchange).await,
         }
     }
@@ -653,16 +652,40 @@ impl Attempt<'_> {
         Ok(Reply::Held(chunks, permit))
     }
 
-    /// A plain answer where a stream was asked for. It may be an error that came with the wrong status.
-    async fn instead_of_a_stream(&self, head: &mut Head, incoming: &mut PooledBody) -> Result<Reply, ForwardError> {
+    /// A plain answer where a stream was asked for: an error that came with the wrong status, or a whole answer, which is said as
+    /// the stream that it should have been.
+    fn instead_of_a_stream(
+        &self,
+        head: &mut Head,
+        body: Bytes,
+        hide_usage: bool,
+        exchange: &mut Exchange,
+    ) -> Result<Reply, ForwardError> {
         let no_stream = || self.bad("a plain answer where a stream was asked for".to_owned());
-        if !head.is("application/json") {
-            return Err(no_stream());
+        let mut permit = self.relay.shared.buffers.permit();
+        permit.grow(body.len()).map_err(|_| ForwardError::Overloaded)?;
+        let chunks = Chunks::from(body);
+        let members = Check::of(&chunks).ok_or_else(no_stream)?;
+        let told = match self.error_in_answer(&chunks, &members) {
+            Some(status) => Some((status, chunks.clone())),
+            None => self.failure_in_answer(&chunks).map(|Told { status, body }| (status, Chunks::from(body))),
+        };
+        if let Some((status, body)) = told {
+            head.status = status;
+            head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            return Ok(Reply::Held(body, permit));
         }
-        let (chunks, permit) = self.hold(head, incoming, ERROR_BODY_MAX, None).await?;
-        let status = Check::of(&chunks).and_then(|members| self.error_in_answer(&chunks, &members));
-        head.status = status.ok_or_else(no_stream)?;
-        Ok(Reply::Held(chunks, permit))
+        let body = chunks.into_bytes();
+        let answer = match &self.translation {
+            Some(translation) => translation.answer_as_stream(&body),
+            None => translate::as_stream(self.operation, &body, &prepare::reply_to(exchange, !hide_usage)),
+        };
+        let answer = answer.map_err(|_| no_stream())?;
+        exchange.usage = answer.usage.unwrap_or_default();
+        if self.translation.is_some() {
+            head.headers = headers::translated(std::mem::take(&mut head.headers), "text/event-stream");
+        }
+        Ok(Reply::Held(Chunks::from(JsonArray::alone(exchange.operation, answer.body)), permit))
     }
 
     /// Remembers whose a response is that the upstream keeps.
@@ -770,6 +793,10 @@ impl Attempt<'_> {
             opened = Box::pin(self.hold_back(events, commit)).await;
         }
         if let Err(error) = opened {
+            if let Some(document) = events.take_document() {
+                drop(opening);
+                return self.instead_of_a_stream(head, document, hide_usage, exchange);
+            }
             let Told { status, body } = events.take_told().ok_or(error)?;
             head.status = status;
             head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

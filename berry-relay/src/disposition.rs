@@ -11,6 +11,8 @@ use berry_loadbalance::outcome::{Consequence, FailureClass};
 use http::StatusCode;
 use serde_json::Value;
 
+use crate::json::unmarked;
+
 /// What follows from an error answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disposition {
@@ -87,7 +89,7 @@ impl Disposition {
 }
 
 fn read(body: &[u8]) -> Told {
-    let Ok(body) = serde_json::from_slice::<Value>(body) else {
+    let Ok(body) = serde_json::from_slice::<Value>(unmarked(body)) else {
         return Told::default();
     };
     // Gemini may wrap its error into a list.

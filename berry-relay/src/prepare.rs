@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::body::Edit;
 use crate::client::Upstream;
-use crate::dialect::Malformed;
+use crate::dialect::{Malformed, Reply};
 use crate::dialect::loss::{Losses, Reason};
 use crate::dialect::translate::{self, Asked, Decoded, Translation};
 use crate::error::ForwardError;
@@ -155,14 +155,32 @@ pub(crate) fn translation(
             none.insert(Box::new(read.map_err(why)?))
         }
     };
-    let model = facts.model.as_ref().filter(|model| model.rewrite_response_model);
     let asked = Asked {
         request_id: facts.request_id.as_str().to_owned(),
-        public_model: model.map(|model| model.name.as_str().to_owned()).filter(|name| !name.contains('*')),
+        public_model: public_name(facts),
         asked_model: request.body.model().to_owned(),
         created: unix_seconds(),
     };
     Ok(Translation::new(decoded, facts.operation, backend, asked).map(Box::new))
+}
+
+/// The name of the model that an answer must carry; none where the upstream's stays.
+fn public_name(facts: &Facts) -> Option<String> {
+    let model = facts.model.as_ref().filter(|model| model.rewrite_response_model)?;
+    Some(model.name.as_str().to_owned()).filter(|name| !name.contains('*'))
+}
+
+/// What an answer is to look like that is written here in the client's own dialect.
+pub(crate) fn reply_to(facts: &Facts, stream_usage: bool) -> Reply {
+    let name = || facts.model.as_ref().map(|model| model.name.as_str().to_owned());
+    Reply {
+        request_id: facts.request_id.as_str().to_owned(),
+        model: public_name(facts),
+        asked_model: facts.requested.as_deref().map(str::to_owned).or_else(name).unwrap_or_default(),
+        created: unix_seconds(),
+        stream_usage,
+        estimated_input: 0,
+    }
 }
 
 /// The time that answers carry; nothing is decided by it.

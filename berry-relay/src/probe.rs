@@ -25,7 +25,7 @@ use http_body_util::{BodyExt as _, Limited};
 use crate::body::Chunks;
 use crate::client::Upstreams;
 use crate::error::root_cause;
-use crate::json::{Scanner, Wanted};
+use crate::json::{Scanner, Wanted, unmarked};
 use crate::pool::{Choice, SendError};
 use crate::upstream_body::UpstreamBody;
 use crate::{disposition, meter, retry_after, target};
@@ -59,7 +59,7 @@ pub struct Finding {
 
 impl Finding {
     fn new(response: http::response::Parts, body: &[u8], latency: Duration, errors: &ErrorTable) -> Self {
-        let status = response.status;
+        let (status, body) = (response.status, unmarked(body));
         let judged = match status.is_success() {
             true if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() => Some(Answer::Good),
             // A page of a proxy, or of something that is no API at all.

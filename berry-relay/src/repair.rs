@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::body::{Chunks, Edit};
-use crate::json::{Cursor, Kind};
+use crate::json::{Cursor, Kind, unmarked};
 use crate::params::{self, Edited, How};
 
 /// The header whose values Anthropic may refuse one by one.
@@ -128,7 +128,7 @@ pub(crate) fn asked(status: StatusCode, body: &[u8]) -> Option<Fix> {
     if !is_refusal(status) {
         return None;
     }
-    let body: Value = serde_json::from_slice(body).ok()?;
+    let body: Value = serde_json::from_slice(unmarked(body)).ok()?;
     let error = body.get("error").unwrap_or(&body);
     // pydantic lists what it found: the place and the kind.
     let found = error.get("detail").and_then(|detail| detail.get(0));

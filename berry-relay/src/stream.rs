@@ -20,6 +20,7 @@ use http_body::Body as _;
 use crate::decode::Decoder;
 use crate::dialect::translate::StreamTranslator;
 use crate::error::ForwardError;
+use crate::json::MARK;
 use crate::meter::told::{self, Told};
 use crate::meter::{EventClass, StreamTap};
 use crate::pool::PooledBody;
@@ -53,6 +54,7 @@ pub(crate) struct EventStream {
     decoder: Option<Decoder>,
     backend: Arc<Backend>,
     treatment: Treatment,
+    nature: Nature,
     splitter: Splitter,
     tap: StreamTap,
     sent_at: Instant,
@@ -68,6 +70,27 @@ pub(crate) struct EventStream {
     /// The error that came before the client had anything.
     told: Option<Told>,
     over: bool,
+}
+
+/// What a body is that came where a stream was asked for. What it is called says little: proxies call streams JSON, and errors streams.
+enum Nature {
+    /// Nothing has come yet but white space.
+    Open,
+    /// Events.
+    Events,
+    /// A document, which no event begins like; what of it has come.
+    Document(BytesMut),
+}
+
+impl Nature {
+    /// Of a body that begins with these bytes; `None` where there is only white space in them.
+    fn of(beginning: &[u8]) -> Option<Self> {
+        let first = beginning.iter().find(|byte| !byte.is_ascii_whitespace() && !MARK.contains(byte))?;
+        Some(match first {
+            b'{' | b'[' | b'<' => Self::Document(BytesMut::new()),
+            _ => Self::Events,
+        })
+    }
 }
 
 /// What a look at the upstream brought.
@@ -96,6 +119,7 @@ impl EventStream {
                 None => EVENT_BYTES_MAX,
             }),
             treatment,
+            nature: Nature::Open,
             tap: StreamTap::new(operation.stream_format()),
             sent_at,
             committed_at: None,
@@ -238,6 +262,10 @@ impl EventStream {
 
     /// The end of the upstream's bytes, clean or broken.
     fn end(&mut self, error: Option<hyper::Error>) -> Progress {
+        if error.is_none() && matches!(self.nature, Nature::Document(_)) {
+            self.over = true;
+            return Progress::End(Err(self.bad("a plain answer where a stream was asked for")));
+        }
         let tail = self.splitter.finish();
         // A last event without its empty line is whole when it makes sense.
         if error.is_none() {
@@ -278,6 +306,16 @@ impl EventStream {
     }
 
     fn take(&mut self, data: Bytes) -> Result<(), ForwardError> {
+        if !matches!(self.nature, Nature::Events) {
+            if let Nature::Open = self.nature {
+                self.nature = Nature::of(&data).unwrap_or(Nature::Open);
+            }
+            if let Nature::Document(document) = &mut self.nature {
+                document.extend_from_slice(&data);
+                let is_long = document.len() > HELD_BYTES_MAX;
+                return if is_long { Err(self.bad("too much came before any content")) } else { Ok(()) };
+            }
+        }
         let cut = self.splitter.push(data);
         if self.treatment.translator.is_some() {
             return match cut.unseen.is_empty() {
@@ -326,6 +364,14 @@ impl EventStream {
         self.error_told = true;
         if self.committed_at.is_none() {
             self.told = event.data.as_deref().and_then(told::of_event);
+        }
+    }
+
+    /// The whole document that came in the place of a stream.
+    pub(crate) fn take_document(&mut self) -> Option<Bytes> {
+        match &mut self.nature {
+            Nature::Document(document) if self.over => Some(std::mem::take(document).freeze()),
+            _ => None,
         }
     }
 

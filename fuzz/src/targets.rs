@@ -13,7 +13,7 @@ use berry_relay::dialect::openai_responses::OpenAiResponses;
 use berry_relay::dialect::reader::StreamReader;
 use berry_relay::dialect::{Capabilities, Codec, Reply, Target};
 use berry_relay::envelope::Envelope;
-use berry_relay::json::{Cursor, JsonError, Members, Scanner, Wanted};
+use berry_relay::json::{Cursor, JsonError, Members, Scanner, Wanted, unmarked};
 use berry_relay::sse::{self, Splitter};
 use bytes::{Bytes, BytesMut};
 
@@ -223,7 +223,7 @@ fn peek(data: &[u8]) {
     };
     let whole = scan(data.len().max(1));
     assert_eq!(format!("{whole:?}"), format!("{:?}", scan(usize::from(*piece).max(1))), "cut");
-    let mut cursor = Cursor::new(data);
+    let mut cursor = Cursor::new(unmarked(data));
     let read = cursor.skip().and_then(|()| cursor.end()).is_some();
     assert_eq!(whole.is_ok(), read, "the two readers disagree");
 

@@ -12,12 +12,13 @@ use berry_core::error::ErrorKind;
 use berry_core::id::RequestId;
 use berry_core::operation::{BodyForm, Dialect, Operation};
 use berry_relay::answer::Answer;
-use berry_relay::body::Chunks;
+use berry_relay::body::{Chunks, Edit};
 use berry_relay::dialect::Malformed;
 use berry_relay::dialect::translate;
 use berry_relay::envelope::{Envelope, EnvelopeError};
 use berry_relay::exchange::{self, End, Exchange};
 use berry_relay::forward::{Refusal, Relay, RelayRequest, RequestBody};
+use berry_relay::json::MARK;
 use berry_relay::multipart::{self, Form, FormError, FormScanner};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -323,7 +324,11 @@ async fn read_json<B>(reader: Reader<'_, B>, operation: Operation, uri: &Uri) ->
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
-    let body = reader.read_whole().await?;
+    let mut body = reader.read_whole().await?;
+    // It means nothing, and most upstreams refuse it.
+    if body.slice(0..MARK.len()) == MARK {
+        body = body.splice(&mut [Edit { range: 0..MARK.len(), replacement: Bytes::new() }]);
+    }
     let envelope = match gemini::call(uri) {
         Some((_, model)) if operation.dialect() == Dialect::Gemini => Envelope::read_gemini(&body, model, operation),
         _ => Envelope::read(&body),

@@ -13,7 +13,7 @@ use http::StatusCode;
 use super::anthropic_messages::AnthropicMessages;
 use super::embeddings;
 use super::gemini_generate::GeminiGenerate;
-use super::ir::{Block, Delta, Event, Part, Request, ToolCall};
+use super::ir::{Block, Delta, Event, Part, Request, Response, ToolCall};
 use super::loss::{Losses, Reason};
 use super::openai_chat::OpenAiChat;
 use super::openai_responses::OpenAiResponses;
@@ -303,6 +303,20 @@ impl Translation {
         if let Some(ranking) = &self.ranking {
             return Ok(Translated { body: ranking.answer(body, model)?, usage: None });
         }
+        let response = self.decoded(body)?;
+        Ok(Translated { body: self.client.encode_response(&response, &self.reply), usage: Some(response.usage) })
+    }
+
+    /// A plain answer as the stream of the client's dialect that was asked for.
+    ///
+    /// # Errors
+    /// [`Malformed`]: it is no answer.
+    pub fn answer_as_stream(&self, body: &Bytes) -> Result<Translated, Malformed> {
+        Ok(streamed(self.decoded(body)?, self.client, &self.reply))
+    }
+
+    /// What a plain answer means, with the client's names in it.
+    fn decoded(&self, body: &Bytes) -> Result<Response, Malformed> {
         let mut response = self.upstream.decode_response(body)?;
         for part in response.candidates.iter_mut().flat_map(|candidate| &mut candidate.parts) {
             match part {
@@ -316,7 +330,7 @@ impl Translation {
                 _ => {}
             }
         }
-        Ok(Translated { body: self.client.encode_response(&response, &self.reply), usage: Some(response.usage) })
+        Ok(response)
     }
 
     /// The client's form of an error answer.
@@ -365,6 +379,25 @@ impl Translation {
             _ => {}
         }
     }
+}
+
+/// A plain answer of a call as the stream that it should have been.
+///
+/// # Errors
+/// [`Malformed`]: it is no answer, or one of a call that cannot be written here. Of the Responses API none can: its names for an
+/// answer are those by which clients come back to the upstream.
+pub fn as_stream(operation: Operation, body: &Bytes, reply: &Reply) -> Result<Translated, Malformed> {
+    let wire = client_wire(operation).filter(|wire| *wire != Wire::OpenAiResponses);
+    let codec = codec(wire.ok_or_else(|| Malformed::new("", "this call cannot be translated"))?);
+    Ok(streamed(codec.decode_response(body)?, codec, reply))
+}
+
+/// A whole answer as a stream of the client's dialect.
+fn streamed(response: Response, client: &dyn Codec, reply: &Reply) -> Translated {
+    let (mut encoder, mut body, usage) = (client.stream_encoder(reply), BytesMut::new(), response.usage);
+    response.into_events().into_iter().for_each(|event| encoder.push(event, &mut body));
+    encoder.finish(&mut body);
+    Translated { body: body.freeze(), usage: Some(usage) }
 }
 
 /// Leaves of the opaque state what this issuer issued; nothing of it for no issuer.

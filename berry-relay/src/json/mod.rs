@@ -1,7 +1,7 @@
 //! JSON without trees: is it valid, and where does the little that matters stand?
 //!
-//! RFC 8259 syntax in full, nesting bounded by [`DEPTH_MAX`]; a byte order mark is refused, as the RFC allows. UTF-8 inside
-//! strings is not checked: it passes as it came. [`Scanner`] takes a body in chunks of any cut and finds members of the top-level
+//! RFC 8259 syntax in full, nesting bounded by [`DEPTH_MAX`]; a byte order mark before all is passed over, as the RFC allows. UTF-8
+//! inside strings is not checked: it passes as it came. [`Scanner`] takes a body in chunks of any cut and finds members of the top-level
 //! object; [`Cursor`] reads what lies in one piece, at any depth. Neither allocates, so a prompt of any size is read once and
 //! stays where it is. An [`Outline`] remembers where every value of a text stands, for those who need many of them.
 
@@ -22,6 +22,15 @@ pub use scanner::Scanner;
 
 /// Deepest nesting that is accepted.
 pub const DEPTH_MAX: usize = 128;
+
+/// What some servers and clients on Windows write before a text in UTF-8. It means nothing.
+pub const MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// A text without the byte order mark before it.
+#[inline]
+pub fn unmarked(text: &[u8]) -> &[u8] {
+    text.strip_prefix(MARK).unwrap_or(text)
+}
 
 /// What a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

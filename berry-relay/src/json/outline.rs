@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{DEPTH_MAX, lex};
+use super::{DEPTH_MAX, lex, unmarked};
 
 /// Bytes of a text for which room for one value is made at first: most texts have fewer values.
 const BYTES_PER_VALUE: usize = 16;
@@ -66,7 +66,8 @@ impl Outline {
     pub fn read(text: &[u8]) -> Option<Self> {
         u32::try_from(text.len()).ok()?;
         let entries = Vec::with_capacity((text.len() / BYTES_PER_VALUE).min(ROOM_MAX) + 1);
-        let mut reader = Reader { text, at: 0, entries };
+        let at = text.len() - unmarked(text).len();
+        let mut reader = Reader { text, at, entries };
         reader.value(0)?;
         reader.next().is_none().then_some(Self(reader.entries))
     }

@@ -2,7 +2,7 @@
 
 use super::members::Wanted;
 use super::walk::{self, Due};
-use super::{DEPTH_MAX, JsonError, Kind, Member, Members, lex};
+use super::{DEPTH_MAX, JsonError, Kind, MARK, Member, Members, lex};
 use crate::body::Chunks;
 
 /// What is expected where the bytes end inside a value.
@@ -65,6 +65,8 @@ enum State {
     Number(Digits),
     /// The rest of a word.
     Literal(&'static [u8]),
+    /// The rest of a byte order mark.
+    Mark(&'static [u8]),
     End,
 }
 
@@ -194,6 +196,7 @@ impl Scanner {
                 State::Unicode { key, left, code } => self.unicode(at, byte, key, left, code)?,
                 State::Number(digits) => self.number(chunk, at, digits)?,
                 State::Literal(rest) => self.literal(chunk, at, byte, rest)?,
+                State::Mark(rest) => self.mark(at, byte, rest)?,
                 State::End if lex::is_space(byte) => at + 1,
                 State::End => return Err(self.wrong(at, "the end of the body")),
             };
@@ -234,6 +237,7 @@ impl Scanner {
             b'-' | b'0'..=b'9' => Kind::Number,
             b']' if self.state == State::FirstElement => return Ok(self.close(chunk, at)),
             _ if lex::is_space(byte) => return Ok(at + 1),
+            _ if self.base + at == 0 => return self.mark(at, byte, MARK),
             _ => return Err(self.wrong(at, "a value")),
         };
         if self.depth == 1 {
@@ -501,6 +505,17 @@ impl Scanner {
         }
         self.state = State::Number(digits);
         Ok(at)
+    }
+
+    /// A byte order mark, which may stand before everything else.
+    fn mark(&mut self, at: usize, byte: u8, rest: &'static [u8]) -> Result<usize, JsonError> {
+        match rest.split_first() {
+            Some((expected, rest)) if *expected == byte => {
+                self.state = if rest.is_empty() { State::Value } else { State::Mark(rest) };
+                Ok(at + 1)
+            }
+            _ => Err(self.wrong(at, "a value")),
+        }
     }
 
     fn literal(&mut self, chunk: &[u8], at: usize, byte: u8, rest: &'static [u8]) -> Result<usize, JsonError> {

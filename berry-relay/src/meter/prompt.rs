@@ -5,7 +5,7 @@
 //! since it is done for every stream and needed for few.
 
 use crate::body::Chunks;
-use crate::json::{Cursor, Kind, Raw};
+use crate::json::{Cursor, Kind, Raw, unmarked};
 
 /// Bytes that one token of text is taken to have.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -40,7 +40,7 @@ pub(crate) fn likely_tokens(body: &Chunks) -> u64 {
 pub(crate) fn likely_answer_tokens(body: &Chunks) -> u64 {
     let mut bytes = 0;
     // It has been read before, so it is JSON; what cannot be read now counts nothing.
-    let _ = Cursor::new(&body.slice(0..body.len())).members(|key, value| match key {
+    let _ = Cursor::new(unmarked(&body.slice(0..body.len()))).members(|key, value| match key {
         b"choices" | b"content" | b"output" | b"candidates" => {
             bytes += text_bytes(value.value()?, DEPTH_MAX);
             Some(())

@@ -7,7 +7,7 @@ use http::StatusCode;
 use memchr::memmem::Finder;
 
 use super::{is_bad_call, is_failure};
-use crate::json::{Cursor, Kind, Raw};
+use crate::json::{Cursor, Kind, Raw, unmarked};
 
 /// An error of an upstream as it would have been with its own status.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ pub(crate) fn may_have_failed(answer: &[u8]) -> bool {
 /// then may be half a sentence, or half a call.
 pub(crate) fn of_choices(answer: &[u8]) -> Option<Told> {
     let (mut failed, mut bad_call, mut error) = (false, false, None);
-    Cursor::new(answer).members(|key, value| match key {
+    Cursor::new(unmarked(answer)).members(|key, value| match key {
         b"choices" | b"candidates" => value.elements(|choice| {
             choice.members(|key, value| {
                 let value = value.value()?;

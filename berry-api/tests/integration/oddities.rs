@@ -1,0 +1,152 @@
+//! What upstreams and clients really send, beside what the vendors' pages say: it must survive. Byte order marks, names that are
+//! wrong, whole answers in the place of streams and streams in the place of answers.
+
+use berry_mock::{Reply, Script};
+use bytes::Bytes;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::fleet::{Fleet, always, chat, scripted};
+use crate::support::{ADMIN, Answer};
+
+const GOOD: &str = "none";
+const MARK: &str = "\u{feff}";
+const STREAM: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"},\"finish_reason\":null}]}\n\n\
+    data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":5}}\n\n\
+    data: [DONE]\n\n";
+const ANSWER: &str = r#"{"id":"c","object":"chat.completion","model":"up-a","choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":5}}"#;
+
+/// An upstream that answers everything with these bytes under this content type.
+fn says(kind: Option<&str>, pieces: &[&str]) -> Script {
+    let mut reply = Reply::events("/", pieces.iter().map(|piece| Bytes::copy_from_slice(piece.as_bytes())));
+    reply.headers = kind.iter().map(|kind| ("content-type".into(), (*kind).into())).collect();
+    Script { replies: vec![reply], ..Script::default() }
+}
+
+async fn alone(script: Script) -> Fleet {
+    scripted([script]).settings("max_retries = 0").build().await
+}
+
+/// What a client of Messages gets, of which the upstreams are of another dialect.
+async fn message(fleet: &Fleet, streamed: bool) -> Answer {
+    let body = json!({"model": "m", "max_tokens": 9, "stream": streamed, "messages": [{"role": "user", "content": "hi"}]});
+    fleet.gateway.send(Method::POST, "/v1/messages", &[("x-api-key", ADMIN)], &body.to_string()).await
+}
+
+/// Tokens in and out, as the access line has them.
+fn used(fleet: &Fleet) -> (Value, Value) {
+    let line = fleet.access().pop().expect("a line");
+    (line["input_tokens"].clone(), line["output_tokens"].clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_byte_order_mark_before_an_answer_is_passed_on_and_changes_nothing() {
+    let marked = format!("{MARK}{ANSWER}");
+    for cut in [0, 1, 2, 3, 4] {
+        let (first, rest) = marked.as_bytes().split_at(cut);
+        let mut script = says(Some("application/json"), &["", ""]);
+        script.replies[0].chunks[0].body = Bytes::copy_from_slice(first);
+        script.replies[0].chunks[1].body = Bytes::copy_from_slice(rest);
+        let fleet = alone(script).await;
+        let got = fleet.ask(false).await;
+        assert_eq!((got.status(), got.text()), (200, marked.clone()), "cut at {cut}");
+        assert_eq!(used(&fleet), (json!(3), json!(5)));
+        let translated = message(&fleet, false).await;
+        assert_eq!(translated.json()["content"][0]["text"], "hi", "{:?}", translated.body);
+    }
+    let stream = format!("{MARK}{STREAM}");
+    let fleet = alone(says(Some("text/event-stream"), &[&stream])).await;
+    let got = fleet.ask(true).await;
+    assert_eq!((got.status(), got.text()), (200, stream), "a stream");
+    assert_eq!(used(&fleet), (json!(3), json!(5)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_byte_order_mark_before_an_error_hides_nothing_of_it() {
+    let error = r#"{"error":{"message":"too long","code":"context_length_exceeded"}}"#;
+    for status in [400, 200] {
+        let mut script = says(Some("application/json"), &[&format!("{MARK}{error}")]);
+        script.replies[0].status = status;
+        let fleet = scripted([script, always(GOOD)]).build().await;
+        let got = fleet.ask(false).await;
+        assert_eq!((got.status(), fleet.seen()), (400, vec![1, 0]), "{status}: {}", got.text());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_byte_order_mark_before_a_request_is_left_out() {
+    let fleet = alone(always(GOOD)).await;
+    let token = format!("Bearer {ADMIN}");
+    let body = format!("{MARK}{}", chat(false));
+    let answer =
+        fleet.gateway.send(Method::POST, "/v1/chat/completions", &[("authorization", &token)], &body).await;
+    assert_eq!(answer.status, 200, "{:?}", answer.body);
+    let sent = fleet.mocks[0].requests();
+    assert_eq!(sent[0].body, chat(false).replace("\"m\"", "\"up-a\""));
+    let answer = fleet.gateway.send(Method::POST, "/v1/chat/completions", &[("authorization", &token)], MARK).await;
+    assert_eq!(answer.status, 400, "nothing but a mark is nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_one_by_its_first_bytes_whatever_it_is_called() {
+    for kind in [Some("application/json; charset=utf-8"), Some("application/octet-stream"), Some("text/html"), None] {
+        for pieces in [&[STREAM][..], &["\n", "d", "a", &STREAM[2..]], &["event: x\n", STREAM], &[": hello\n\n", STREAM]] {
+            let fleet = alone(says(kind, pieces)).await;
+            let got = fleet.ask(true).await;
+            assert_eq!((got.status(), got.text()), (200, pieces.concat()), "{kind:?}");
+            assert_eq!(got.answer.header("content-type"), "text/event-stream");
+            assert_eq!(used(&fleet), (json!(3), json!(5)));
+            let text = message(&fleet, true).await;
+            assert!(String::from_utf8_lossy(&text.body).contains("event: message_stop"), "{:?}", text.body);
+        }
+        let fleet = scripted([says(kind, &["<html>", "data: no stream\n\n"]), always(GOOD)]).build().await;
+        fleet.ask(true).await.assert_clean(true, "b", 2, "a page");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_answer_in_the_place_of_a_stream_is_said_as_one() {
+    for kind in [Some("text/event-stream"), Some("application/json"), None] {
+        for pieces in [&[ANSWER][..], &["\u{feff}", " \n", &ANSWER[..1], &ANSWER[1..]]] {
+            let fleet = alone(says(kind, pieces)).await;
+            let got = fleet.ask(true).await;
+            assert_eq!(got.status(), 200, "{kind:?}: {}", got.text());
+            assert_eq!(got.answer.header("content-type"), "text/event-stream");
+            let told = got.told();
+            assert_eq!((told.content.as_str(), told.finishes, told.done), ("hi", 1, true), "{}", got.text());
+            assert!(!got.text().contains("usage"), "it was not asked for: {}", got.text());
+            assert_eq!(used(&fleet), (json!(3), json!(5)));
+            let text = message(&fleet, true).await;
+            let text = String::from_utf8_lossy(&text.body);
+            assert!(text.contains(r#""text_delta","text":"hi""#) && text.contains("event: message_stop"), "{text}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_answer_with_a_call_becomes_a_stream_with_that_call() {
+    let call = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":null,"reasoning_content":"hm","tool_calls":[{"id":"call_1","type":"function","function":{"name":"f","arguments":"{\"a\":1}"}}]},"finish_reason":"tool_calls"}]}"#;
+    let fleet = alone(says(Some("application/json"), &[call])).await;
+    let text = fleet.ask(true).await.text();
+    for part in [r#""reasoning_content":"hm""#, r#""name":"f""#, r#""arguments":"{\"a\":1}""#, r#""finish_reason":"tool_calls""#] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_in_the_place_of_a_stream_is_that_error_whatever_it_is_called() {
+    let error = r#"{"error":{"message":"Slow down.","type":"rate_limit_error","code":429}}"#;
+    for kind in [Some("text/event-stream"), Some("application/json"), Some("text/plain"), None] {
+        let fleet = scripted([says(kind, &[error]), always(GOOD)]).build().await;
+        fleet.ask(true).await.assert_clean(true, "b", 2, "rescued");
+        let fleet = alone(says(kind, &[error])).await;
+        let got = fleet.ask(true).await;
+        assert_eq!((got.status(), got.text()), (429, error.to_owned()), "{kind:?}");
+        assert_eq!(got.answer.header("content-type"), "application/json");
+        assert_eq!(message(&fleet, true).await.json()["type"], "error");
+    }
+    for nothing in ["{", "{}", "[]", r#"{"choices":[]}"#, r#"[{"choices":[]}]"#] {
+        let fleet = scripted([says(Some("text/event-stream"), &[nothing]), always(GOOD)]).build().await;
+        fleet.ask(true).await.assert_clean(true, "b", 2, nothing);
+    }
+}
