@@ -1,40 +1,105 @@
 //! Undoes a content coding that an upstream applied although it was asked not to.
 //!
-//! gzip and deflate (zlib) are undone; anything else makes the answer unusable. Bounded against bombs: what comes out may be at
-//! most [`RATIO_MAX`] times what went in, beyond a first allowance, and the caller bounds the whole.
+//! gzip, deflate, Brotli and Zstandard are undone; other codings, and several at once, make the answer unusable. What the header says need
+//! not be so: proxies undo a coding and leave its name standing, servers write the character set there, and `deflate` is written
+//! with and without the frame of zlib. So the first bytes decide. Bounded against bombs: what comes out may be at most
+//! [`RATIO_MAX`] times what went in, beyond a first allowance, and the caller bounds the whole.
 
-use std::io::Write as _;
+use std::io::Write;
 
+use brotli_decompressor::DecompressorWriter as BrotliDecoder;
 use bytes::Bytes;
-use flate2::write::{GzDecoder, ZlibDecoder};
+use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
+use zstd::stream::write::Decoder as ZstdDecoder;
+
+use crate::json::MARK;
 
 /// Largest ratio of decoded to encoded bytes.
 const RATIO_MAX: usize = 100;
 /// Small answers compress well; the ratio counts only beyond this many decoded bytes.
 const RATIO_FREE_BYTES: usize = 64 * 1024;
+/// Largest window of Zstandard, as a power of two: 8 MiB, which RFC 9659 allows in HTTP.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+/// Room for what Brotli has decoded and not handed on yet, bytes.
+const BROTLI_BUFFER_BYTES: usize = 4096;
+/// So many printable bytes at its beginning make a body a text where its coding has no mark of its own.
+const TEXT_BYTES_MIN: usize = 8;
+
+/// A body that is here is decoded in pieces of so many bytes.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// Names that stand in the header of bodies that are not encoded at all.
+const NO_CODINGS: &[&str] = &[
+    "",
+    "identity",
+    "none",
+    "utf-8",
+    "utf8",
+    "us-ascii",
+    "ascii",
+    "iso-8859-1",
+    "binary",
+    "8bit",
+    "chunked",
+    "aws-chunked",
+];
 
 /// Decodes a body piece by piece.
 pub(crate) struct Decoder {
-    /// Boxed, because few answers have one and every request has room for it.
-    inner: Box<Inner>,
+    stage: Stage,
     taken: usize,
     given: usize,
 }
 
-enum Inner {
-    Gzip(GzDecoder<Bounded>),
-    Zlib(ZlibDecoder<Bounded>),
+enum Stage {
+    /// Nothing has come yet.
+    Named(Coding),
+    /// It is not encoded, whatever its header says.
+    Plain,
+    Encoded(Box<dyn Undo>),
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coding {
+    Gzip,
+    Deflate,
+    Brotli,
+    Zstd,
+}
+
+/// A decoder that writes to a [`Bounded`].
+trait Undo: Write + Send + Sync {
+    fn out(&mut self) -> &mut Bounded;
+}
+
+macro_rules! undo {
+    ($($decoder:ty),+) => {
+        $(impl Undo for $decoder {
+            fn out(&mut self) -> &mut Bounded {
+                self.get_mut()
+            }
+        })+
+    };
+}
+
+undo!(
+    MultiGzDecoder<Bounded>,
+    ZlibDecoder<Bounded>,
+    DeflateDecoder<Bounded>,
+    BrotliDecoder<Bounded>,
+    ZstdDecoder<'static, Bounded>
+);
+
 /// Collects decoded bytes up to a limit, so that a bomb is stopped inside the write that would burst.
+#[derive(Default)]
 struct Bounded {
     bytes: Vec<u8>,
     room: usize,
 }
 
-impl std::io::Write for Bounded {
+impl Write for Bounded {
     fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
         if data.len() > self.room {
             return Err(std::io::Error::other("it decodes to far more than was sent"));
@@ -49,62 +114,136 @@ impl std::io::Write for Bounded {
     }
 }
 
+impl Coding {
+    fn of_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "gzip" | "x-gzip" => Self::Gzip,
+            "deflate" => Self::Deflate,
+            "br" => Self::Brotli,
+            "zstd" => Self::Zstd,
+            _ => return None,
+        })
+    }
+
+    /// How to go on with a body that begins with this piece.
+    fn stage(self, piece: &[u8]) -> std::io::Result<Stage> {
+        let out = Bounded::default();
+        let first = piece.first().copied().unwrap_or_default();
+        let undo: Box<dyn Undo> = match self {
+            // The first bytes of their marks begin neither JSON nor an event.
+            Self::Gzip if first == 0x1f => Box::new(MultiGzDecoder::new(out)),
+            Self::Zstd if first == 0x28 => {
+                let mut decoder = ZstdDecoder::new(out)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                Box::new(decoder)
+            }
+            // Method 8 with a window of at most 32 KiB, as zlib begins; no JSON and no event does.
+            Self::Deflate if first & 0x8f == 8 => Box::new(ZlibDecoder::new(out)),
+            Self::Deflate if !is_text(piece) => Box::new(DeflateDecoder::new(out)),
+            Self::Brotli if !is_text(piece) => Box::new(BrotliDecoder::new(out, BROTLI_BUFFER_BYTES)),
+            _ => return Ok(Stage::Plain),
+        };
+        Ok(Stage::Encoded(undo))
+    }
+}
+
+/// Whether a body begins like JSON or like an event, and goes on like a text for a while.
+fn is_text(piece: &[u8]) -> bool {
+    let beginning = &piece[..piece.len().min(4 * TEXT_BYTES_MIN)];
+    let begins = matches!(piece.first(), Some(b'{' | b'[' | b':' | b'd' | b'e' | b'i' | b'r' | b' ' | b'\r' | b'\n'));
+    let is_printed = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace() || *byte >= 0x80;
+    piece.starts_with(MARK) || (begins && piece.len() >= TEXT_BYTES_MIN && beginning.iter().all(is_printed))
+}
+
 impl Decoder {
     /// The decoder that an answer needs; none for an answer that is not encoded.
     ///
     /// # Errors
-    /// The name of a coding that cannot be undone.
+    /// The name of a coding that cannot be undone, or the list of several.
     pub(crate) fn for_headers(headers: &HeaderMap) -> Result<Option<Self>, String> {
-        let Some(coding) = headers.get(CONTENT_ENCODING) else {
+        if !headers.contains_key(CONTENT_ENCODING) {
             return Ok(None);
+        }
+        let lists = headers.get_all(CONTENT_ENCODING).iter().map(|list| list.to_str().unwrap_or("?"));
+        let names = lists.flat_map(|list| list.split(',')).map(|name| name.trim().to_ascii_lowercase());
+        let names: Vec<String> = names.filter(|name| !NO_CODINGS.contains(&&name[..])).collect();
+        let coding = match &names[..] {
+            [] => return Ok(None),
+            [name] => Coding::of_name(name),
+            _ => None,
         };
-        let empty = Bounded { bytes: Vec::new(), room: 0 };
-        let inner = match coding.to_str().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
-            "" | "identity" => return Ok(None),
-            "gzip" | "x-gzip" => Inner::Gzip(GzDecoder::new(empty)),
-            "deflate" => Inner::Zlib(ZlibDecoder::new(empty)),
-            other => return Err(other.chars().take(32).collect()),
-        };
-        Ok(Some(Self { inner: Box::new(inner), taken: 0, given: 0 }))
+        let coding = coding.ok_or_else(|| names.join(", ").chars().take(32).collect::<String>())?;
+        Ok(Some(Self { stage: Stage::Named(coding), taken: 0, given: 0 }))
     }
 
     /// Decodes one more piece.
     ///
     /// # Errors
     /// Bytes that are not in this coding, or a bomb.
-    pub(crate) fn push(&mut self, piece: &[u8]) -> std::io::Result<Bytes> {
+    pub(crate) fn push(&mut self, piece: &Bytes) -> std::io::Result<Bytes> {
+        if let Stage::Named(coding) = self.stage
+            && !piece.is_empty()
+        {
+            self.stage = coding.stage(piece)?;
+        }
+        let Stage::Encoded(decoder) = &mut self.stage else {
+            return Ok(piece.clone());
+        };
         self.taken += piece.len();
         let room = (self.taken.saturating_mul(RATIO_MAX)).max(RATIO_FREE_BYTES).saturating_sub(self.given);
-        let decoded = match &mut *self.inner {
-            Inner::Gzip(decoder) => {
-                decoder.get_mut().room = room;
-                decoder.write_all(piece)?;
-                decoder.flush()?;
-                std::mem::take(&mut decoder.get_mut().bytes)
-            }
-            Inner::Zlib(decoder) => {
-                decoder.get_mut().room = room;
-                decoder.write_all(piece)?;
-                decoder.flush()?;
-                std::mem::take(&mut decoder.get_mut().bytes)
-            }
-        };
+        decoder.out().room = room;
+        decoder.write_all(piece)?;
+        decoder.flush()?;
+        let decoded = std::mem::take(&mut decoder.out().bytes);
         self.given += decoded.len();
         Ok(Bytes::from(decoded))
     }
 }
 
+/// A whole body that is here, decoded where it is encoded.
+///
+/// # Errors
+/// It cannot be, or is longer than `limit` bytes then.
+pub(crate) fn whole(headers: &HeaderMap, body: Bytes, limit: usize) -> std::io::Result<Bytes> {
+    let unknown = |coding: String| std::io::Error::other(format!("it is encoded as {coding:?}, unasked"));
+    let Some(mut decoder) = Decoder::for_headers(headers).map_err(unknown)? else { return Ok(body) };
+    let mut decoded = Vec::new();
+    // In pieces, so that a bomb is noticed before it has grown.
+    for start in (0..body.len()).step_by(PIECE_BYTES) {
+        decoded.extend_from_slice(&decoder.push(&body.slice(start..body.len().min(start + PIECE_BYTES)))?);
+        if decoded.len() > limit {
+            return Err(std::io::Error::other(format!("it decodes to more than {limit} bytes")));
+        }
+    }
+    Ok(Bytes::from(decoded))
+}
+
 #[cfg(test)]
 mod tests {
     use flate2::Compression;
-    use flate2::write::{GzEncoder, ZlibEncoder};
+    use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
     use http::HeaderValue;
 
     use super::*;
 
+    const TEXT: &[u8] = br#"{"id":"x","choices":[]}"#;
+    /// Forty times [`TEXT`] as the reference implementation of Brotli (1.2) writes it.
+    const BROTLI: &str = "1b9703f81d076eec64c617145faf45b6c8f676571a5e9f62d1a9825a2b13a0d13985e44e63";
+    /// Two events, each flushed, and the end, written by the same.
+    const BROTLI_EVENTS: [&str; 3] = ["0b0780646174613a207b2261223a317d0a0a", "700000405241a6af4401268435", "03"];
+    /// 8 MiB of spaces, by the same.
+    const BROTLI_BOMB: &str = "cbffff3ff82540e2b14020f7fe6f";
+
+    fn bytes(hex: &str) -> Bytes {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    }
+
+    fn headers(coding: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static(coding))])
+    }
+
     fn decoder(coding: &'static str) -> Decoder {
-        let headers = HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static(coding))]);
-        Decoder::for_headers(&headers).unwrap().unwrap()
+        Decoder::for_headers(&headers(coding)).unwrap().unwrap()
     }
 
     fn gzip(text: &[u8]) -> Vec<u8> {
@@ -113,31 +252,95 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    /// What comes out of a body that comes in pieces of this size.
+    fn decoded(coding: &'static str, encoded: &[u8], size: usize) -> std::io::Result<Vec<u8>> {
+        let mut decoder = decoder(coding);
+        let pieces = encoded.chunks(size).map(|piece| decoder.push(&Bytes::copy_from_slice(piece)));
+        pieces.collect::<std::io::Result<Vec<Bytes>>>().map(|pieces| pieces.concat())
+    }
+
     #[test]
-    fn gzip_and_deflate_decode_byte_by_byte() {
-        let text = br#"{"id":"x","choices":[]}"#.repeat(40);
+    fn every_coding_decodes_whole_and_byte_by_byte() {
+        let text = TEXT.repeat(40);
         let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
         zlib.write_all(&text).unwrap();
-        for (coding, encoded) in [("gzip", gzip(&text)), ("deflate", zlib.finish().unwrap())] {
-            let mut decoder = decoder(coding);
-            let decoded: Vec<u8> =
-                encoded.iter().flat_map(|byte| decoder.push(std::slice::from_ref(byte)).unwrap()).collect();
-            assert_eq!(decoded, text, "{coding}");
+        let mut deflate = DeflateEncoder::new(Vec::new(), Compression::default());
+        deflate.write_all(&text).unwrap();
+        for (coding, encoded) in [
+            ("gzip", gzip(&text)),
+            ("X-GZIP", gzip(&text)),
+            ("gzip", [gzip(&text[..100]), gzip(&text[100..])].concat()),
+            ("deflate", zlib.finish().unwrap()),
+            ("deflate", deflate.finish().unwrap()),
+            ("br", bytes(BROTLI).to_vec()),
+            ("zstd", zstd::encode_all(&text[..], 3).unwrap()),
+            ("utf-8, gzip", gzip(&text)),
+        ] {
+            for size in [1, 7, encoded.len()] {
+                assert_eq!(decoded(coding, &encoded, size).unwrap(), text, "{coding} by {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_flushed_comes_out_at_once() {
+        let mut brotli = decoder("br");
+        let [first, second, end] = BROTLI_EVENTS.map(bytes);
+        assert_eq!(brotli.push(&first).unwrap(), "data: {\"a\":1}\n\n");
+        assert_eq!(brotli.push(&second).unwrap(), "data: {\"a\":2}\n\n");
+        assert!(brotli.push(&end).unwrap().is_empty());
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
+        let mut decoder = decoder("zstd");
+        for event in ["data: {\"a\":1}\n\n", "data: {\"a\":2}\n\n"] {
+            encoder.write_all(event.as_bytes()).unwrap();
+            encoder.flush().unwrap();
+            assert_eq!(decoder.push(&Bytes::from(std::mem::take(encoder.get_mut()))).unwrap(), event);
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_not_encoded_passes_whatever_its_header_says() {
+        for coding in ["gzip", "deflate", "br", "zstd"] {
+            for text in [&TEXT[..], b"data: {\"a\":1}\n\n", b": ping\n\n", b"\xef\xbb\xbf{\"a\":1}", b"[{\"a\":1}]"] {
+                assert_eq!(decoded(coding, text, text.len()).unwrap(), text, "{coding}");
+            }
+        }
+        for none in ["identity", "UTF-8", "none", "identity, chunked", ""] {
+            assert!(Decoder::for_headers(&headers(none)).unwrap().is_none(), "{none}");
         }
     }
 
     #[test]
     fn a_bomb_is_stopped_at_a_hundred_times_its_size() {
-        let bomb = gzip(&vec![b' '; 8 * 1024 * 1024]);
-        assert!(bomb.len() * RATIO_MAX < 8 * 1024 * 1024);
-        let mut decoder = decoder("gzip");
-        assert!(decoder.push(&bomb).is_err());
+        let spaces = vec![b' '; 8 * 1024 * 1024];
+        let zstd = zstd::encode_all(&spaces[..], 3).unwrap();
+        for (coding, bomb) in [("gzip", gzip(&spaces)), ("br", bytes(BROTLI_BOMB).to_vec()), ("zstd", zstd)] {
+            assert!(bomb.len() * RATIO_MAX < spaces.len(), "{coding}");
+            assert!(decoded(coding, &bomb, bomb.len()).is_err(), "{coding}");
+        }
+        // A window that would be held in memory, announced by a header of a few bytes.
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.window_log(24).unwrap();
+        encoder.write_all(TEXT).unwrap();
+        assert!(decoded("zstd", &encoder.finish().unwrap(), 64).is_err());
     }
 
     #[test]
     fn an_unknown_coding_is_named_and_garbage_is_refused() {
-        let headers = HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static("br"))]);
-        assert_eq!(Decoder::for_headers(&headers).err().as_deref(), Some("br"));
-        assert!(decoder("gzip").push(b"not gzip at all").is_err());
+        for (coding, named) in [("compress", "compress"), ("gzip, br", "gzip, br"), ("gzip, GZIP", "gzip, gzip")] {
+            assert_eq!(Decoder::for_headers(&headers(coding)).err().as_deref(), Some(named));
+        }
+        for (coding, garbage) in [("gzip", &b"\x1fno gzip at all"[..]), ("zstd", b"(no"), ("br", b"\xff\xff\xff\xff")] {
+            assert!(decoded(coding, garbage, garbage.len()).is_err(), "{coding}");
+        }
+    }
+
+    #[test]
+    fn a_whole_body_is_decoded_within_its_limit() {
+        let body = Bytes::from(gzip(&TEXT.repeat(40)));
+        assert_eq!(whole(&headers("gzip"), body.clone(), 10_000).unwrap(), TEXT.repeat(40));
+        assert!(whole(&headers("gzip"), body.clone(), 100).is_err());
+        assert_eq!(whole(&HeaderMap::new(), body.clone(), 0).unwrap(), body);
+        assert!(whole(&headers("compress"), body, 10_000).is_err());
     }
 }

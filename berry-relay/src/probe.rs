@@ -21,6 +21,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
+use serde_json::Value;
 
 use crate::body::Chunks;
 use crate::client::Upstreams;
@@ -28,7 +29,7 @@ use crate::error::root_cause;
 use crate::json::{Scanner, Wanted, unmarked};
 use crate::pool::{Choice, SendError};
 use crate::upstream_body::UpstreamBody;
-use crate::{disposition, meter, retry_after, target};
+use crate::{decode, disposition, meter, retry_after, target};
 
 /// Longest answer to a probe that is read.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -187,6 +188,8 @@ pub async fn ask(
         };
         let body = Limited::new(body, ANSWER_BYTES_MAX);
         let body = body.collect().await.map_err(ProbeError::Answer)?.to_bytes();
+        let body = decode::whole(&response.headers, body, ANSWER_BYTES_MAX);
+        let body = body.map_err(|error| ProbeError::Answer(Box::new(error)))?;
         Ok(Finding::new(response, &body, started.elapsed(), &provider.errors))
     };
     tokio::time::timeout_at(started + timeout, answered).await.unwrap_or(Err(ProbeError::Timeout(timeout)))
@@ -329,18 +332,39 @@ fn models_url(provider: &Provider) -> Result<Uri, http::Error> {
     }
 }
 
-/// The ids of `{"data": [{"id": …}]}`, or the names of Gemini's `{"models": [{"name": "models/…"}]}`.
+/// The ids of `{"data": [{"id": …}]}`, or the names of Gemini's `{"models": [{"name": "models/…"}]}`. Together gives the list alone,
+/// llama.cpp both at once, and many give a model a name to be shown beside its id.
 fn model_names(body: &[u8]) -> Option<Vec<String>> {
-    #[derive(serde::Deserialize)]
-    struct List {
-        #[serde(alias = "models")]
-        data: Vec<Item>,
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let list = [&body["data"], &body["models"], &body].into_iter().find_map(Value::as_array)?;
+    let name = |item: &Value| {
+        let name = [&item["id"], &item["name"], item].into_iter().find_map(Value::as_str)?;
+        Some(name.strip_prefix("models/").unwrap_or(name).to_owned())
+    };
+    let names: Vec<String> = list.iter().filter_map(name).collect();
+    (list.is_empty() || !names.is_empty()).then_some(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_models_is_read_in_every_form_that_servers_write_it() {
+        for list in [
+            r#"{"object":"list","data":[{"id":"a"},{"id":"b","object":"model"}]}"#,
+            r#"{"data":[{"id":"a","name":"The A"},{"name":"The B","id":"b"}]}"#,
+            r#"{"models":[{"name":"models/a","displayName":"A"},{"name":"models/b"}]}"#,
+            r#"{"models":[{"name":"x","model":"x"}],"object":"list","data":[{"id":"a"},{"id":"b"}]}"#,
+            r#"[{"id":"a","object":"model"},{"id":"b"}]"#,
+            r#"{"models":["a","b"]}"#,
+            r#"{"data":[{"id":"a"},{"object":"model"},{"id":"b"}]}"#,
+        ] {
+            assert_eq!(model_names(list.as_bytes()), Some(vec!["a".to_owned(), "b".to_owned()]), "{list}");
+        }
+        assert_eq!(model_names(br#"{"data":[]}"#), Some(Vec::new()));
+        for none in [r#"{"error":"x"}"#, r#"{"data":null}"#, r#"[{"message":"x"}]"#, "17", "<html>"] {
+            assert_eq!(model_names(none.as_bytes()), None, "{none}");
+        }
     }
-    #[derive(serde::Deserialize)]
-    struct Item {
-        #[serde(alias = "name")]
-        id: String,
-    }
-    let list: List = serde_json::from_slice(body).ok()?;
-    Some(list.data.into_iter().map(|item| item.id.strip_prefix("models/").unwrap_or(&item.id).to_owned()).collect())
 }
