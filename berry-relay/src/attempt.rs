@@ -626,7 +626,7 @@ impl Attempt<'_> {
             return Ok(Reply::Held(chunks, permit));
         }
         let usage = meter::usage_of_answer(&chunks, &members);
-        if let Some(Told { status, body }) = self.failure_in_answer(&chunks) {
+        if let Some(Told { status, body }) = self.failure_in_answer(&chunks, usage) {
             head.status = status;
             return Ok(Reply::Held(Chunks::from(body), permit));
         }
@@ -668,7 +668,9 @@ impl Attempt<'_> {
         let members = Check::of(&chunks).ok_or_else(no_stream)?;
         let told = match self.error_in_answer(&chunks, &members) {
             Some(status) => Some((status, chunks.clone())),
-            None => self.failure_in_answer(&chunks).map(|Told { status, body }| (status, Chunks::from(body))),
+            None => self
+                .failure_in_answer(&chunks, Usage::default())
+                .map(|Told { status, body }| (status, Chunks::from(body))),
         };
         if let Some((status, body)) = told {
             head.status = status;
@@ -708,9 +710,17 @@ impl Attempt<'_> {
         Some(meter::told::status_of(&body.slice(error.value.clone())))
     }
 
-    /// The failure that an answer with status 200 ended with, as an error answer. Gemini's own clients read its reasons themselves.
-    fn failure_in_answer(&self, body: &Chunks) -> Option<Told> {
+    /// The failure that an answer with status 200 ended with, or that stands in its place, as an error answer. Gemini's own clients
+    /// read its reasons themselves.
+    fn failure_in_answer(&self, body: &Chunks, usage: Usage) -> Option<Told> {
         let is_chat = self.operation == Operation::ChatCompletions;
+        // Few answers have nothing in them.
+        if is_chat && usage.output_tokens.unwrap_or(0) == 0 {
+            let told = meter::told::of_no_answer(&body.slice(0..body.len()));
+            if told.is_some() {
+                return told;
+            }
+        }
         let may_be = match self.translation {
             Some(_) => true,
             None => is_chat && may_have_failed(body),

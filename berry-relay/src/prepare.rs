@@ -8,9 +8,9 @@ use bytes::Bytes;
 
 use crate::body::Edit;
 use crate::client::Upstream;
-use crate::dialect::{Malformed, Reply};
 use crate::dialect::loss::{Losses, Reason};
 use crate::dialect::translate::{self, Asked, Decoded, Translation};
+use crate::dialect::{Malformed, Reply};
 use crate::error::ForwardError;
 use crate::exchange::Facts;
 use crate::forward::{RelayRequest, RequestBody};

@@ -65,6 +65,8 @@ pub(crate) struct EventStream {
     meant: bool,
     /// Content events so far.
     contents: u32,
+    /// How many there were when the terminal event came.
+    contents_at_end: u32,
     /// An error event of the upstream has been passed on.
     error_told: bool,
     /// The error that came before the client had anything.
@@ -127,6 +129,7 @@ impl EventStream {
             ready_bytes: 0,
             meant: false,
             contents: 0,
+            contents_at_end: 0,
             error_told: false,
             told: None,
             over: false,
@@ -180,9 +183,11 @@ impl EventStream {
         Some(bytes)
     }
 
-    /// Longest silence to wait out; short once the terminal event has come.
+    /// Longest silence to wait out; short once the terminal event has come. Some upstreams give a reason to end and go on all the
+    /// same, and those that give several answers one after the other.
     pub(crate) fn idle(&self) -> Duration {
-        if self.tap.terminal_seen() { TERMINAL_GRACE.min(self.treatment.idle) } else { self.treatment.idle }
+        let is_over = self.tap.terminal_seen() && self.contents == self.contents_at_end;
+        if is_over { TERMINAL_GRACE.min(self.treatment.idle) } else { self.treatment.idle }
     }
 
     /// Whether anything but comments and pings has come since the last call.
@@ -340,7 +345,7 @@ impl EventStream {
         for event in sse::events(bytes) {
             let class = self.tap.see(&event);
             self.meant |= class != EventClass::Empty;
-            self.contents = self.contents.saturating_add(u32::from(class == EventClass::Content));
+            self.count(class);
             let Some(translator) = &mut self.treatment.translator else { break };
             match translator.push(&event, bytes, &mut out) {
                 Ok(()) if class == EventClass::Error => self.note_error(&event),
@@ -357,6 +362,14 @@ impl EventStream {
         match wrong {
             None => Ok(()),
             Some(error) => Err(self.bad(format!("a part of the stream cannot be read: {error}"))),
+        }
+    }
+
+    #[inline]
+    fn count(&mut self, class: EventClass) {
+        self.contents = self.contents.saturating_add(u32::from(class == EventClass::Content));
+        if class == EventClass::Terminal {
+            self.contents_at_end = self.contents;
         }
     }
 
@@ -389,7 +402,7 @@ impl EventStream {
             at += event.raw.len();
             let class = self.tap.see(&event);
             self.meant |= class != EventClass::Empty;
-            self.contents = self.contents.saturating_add(u32::from(class == EventClass::Content));
+            self.count(class);
             let replacement = match class {
                 EventClass::UsageOnly if self.treatment.hide_usage => Some(Bytes::new()),
                 EventClass::Unparsable => {
@@ -399,7 +412,7 @@ impl EventStream {
                 }
                 EventClass::Error => {
                     self.note_error(&event);
-                    None
+                    self.tap.retold(&event)
                 }
                 _ => self.renamed(&event),
             };

@@ -29,7 +29,8 @@ async fn alone(script: Script) -> Fleet {
 
 /// What a client of Messages gets, of which the upstreams are of another dialect.
 async fn message(fleet: &Fleet, streamed: bool) -> Answer {
-    let body = json!({"model": "m", "max_tokens": 9, "stream": streamed, "messages": [{"role": "user", "content": "hi"}]});
+    let body =
+        json!({"model": "m", "max_tokens": 9, "stream": streamed, "messages": [{"role": "user", "content": "hi"}]});
     fleet.gateway.send(Method::POST, "/v1/messages", &[("x-api-key", ADMIN)], &body.to_string()).await
 }
 
@@ -78,8 +79,7 @@ async fn a_byte_order_mark_before_a_request_is_left_out() {
     let fleet = alone(always(GOOD)).await;
     let token = format!("Bearer {ADMIN}");
     let body = format!("{MARK}{}", chat(false));
-    let answer =
-        fleet.gateway.send(Method::POST, "/v1/chat/completions", &[("authorization", &token)], &body).await;
+    let answer = fleet.gateway.send(Method::POST, "/v1/chat/completions", &[("authorization", &token)], &body).await;
     assert_eq!(answer.status, 200, "{:?}", answer.body);
     let sent = fleet.mocks[0].requests();
     assert_eq!(sent[0].body, chat(false).replace("\"m\"", "\"up-a\""));
@@ -90,7 +90,9 @@ async fn a_byte_order_mark_before_a_request_is_left_out() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_is_one_by_its_first_bytes_whatever_it_is_called() {
     for kind in [Some("application/json; charset=utf-8"), Some("application/octet-stream"), Some("text/html"), None] {
-        for pieces in [&[STREAM][..], &["\n", "d", "a", &STREAM[2..]], &["event: x\n", STREAM], &[": hello\n\n", STREAM]] {
+        for pieces in
+            [&[STREAM][..], &["\n", "d", "a", &STREAM[2..]], &["event: x\n", STREAM], &[": hello\n\n", STREAM]]
+        {
             let fleet = alone(says(kind, pieces)).await;
             let got = fleet.ask(true).await;
             assert_eq!((got.status(), got.text()), (200, pieces.concat()), "{kind:?}");
@@ -128,7 +130,12 @@ async fn a_whole_answer_with_a_call_becomes_a_stream_with_that_call() {
     let call = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":null,"reasoning_content":"hm","tool_calls":[{"id":"call_1","type":"function","function":{"name":"f","arguments":"{\"a\":1}"}}]},"finish_reason":"tool_calls"}]}"#;
     let fleet = alone(says(Some("application/json"), &[call])).await;
     let text = fleet.ask(true).await.text();
-    for part in [r#""reasoning_content":"hm""#, r#""name":"f""#, r#""arguments":"{\"a\":1}""#, r#""finish_reason":"tool_calls""#] {
+    for part in [
+        r#""reasoning_content":"hm""#,
+        r#""name":"f""#,
+        r#""arguments":"{\"a\":1}""#,
+        r#""finish_reason":"tool_calls""#,
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
@@ -149,4 +156,117 @@ async fn an_error_in_the_place_of_a_stream_is_that_error_whatever_it_is_called()
         let fleet = scripted([says(Some("text/event-stream"), &[nothing]), always(GOOD)]).build().await;
         fleet.ask(true).await.assert_clean(true, "b", 2, nothing);
     }
+}
+
+/// A chunk with this choice.
+fn chunk(choice: &str) -> String {
+    format!("data: {{\"choices\":[{{\"index\":0,{choice}}}]}}\n\n")
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_any_shape_is_an_error_with_status_200_too() {
+    for (error, status) in [
+        (r#"{"object":"error","message":"No such model.","type":"NotFoundError","param":null,"code":404}"#, 404),
+        (r#"{"error":"model is loading"}"#, 502),
+        (r#"{"detail":"Internal Server Error"}"#, 502),
+        (r#"{"code":"Throttling","message":"Slow down.","request_id":"r"}"#, 429),
+        (
+            r#"{"id":"1","choices":null,"usage":{"total_tokens":0},"base_resp":{"status_code":1002,"status_msg":"rate limit"}}"#,
+            429,
+        ),
+        (r#"{"success":false,"message":"no channel"}"#, 502),
+    ] {
+        for streamed in [false, true] {
+            let body = if streamed { format!("data: {error}\n\ndata: [DONE]\n\n") } else { error.to_owned() };
+            let script = says(Some("application/json"), &[&body]);
+            let fleet = scripted([script.clone(), always(GOOD)]).build().await;
+            fleet.ask(streamed).await.assert_clean(streamed, "b", 2, error);
+            let got = alone(script).await.ask(streamed).await;
+            assert_eq!(got.status(), status, "{error}: {}", got.text());
+            assert!(got.answer.json()["error"]["message"].is_string(), "{}", got.text());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_any_shape_behind_content_is_told_in_the_usual_one() {
+    for error in [
+        r#"{"object":"error","message":"Engine died.","code":500}"#,
+        r#"{"code":"InternalError","message":"Engine died."}"#,
+    ] {
+        let stream = format!("{}data: {error}\n\ndata: [DONE]\n\n", chunk(r#""delta":{"content":"half"}"#));
+        let fleet = alone(says(Some("text/event-stream"), &[&stream])).await;
+        let text = fleet.ask(true).await.text();
+        let told = text.lines().find(|line| line.contains("Engine died.")).expect("the error");
+        let told: Value = serde_json::from_str(told.trim_start_matches("data: ")).unwrap();
+        assert_eq!(told["error"]["message"], "Engine died.", "{text}");
+        assert_eq!(fleet.gateway.gateway.app().status().providers["a"].failed_requests, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_in_no_known_shape_that_names_no_error_passes_as_it_is() {
+    for answer in [r#"{"choices":[],"model":"m"}"#, "{}", r#"{"message":"hello"}"#, "[]", r#"{"error":null,"x":1}"#] {
+        let got = alone(says(Some("application/json"), &[answer])).await.ask(false).await;
+        assert_eq!((got.status(), got.text()), (200, answer.to_owned()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_is_none_does_not_cut_a_stream() {
+    for unfinished in [r#""null""#, r#""""#, "null", r#""stop""#] {
+        let first = chunk(&format!(r#""delta":{{"content":"a"}},"finish_reason":{unfinished}"#));
+        let second = chunk(r#""delta":{"content":"b"},"finish_reason":null"#);
+        let last = chunk(r#""delta":{},"finish_reason":"stop""#);
+        let mut script = says(Some("text/event-stream"), &[&first, &second, &last, "data: [DONE]\n\n"]);
+        // Longer than a stream is waited for that has ended. The first end is believed.
+        script.replies[0].chunks[2].delay_ms = 5000;
+        script.replies[0].chunks[1].delay_ms = if unfinished == r#""stop""# { 1000 } else { 5000 };
+        let fleet = alone(script).await;
+        let got = fleet.ask(true).await;
+        assert_eq!(got.text(), [first, second, last, "data: [DONE]\n\n".to_owned()].concat(), "{unfinished}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_answers_one_after_the_other_are_waited_for() {
+    let choice = |index: u32, rest: &str| format!("data: {{\"choices\":[{{\"index\":{index},{rest}}}]}}\n\n");
+    let pieces = [
+        choice(0, r#""delta":{"content":"a"}"#) + &choice(0, r#""delta":{},"finish_reason":"stop""#),
+        choice(1, r#""delta":{"content":"b"}"#),
+        choice(1, r#""delta":{"content":"c"}"#) + &choice(1, r#""delta":{},"finish_reason":"stop""#),
+    ];
+    let mut script = says(Some("text/event-stream"), &pieces.each_ref().map(String::as_str));
+    script.replies[0].chunks[2].delay_ms = 5000;
+    let got = alone(script).await.ask(true).await;
+    assert_eq!(got.text(), pieces.concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_coding_that_nobody_asked_for_is_undone_and_one_that_is_only_named_is_not() {
+    let coded = |coding: &str, body: Vec<u8>, kind: &str| {
+        let mut script = says(Some(kind), &[""]);
+        script.replies[0].headers.push(("content-encoding".into(), coding.into()));
+        script.replies[0].chunks[0].body = Bytes::from(body);
+        script
+    };
+    let zstd = |text: &str| zstd::encode_all(text.as_bytes(), 3).unwrap();
+    for (coding, answer, stream) in [
+        ("zstd", zstd(ANSWER), zstd(STREAM)),
+        ("gzip", ANSWER.into(), STREAM.into()),
+        ("br", ANSWER.into(), STREAM.into()),
+        ("UTF-8", ANSWER.into(), STREAM.into()),
+    ] {
+        let got = alone(coded(coding, answer, "application/json")).await.ask(false).await;
+        assert_eq!((got.status(), got.text().as_str()), (200, ANSWER), "{coding}");
+        assert_eq!(got.answer.header("content-encoding"), "");
+        let got = alone(coded(coding, stream, "text/event-stream")).await.ask(true).await;
+        assert_eq!((got.status(), got.text().as_str()), (200, STREAM), "{coding}");
+    }
+    let unknown = coded("compress", ANSWER.into(), "application/json");
+    let fleet = scripted([unknown.clone(), always(GOOD)]).build().await;
+    fleet.ask(false).await.assert_clean(false, "b", 2, "another backend");
+    let got = alone(unknown).await.ask(false).await;
+    assert_eq!((got.status(), got.answer.error_code().as_str()), (502, "upstream_error"), "{}", got.text());
+    assert!(got.text().contains("compress"), "{}", got.text());
 }

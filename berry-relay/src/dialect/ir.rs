@@ -496,7 +496,9 @@ impl Part {
                 (Block::ToolCall { id, name, signature }, vec![arguments])
             }
             Self::Refusal(words) => (Block::Refusal, text(words).into_iter().collect()),
-            Self::Image(_) | Self::Document(_) | Self::Audio(_) | Self::ToolResult(_) | Self::Unknown(_) => return None,
+            Self::Image(_) | Self::Document(_) | Self::Audio(_) | Self::ToolResult(_) | Self::Unknown(_) => {
+                return None;
+            }
         })
     }
 }

@@ -30,6 +30,24 @@ fn wanted_members_of_the_top_level_are_found_wherever_the_body_is_cut() {
 }
 
 #[test]
+fn a_byte_order_mark_before_everything_means_nothing_and_is_counted() {
+    let text = "\u{feff} {\"model\":\"a\"}";
+    for cut in 0..=text.len() {
+        let members = scan(text.as_bytes(), cut).unwrap();
+        assert_eq!(span(text, &members, "model"), "\"a\"");
+        assert_eq!(members.close(), Some(text.len() - 1));
+    }
+    assert_eq!(Outline::read(text.as_bytes()).map(|outline| outline.range(Place::TOP)), Some(4..text.len()));
+    assert_eq!(unmarked(text.as_bytes()), &text.as_bytes()[3..]);
+    for bad in ["\u{feff}", " \u{feff}{}", "\u{feff}\u{feff}{}", "{\u{feff}}", "\u{fefe}{}"] {
+        for cut in 0..=bad.len() {
+            assert!(scan(bad.as_bytes(), cut).is_err(), "{bad:?}");
+        }
+        assert!(Outline::read(bad.as_bytes()).is_none(), "{bad:?}");
+    }
+}
+
+#[test]
 fn every_wanted_name_is_found_and_no_other() {
     static NAMES: Wanted =
         Wanted::new(&["a", "", "model", "stream", "aa", "bb", "ab", "ba", "a long name with many words in it"]);

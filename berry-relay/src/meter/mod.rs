@@ -12,6 +12,7 @@ mod usage;
 
 use berry_core::operation::StreamFormat;
 use berry_core::usage::{ServiceTier, Usage};
+use bytes::Bytes;
 
 pub(crate) use self::prompt::{likely_answer_tokens, likely_tokens};
 use self::template::{Free, Template};
@@ -40,10 +41,16 @@ pub enum EventClass {
     Unparsable,
 }
 
-/// Whether a `finish_reason` of chat completions says that the upstream failed: of OpenRouter and Mistral, of Z.AI, and of DeepSeek
-/// (their API references, 2026).
+/// Whether a `finish_reason` of chat completions says that the upstream failed: of OpenRouter, Mistral and vLLM, of Z.AI, of DeepSeek
+/// (their API references, 2026), and of vLLM and SGLang, whose engine gave the answer up (vllm/v1/engine, 2026).
 pub(crate) fn is_failure(finish_reason: &[u8]) -> bool {
-    matches!(finish_reason, b"error" | b"network_error" | b"insufficient_system_resource")
+    matches!(finish_reason, b"error" | b"network_error" | b"insufficient_system_resource" | b"abort")
+}
+
+/// Whether a `finish_reason` of chat completions says that there is an end. Ollama and SGLang wrote nothing between the quotes before
+/// it (2024, 2025), KoboldCpp and Alibaba's own form `null`.
+pub(crate) fn is_end(finish_reason: &[u8]) -> bool {
+    !matches!(finish_reason, b"" | b"null" | b"none" | b"None")
 }
 
 /// Whether a `finishReason` of Gemini says that what was written is no call that anybody could make (ai.google.dev/api/generate-content,
@@ -203,6 +210,13 @@ impl StreamTap {
         self.content_seen
     }
 
+    /// An error of chat completions in the form that clients know, where the event has it in another.
+    pub(crate) fn retold(&self, event: &Event<'_>) -> Option<Bytes> {
+        let is_chat = matches!(self.format, StreamFormat::Chat | StreamFormat::Completions);
+        let told = told::of_no_answer(event.data.as_deref().filter(|_| is_chat)?)?;
+        Some(Bytes::from([b"data: ", &told.body[..], b"\n\n"].concat()))
+    }
+
     /// Looks at a piece of an event that is too long to be looked into. It is content; what else it is shows where it ends, and
     /// only by its name or type, which stand at its beginning. Its usage is not read.
     pub fn see_long(&mut self, piece: &[u8], ends: bool) -> EventClass {
@@ -264,7 +278,7 @@ impl StreamTap {
             return Some(EventClass::Terminal);
         }
         let mut seen = Chunk::default();
-        let (mut is_error, mut tier) = (false, None);
+        let (mut is_error, mut has_verdict, mut tier) = (false, false, None);
         read(data, |key, value| {
             match key {
                 b"choices" => return value.elements(|choice| seen.choice(choice)),
@@ -272,6 +286,11 @@ impl StreamTap {
                 b"error" => is_error = !value.value()?.is_nothing(),
                 b"created" | b"obfuscation" => seen.free.note(value.value()?),
                 b"service_tier" => tier = value.value()?.text().map(ServiceTier::from_wire),
+                // MiniMax tells here how it went, beside empty figures too.
+                b"base_resp" => {
+                    has_verdict = true;
+                    value.skip()?;
+                }
                 _ => value.skip()?,
             }
             Some(())
@@ -284,6 +303,8 @@ impl StreamTap {
         self.finished |= seen.finished;
         self.finish_seen |= seen.finished != 0;
         Some(if is_error || seen.failed {
+            EventClass::Error
+        } else if seen.begun == 0 && (has_verdict || !has_usage) && told::of_no_answer(data).is_some() {
             EventClass::Error
         } else if seen.begun == 0 {
             if has_usage { EventClass::UsageOnly } else { EventClass::Empty }
@@ -535,9 +556,10 @@ impl<'a> Chunk<'a> {
                     self.content |= !value.is_nothing();
                     self.free.note(value);
                 }
-                b"finish_reason" => {
+                // Google's endpoint of this dialect has told it in Gemini's spelling.
+                b"finish_reason" | b"finishReason" => {
                     let reason = value.value()?.text().unwrap_or_default();
-                    finished = !reason.is_empty();
+                    finished |= is_end(reason);
                     self.failed |= is_failure(reason);
                 }
                 b"index" => index = usage::count(value.value()?).unwrap_or(0).min(CHOICES_MAX - 1),
@@ -693,6 +715,19 @@ mod tests {
     fn odd_chat_chunks_are_told_apart() {
         for (data, expected) in [
             (r#"{"choices":[{"delta":{"content":""},"finish_reason":""}]}"#, EventClass::Empty),
+            (r#"{"choices":[{"delta":{"content":""},"finish_reason":"null"}]}"#, EventClass::Empty),
+            (r#"{"choices":[{"delta":{"content":"a"},"finish_reason":"null"}]}"#, EventClass::Content),
+            (r#"{"choices":[{"delta":{},"finish_reason":null,"finishReason":"stop"}]}"#, EventClass::Terminal),
+            (r#"{"choices":[{"delta":{},"finish_reason":"abort"}]}"#, EventClass::Error),
+            (r#"{"object":"error","message":"no model","code":404}"#, EventClass::Error),
+            (
+                r#"{"choices":null,"usage":{"total_tokens":0},"base_resp":{"status_code":1008,"status_msg":"no money"}}"#,
+                EventClass::Error,
+            ),
+            (
+                r#"{"choices":[],"usage":{"prompt_tokens":3},"base_resp":{"status_code":0,"status_msg":""}}"#,
+                EventClass::UsageOnly,
+            ),
             (r#"{"choices":null,"usage":{"prompt_tokens":3}}"#, EventClass::UsageOnly),
             (r#"{"usage":{"prompt_tokens":3}}"#, EventClass::UsageOnly),
             (r#"{"choices":[{"delta":null}]}"#, EventClass::Empty),

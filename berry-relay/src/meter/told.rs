@@ -45,7 +45,7 @@ pub(crate) fn of_event(data: &[u8]) -> Option<Told> {
         (Some(error), _) => (error.0, is_messages),
         (None, Some(below)) => (below.0, false),
         (None, None) if has_message => (data, false),
-        (None, None) => return of_choices(data),
+        (None, None) => return of_no_answer(data).or_else(|| of_choices(data)),
     };
     let body = match is_whole {
         true => Bytes::copy_from_slice(data),
@@ -98,6 +98,76 @@ pub(crate) fn of_choices(answer: &[u8]) -> Option<Told> {
     Some(Told { status: status_of(error), body: Bytes::from([b"{\"error\":", error, b"}"].concat()) })
 }
 
+/// What servers write in the place of an answer, each in its own way, with status 200 or as an event.
+#[derive(Default)]
+struct Odd<'a> {
+    /// There is an answer; then nothing here is an error.
+    answers: bool,
+    /// It says of itself that it is an error, or has a code that is none of success.
+    fails: bool,
+    message: Option<&'a [u8]>,
+    code: Option<&'a [u8]>,
+    status: Option<u16>,
+}
+
+/// The error that stands in the place of an answer of chat completions, and is no `error` object. `None` where there is an answer, and
+/// where it does not say clearly that it is an error.
+///
+/// vLLM and FastChat: `{"object":"error","message","code"}`; Ollama and Text Generation Inference: `{"error":"…"}`; FastAPI:
+/// `{"detail"}`; Alibaba: `{"code","message"}`; MiniMax: `{"base_resp":{"status_code","status_msg"}}`; Baidu:
+/// `{"error_code","error_msg"}`; iFlytek: `{"header":{"code","message"}}`; relays: `{"success":false,"message"}` (their API references
+/// and issues, 2024 to 2026).
+pub(crate) fn of_no_answer(data: &[u8]) -> Option<Told> {
+    let mut odd = Odd::default();
+    Cursor::new(unmarked(data)).members(|key, value| match key {
+        b"base_resp" | b"header" => value.members(|key, value| odd.note(key, value.value()?)),
+        _ => odd.note(key, value.value()?),
+    })?;
+    let message = odd.message.filter(|_| odd.fails && !odd.answers)?;
+    let status = odd.status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::BAD_GATEWAY);
+    let code = odd.code.unwrap_or(b"null");
+    let body = [b"{\"error\":{\"message\":", message, b",\"code\":", code, b"}}"].concat();
+    Some(Told { status, body: Bytes::from(body) })
+}
+
+impl<'a> Odd<'a> {
+    fn note(&mut self, key: &[u8], value: Raw<'a>) -> Option<()> {
+        match key {
+            b"choices" | b"candidates" | b"content" | b"output" | b"data" | b"results" | b"text" | b"delta" => {
+                self.answers |= !value.is_nothing();
+            }
+            b"error" | b"error_msg" if value.text().is_some_and(|text| !text.is_empty()) => self.fail(value),
+            b"detail" | b"errors" if matches!(value.kind(), Kind::String | Kind::Array) && !value.is_nothing() => {
+                self.fail(value);
+            }
+            b"message" | b"msg" | b"status_msg" if value.text().is_some() => {
+                self.message = self.message.or(Some(value.0))
+            }
+            b"code" | b"status_code" | b"error_code" | b"errcode" => self.note_code(value),
+            b"object" | b"status" | b"type" => self.fails |= value.text() == Some(b"error"),
+            b"success" => self.fails |= value.0 == b"false",
+            _ => {}
+        }
+        Some(())
+    }
+
+    fn fail(&mut self, message: Raw<'a>) {
+        self.fails = true;
+        self.message = Some(message.0);
+    }
+
+    fn note_code(&mut self, value: Raw<'a>) {
+        let text = value.text().unwrap_or(value.0);
+        if value.is_nothing() || matches!(text, b"0" | b"200" | b"ok" | b"OK" | b"success" | b"Success") {
+            return;
+        }
+        self.fails = true;
+        self.code = Some(value.0);
+        let number: Option<u16> = std::str::from_utf8(text).ok().and_then(|digits| digits.parse().ok());
+        self.status = number.filter(|number| (400..600).contains(number)).or_else(|| status_of_name(text));
+    }
+}
+
 /// The status that an error object stands for, by the number in it, else by its code, else by its type: the names are those of
 /// the error references of OpenAI and Anthropic, 2025. 502 where it does not say.
 pub(crate) fn status_of(error: &[u8]) -> StatusCode {
@@ -134,6 +204,19 @@ fn status_of_name(name: &[u8]) -> Option<u16> {
         b"overloaded" | b"server_is_overloaded" => 503,
         b"timeout" | b"timeout_error" => 504,
         b"overloaded_error" => 529,
+        // Of Alibaba.
+        b"InvalidParameter" | b"DataInspectionFailed" | b"data_inspection_failed" => 400,
+        b"InvalidApiKey" => 401,
+        b"Arrearage" => 402,
+        b"AccessDenied" => 403,
+        b"ModelNotFound" => 404,
+        b"Throttling" | b"Throttling.RateQuota" | b"Throttling.AllocationQuota" => 429,
+        // Of MiniMax: limits, the account, the key, filters, parameters, time.
+        b"1002" | b"1039" | b"2056" => 429,
+        b"1008" => 402,
+        b"1004" | b"2049" => 401,
+        b"1026" | b"1027" | b"2013" => 400,
+        b"1001" => 504,
         _ => return None,
     })
 }
@@ -167,6 +250,7 @@ mod tests {
             (r#"{"code":"context_length_exceeded","type":"server_error"}"#, 400),
             (r#"{"code":null,"type":"overloaded_error"}"#, 529),
             (r#"{"code":"invalid_api_key","type":"invalid_request_error"}"#, 401),
+            (r#"{"code":"InvalidApiKey"}"#, 401),
             (r#"{"code":200}"#, 502),
             (r#"{"message":"boom"}"#, 502),
             ("{", 502),
@@ -206,8 +290,59 @@ mod tests {
         assert_eq!(told(failed), Some((429, r#"{"error":{"code":"rate_limit_exceeded"}}"#.into())));
         let bare = r#"{"type":"error","code":"server_error","message":"boom"}"#;
         assert_eq!(told(bare), Some((500, format!(r#"{{"error":{bare}}}"#).into())));
-        for nothing in [r#"{"error":"boom"}"#, r#"{"choices":[{"finish_reason":"stop"}]}"#, "boom", "{"] {
+        assert_eq!(told(r#"{"error":"boom"}"#), Some((502, r#"{"error":{"message":"boom","code":null}}"#.into())));
+        for nothing in [r#"{"choices":[{"finish_reason":"stop"}]}"#, "boom", "{"] {
             assert_eq!(told(nothing), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_the_place_of_an_answer_is_an_error_where_it_says_so() {
+        let told = |data: &str| of_no_answer(data.as_bytes()).map(|told| (told.status.as_u16(), told.body));
+        for (data, status, message, code) in [
+            (
+                r#"{"object":"error","message":"No model.","type":"NotFoundError","code":404}"#,
+                404,
+                r#""No model.""#,
+                "404",
+            ),
+            (r#"{"error":"boom","error_type":"overloaded"}"#, 502, r#""boom""#, "null"),
+            ("\u{feff}{\"error\":\"boom\"}", 502, r#""boom""#, "null"),
+            (r#"{"detail":"Not Found"}"#, 502, r#""Not Found""#, "null"),
+            (r#"{"detail":[{"msg":"x"}]}"#, 502, r#"[{"msg":"x"}]"#, "null"),
+            (
+                r#"{"code":"InvalidParameter","message":"bad","request_id":"r"}"#,
+                400,
+                r#""bad""#,
+                r#""InvalidParameter""#,
+            ),
+            (
+                r#"{"id":"1","choices":null,"usage":{"total_tokens":0},"base_resp":{"status_code":1002,"status_msg":"rate"}}"#,
+                429,
+                r#""rate""#,
+                "1002",
+            ),
+            (r#"{"error_code":17,"error_msg":"daily limit"}"#, 502, r#""daily limit""#, "17"),
+            (r#"{"header":{"code":10013,"message":"filtered"}}"#, 502, r#""filtered""#, "10013"),
+            (r#"{"success":false,"message":"no channel"}"#, 502, r#""no channel""#, "null"),
+            (r#"{"code":"503","msg":"busy"}"#, 503, r#""busy""#, r#""503""#),
+        ] {
+            let body = format!(r#"{{"error":{{"message":{message},"code":{code}}}}}"#);
+            assert_eq!(told(data), Some((status, body.into())), "{data}");
+        }
+        for well in [
+            r#"{"choices":[{"message":{"content":"a"}}],"code":400,"message":"x"}"#,
+            r#"{"choices":[],"base_resp":{"status_code":0,"status_msg":"success"}}"#,
+            r#"{"code":200,"msg":"success"}"#,
+            r#"{"code":null,"error":null,"message":"x"}"#,
+            r#"{"message":"working on it"}"#,
+            r#"{"choices":[],"prompt_filter_results":[]}"#,
+            r#"{"error":false,"message":"x"}"#,
+            "{}",
+            "17",
+            "{",
+        ] {
+            assert_eq!(told(well), None, "{well}");
         }
     }
 }

@@ -124,15 +124,20 @@ fn read_error(error: &Json) -> UpstreamError {
     UpstreamError { kind, message: fields.string("message").unwrap_or_default(), param: None }
 }
 
-/// Why an answer ended; a word that is not known is a plain end.
+/// Why an answer ended.
+///
+/// Only `STOP` says that it is whole. Of the other words all but the limit and the calls that nobody can read are filters (`SAFETY`,
+/// `RECITATION`, `LANGUAGE`, `BLOCKLIST`, `PROHIBITED_CONTENT`, `SPII`, `MODEL_ARMOR`, `NO_IMAGE`, `IMAGE_…`), and so were those that
+/// came in the last years; `OTHER`, often without any content, and a word that is not known are taken for one too, so that what is
+/// cut does not look whole (ai.google.dev/api/generate-content and the Vertex AI reference, 2026).
 fn read_stop(reason: &str) -> Option<Stop> {
     Some(match reason {
-        "" | "FINISH_REASON_UNSPECIFIED" => return None,
+        "" => return None,
+        unspecified if unspecified.ends_with("_UNSPECIFIED") => return None,
+        "STOP" => Stop::End,
         "MAX_TOKENS" => Stop::Length,
-        "SAFETY" | "RECITATION" | "LANGUAGE" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "NO_IMAGE" => Stop::Filter,
-        image if image.starts_with("IMAGE_") => Stop::Filter,
         reason if meter::is_bad_call(reason.as_bytes()) => Stop::MalformedCall,
-        _ => Stop::End,
+        _ => Stop::Filter,
     })
 }
 

@@ -220,6 +220,51 @@ fn a_blocked_prompt_is_an_empty_filtered_answer() {
 }
 
 #[test]
+fn only_stop_and_a_call_say_that_an_answer_is_whole() {
+    let filtered = [
+        "SAFETY",
+        "RECITATION",
+        "LANGUAGE",
+        "BLOCKLIST",
+        "PROHIBITED_CONTENT",
+        "SPII",
+        "MODEL_ARMOR",
+        "IMAGE_SAFETY",
+        "IMAGE_PROHIBITED_CONTENT",
+        "IMAGE_RECITATION",
+        "IMAGE_OTHER",
+        "NO_IMAGE",
+        "OTHER",
+        "A_WORD_OF_TOMORROW",
+    ];
+    let known = [("STOP", Stop::End), ("MAX_TOKENS", Stop::Length)];
+    for (word, stop) in filtered.map(|word| (word, Stop::Filter)).into_iter().chain(known) {
+        for content in ["", r#""content":{"parts":[{"text":"ha"}]},"#] {
+            let body = format!(r#"{{"candidates":[{{{content}"finishReason":"{word}"}}]}}"#);
+            let response = GeminiGenerate.decode_response(&Bytes::from(body.clone())).unwrap();
+            assert_eq!(response.candidates[0].stop.as_ref(), Some(&stop), "{body}");
+            let stream = events(&[format!("data: {body}\n\n").as_bytes()]);
+            assert!(matches!(stream.last(), Some(Event::Stop { stop: last, .. }) if *last == stop), "{stream:?}");
+        }
+    }
+    for word in [
+        "MALFORMED_FUNCTION_CALL",
+        "UNEXPECTED_TOOL_CALL",
+        "TOO_MANY_TOOL_CALLS",
+        "MALFORMED_RESPONSE",
+        "MISSING_THOUGHT_SIGNATURE",
+    ] {
+        let body = format!(r#"{{"candidates":[{{"finishReason":"{word}"}}]}}"#);
+        assert!(GeminiGenerate.decode_response(&Bytes::from(body)).is_err(), "{word}");
+    }
+    for word in ["SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "MODEL_ARMOR", "JAILBREAK"] {
+        let body = format!(r#"{{"promptFeedback":{{"blockReason":"{word}"}}}}"#);
+        let response = GeminiGenerate.decode_response(&Bytes::from(body)).unwrap();
+        assert_eq!(response.candidates[0].stop, Some(Stop::Filter), "{word}");
+    }
+}
+
+#[test]
 fn sources_are_counted_in_characters() {
     let body = r#"{"candidates":[{"content":{"parts":[{"text":"é漢 is so"}]},"finishReason":"STOP","groundingMetadata":{
         "groundingChunks":[{"web":{"uri":"http://u","title":"t"}}],

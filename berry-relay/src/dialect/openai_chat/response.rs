@@ -30,7 +30,8 @@ pub(super) fn decode(body: &Bytes) -> Result<Response, Malformed> {
 
 fn read_choice(mut choice: Fields) -> Candidate {
     let mut message = choice.object("message");
-    let reason = choice.string("finish_reason").map(|reason| wire::stop_of(&reason));
+    let reason = choice.string("finish_reason").or_else(|| choice.string("finishReason"));
+    let reason = reason.filter(|reason| meter::is_end(reason.as_bytes())).map(|reason| wire::stop_of(&reason));
     // What an upstream adds to its own answer is no loss of the request's.
     let parts = request::read_answer(&mut message, &mut Losses::default());
     let has_call = parts.iter().any(|part| matches!(part, Part::ToolCall(_)));
@@ -193,6 +194,13 @@ mod tests {
             ("model_context_window_exceeded", Some(Stop::ContextFull)),
             ("sensitive", Some(Stop::Filter)),
             ("end_turn", Some(Stop::End)),
+            ("abort", None),
+            ("MAX_TOKENS", Some(Stop::Length)),
+            ("PROHIBITED_CONTENT", Some(Stop::Filter)),
+            ("STOP", Some(Stop::End)),
+            ("refusal", Some(Stop::Refusal)),
+            ("null", Some(Stop::End)),
+            ("", Some(Stop::End)),
         ] {
             let body = format!(r#"{{"choices":[{{"message":{{"content":"ha"}},"finish_reason":"{reason}"}}]}}"#);
             let read = decode(&Bytes::from(body)).ok().and_then(|response| response.candidates[0].stop.clone());

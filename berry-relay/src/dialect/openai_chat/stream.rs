@@ -141,7 +141,11 @@ impl Decoder {
             let block = choice.text.unwrap_or(0);
             out.push(Event::Delta { candidate: index, index: block, delta: Delta::Logprobs(logprobs) });
         }
-        match fields.string("finish_reason").filter(|reason| !reason.is_empty()).map(|reason| wire::stop_of(&reason)) {
+        let reason = ["finish_reason", "finishReason"].into_iter().find_map(|name| {
+            let reason = fields.string(name)?;
+            meter::is_end(reason.as_bytes()).then(|| wire::stop_of(&reason))
+        });
+        match reason {
             Some(Stop::Error) => {
                 self.failed = true;
                 out.push(Event::Error(failure(fields.take("error"))));

@@ -8,12 +8,24 @@ use crate::meter;
 
 /// Reads `finish_reason`. What is not known is an ordinary end.
 pub(super) fn stop_of(reason: &str) -> Stop {
-    match reason {
-        // Mistral has a word of its own for the limit of the model, Z.AI for its window and its filter.
-        "length" | "max_tokens" | "model_length" => Stop::Length,
+    match &reason.to_ascii_lowercase()[..] {
+        // Mistral has a word of its own for the limit of the model, Z.AI for its window and its filter. Proxies leave the words of
+        // Messages, Gemini, Bedrock and Cohere as they are.
+        "length" | "max_tokens" | "model_length" | "max_output_tokens" => Stop::Length,
         "model_context_window_exceeded" => Stop::ContextFull,
-        "tool_calls" | "function_call" => Stop::ToolCalls,
-        "content_filter" | "sensitive" => Stop::Filter,
+        "tool_calls" | "function_call" | "tool_use" | "tool_call" => Stop::ToolCalls,
+        "content_filter"
+        | "sensitive"
+        | "safety"
+        | "recitation"
+        | "prohibited_content"
+        | "blocklist"
+        | "spii"
+        | "content_filtered"
+        | "guardrail_intervened"
+        | "error_toxic" => Stop::Filter,
+        "refusal" => Stop::Refusal,
+        "pause_turn" => Stop::Pause,
         reason if meter::is_failure(reason.as_bytes()) => Stop::Error,
         _ => Stop::End,
     }
