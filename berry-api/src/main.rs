@@ -88,6 +88,9 @@ fn check(arguments: &Arguments) -> Result<ExitCode, String> {
     if !loaded.warnings.is_empty() {
         say(std::io::stderr(), &loaded.warnings.render(false));
     }
+    if let Some(line) = run::unpriced_line(&loaded.snapshot) {
+        say(std::io::stderr(), &format!("\nwarning: {line}"));
+    }
     app::try_out(&loaded.snapshot).map_err(|error| error.to_string())?;
     say(std::io::stdout(), &loaded.summary.to_string());
     Ok(ExitCode::SUCCESS)

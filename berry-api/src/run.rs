@@ -139,11 +139,11 @@ pub fn unpriced_line(snapshot: &Snapshot) -> Option<String> {
     let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
     let so = match snapshot.settings.refuse_unpriced {
         true => "requests for them are refused",
-        false => "what they are used for counts as costing nothing",
+        false => "requests there count as costing nothing",
     };
     Some(format!(
-        "no price is known of {}{more}: {so}. State input_price and output_price on \
-         the backend or in [pricing] (0 for free); the price book is of {}",
+        "no price is known for {}{more}: {so}. State input_price and output_price on \
+         the backend or in [pricing] (0 for free); the built-in prices are those of {}",
         first.join(", "),
         snapshot.prices.book().date()
     ))

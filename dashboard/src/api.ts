@@ -24,6 +24,18 @@ export class ApiError extends Error {
   }
 }
 
+/** A request, with plain words for a gateway that cannot be reached. */
+async function ask(path: string, wish: RequestInit): Promise<Response> {
+  try {
+    return await fetch(path, wish);
+  } catch (error) {
+    if (error instanceof TypeError) {
+      throw new Error(`The gateway does not answer: ${error.message}. Is it running, and is the token typed as it was given?`);
+    }
+    throw error;
+  }
+}
+
 async function call(method: string, path: string, body?: unknown): Promise<Response> {
   const headers: Record<string, string> = { accept: "application/json" };
   if (token()) {
@@ -32,7 +44,7 @@ async function call(method: string, path: string, body?: unknown): Promise<Respo
   if (body !== undefined) {
     headers["content-type"] = "application/json";
   }
-  const answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  const answer = await ask(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
   if (!answer.ok) {
     throw new ApiError(answer.status, await reason(answer));
   }
@@ -67,7 +79,7 @@ export async function remove(path: string): Promise<void> {
 
 /** Asks a model and gives its answer piece by piece. */
 export async function* chat(model: string, prompt: string, signal: AbortSignal): AsyncGenerator<string> {
-  const answer = await fetch("/v1/chat/completions", {
+  const answer = await ask("/v1/chat/completions", {
     method: "POST",
     headers: { authorization: `Bearer ${token()}`, "content-type": "application/json" },
     body: JSON.stringify({ model, stream: true, messages: [{ role: "user", content: prompt }] }),

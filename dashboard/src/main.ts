@@ -54,7 +54,8 @@ function frame(content: HTMLElement): void {
   const main = h("main", { tabindex: -1, "aria-label": page.name, "data-key": key }, content);
   app.replaceChildren(h("header", {}, h("h1", {}, "Berry API"), h("nav", { "aria-label": "Pages" }, ...links), token() && leave), main);
   // Whoever came by a link goes on where the page begins; who must sign in, in the field for it.
-  (main.querySelector<HTMLElement>("#token") ?? (before && main))?.focus();
+  (main.querySelector<HTMLElement>("#token") ?? (before && main))?.focus({ preventScroll: true });
+  window.scrollTo(0, 0);
 }
 
 function signIn(why: string, refused = false): HTMLElement {

@@ -11,7 +11,7 @@ export interface Page {
 }
 
 const number = (value: unknown): string => (typeof value === "number" ? value.toLocaleString("en") : "–");
-const milliseconds = (value: unknown): string => (typeof value === "number" ? `${Math.round(value)} ms` : "–");
+const milliseconds = (value: unknown): string => (typeof value === "number" ? `${Math.round(value)}\u00a0ms` : "–");
 const time = (value: unknown): string => (typeof value === "string" ? new Date(value).toLocaleString() : "–");
 const list = (values: unknown): string => (Array.isArray(values) && values.length ? values.join(", ") : "–");
 
@@ -68,7 +68,7 @@ async function overview(): Promise<HTMLElement> {
     ...unpriced(stats.system.unpriced_backends),
     ...["ledger", "cluster"].filter((part) => health[part]?.reason).map((part) => notice(`${part}: ${health[part].reason}`)),
     h("h2", {}, "Providers"),
-    table("Providers", ["provider", "health", "requests", "failed", "average latency", "models", "last news"], providers),
+    table("Providers", ["provider", "health", "requests", "failed", "average latency", "models", "last checked"], providers),
     h("h2", {}, "Selections by strategy"),
     table("Selections by strategy", ["strategy", "selections"], strategies.map(([name, count]) => [name, number(count)])),
   );
@@ -77,11 +77,11 @@ async function overview(): Promise<HTMLElement> {
 /** What to say of backends of which nobody states a price. */
 function unpriced(backends: string[]): HTMLElement[] {
   const named = backends.slice(0, 5).join(", ") + (backends.length > 5 ? ` and ${backends.length - 5} more` : "");
-  return backends.length ? [notice(`No price is known of ${named}: the cost of requests and budgets leave them out.`)] : [];
+  return backends.length ? [notice(`No price is known for ${named}: requests there count as free, in costs and in budgets.`)] : [];
 }
 
 function notice(text: string): HTMLElement {
-  return h("p", { class: "notice" }, text);
+  return h("div", { class: "notice" }, text);
 }
 
 function duration(seconds: number): string {
@@ -309,13 +309,20 @@ async function configuration(again: () => void): Promise<HTMLElement> {
       figure("file", shown.file ?? "–"),
       action("reload now", "", () => post("/admin/reload-config", {}), again),
     ),
-    shown.last_failure && notice(`The last reload failed at ${time(shown.last_failure.at)}:\n${shown.last_failure.error}`),
+    ...(shown.last_failure ? failedReload(shown.last_failure) : []),
     h("h2", {}, "Changes at run time"),
     table("Changes at run time", ["what", "is", "by", "since", "until", "reason", "actions"], overrides),
     h("h2", {}, "Generations"),
     table("Generations", ["number", "since", "brought by", "hash", "what changed", "actions"], generations),
     h("details", {}, h("summary", {}, "The configuration as it is written, secrets hidden"), h("pre", {}, JSON.stringify(shown.config, null, 2))),
   );
+}
+
+/** Errors point at their place with carets, so their letters must be equally wide. */
+function failedReload(failure: Record<string, any>): HTMLElement[] {
+  const told = notice(`The last reload failed at ${time(failure.at)}; the configuration before it stays in force.`);
+  told.append(h("pre", {}, failure.error));
+  return [told];
 }
 
 function words(change: Record<string, any>): string {

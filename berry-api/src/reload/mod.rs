@@ -19,6 +19,7 @@ pub use history::{Cause, Failure, GENERATIONS_KEPT, Generation, Generations};
 use crate::app::{App, SetUpError};
 use crate::demo;
 use crate::environment::ServerEnvironment;
+use crate::run;
 
 /// Changes that a line of the log names.
 const CHANGES_LOGGED: usize = 20;
@@ -157,6 +158,9 @@ fn put_in_force(
     match put {
         Ok(loaded) => {
             let (summary, warnings) = (loaded.summary, loaded.warnings.clone());
+            if let Some(line) = run::unpriced_line(&loaded.snapshot) {
+                tracing::warn!("{line}");
+            }
             let (generation, diff) = app.generations.succeeded(loaded, cause);
             let reloaded = Reloaded { generation, summary, diff, warnings };
             tell(&reloaded, &told);
