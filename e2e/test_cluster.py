@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import pytest
 
@@ -132,6 +133,76 @@ def test_what_was_lent_and_not_used_is_there_for_the_others(store, instances):
     # A lease of the first is at most 2 of 40, and comes back after a second.
     time.sleep(1.5)
     assert [chat(second) for _ in range(41)].count(200) == 39
+
+
+#: Nothing passes on a guess when an answer is late.
+STRICT = 'on_failure = "closed"'
+
+
+def used_up(store: Store, prefix: str, **windows: tuple[float, int]) -> None:
+    """Puts counts into the store, as if requests had come: by window, how many seconds ago and how many."""
+    for window, (seconds_ago, count) in windows.items():
+        moment = int((time.time() - seconds_ago) * 1000)
+        store.command("HSET", f"{prefix}:requests:6:shared:", f"w:{window}:{moment}", str(count))
+
+
+def resets_at(gateway: Gateway) -> tuple[int, float]:
+    """The status of a request, and the moment at which one is said to pass."""
+    body = {"model": "demo-model", "max_tokens": 8, "messages": [{"role": "user", "content": "hello"}]}
+    answer = gateway.request("POST", "/v1/messages", body, SHARED)
+    moment = answer.headers["anthropic-ratelimit-requests-reset"].replace("Z", "+00:00")
+    return answer.status, datetime.fromisoformat(moment).timestamp()
+
+
+def test_of_several_limits_the_moment_is_announced_at_which_all_let_a_request_pass_and_it_passes_then(store, start):
+    limits = "requests_per_minute = 30\nrequests_per_hour = 50"
+    gateway = start(config(store.url, limits, 'key_prefix = "exact"', STRICT))
+    await_cluster(gateway, status="connected")
+    used_up(store, "exact", requests_per_minute=(58, 30), requests_per_hour=(3596, 50))
+    gateway.wait_for(lambda: chat(gateway) == 429, 1, "it is known that nothing is left")
+    status, announced = resets_at(gateway)
+    assert status == 429 and 2.5 < announced - time.time() < 4.1, "the hour's, not the minute's"
+    while status == 429:
+        sent = time.time()
+        status, again = resets_at(gateway)
+        if status == 429:
+            assert abs(again - announced) < 0.1 and sent < announced + 0.1, (sent, again, announced)
+    assert sent > announced - 0.1, (sent, announced)
+
+
+def test_each_of_many_that_are_refused_at_once_is_told_the_moment_at_which_one_passes(store, start):
+    gateway = start(config(store.url, "requests_per_minute = 30", 'key_prefix = "burst"', STRICT))
+    await_cluster(gateway, status="connected")
+    used_up(store, "burst", requests_per_minute=(50, 1))
+    used_up(store, "burst", requests_per_minute=(20, 29))
+    gateway.wait_for(lambda: chat(gateway) == 429, 1, "it is known that nothing is left")
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: gateway.chat("demo-model", token=SHARED), range(20)))
+    waits = [int(answer.headers["retry-after"]) for answer in answers if answer.status == 429]
+    assert len(waits) == 20 and all(wait <= 10 for wait in waits), waits
+
+
+def test_what_another_instance_was_lent_and_may_give_back_is_not_waited_for_a_whole_window(store, start):
+    gateway = start(config(store.url, "requests_per_minute = 2", 'key_prefix = "spare"', STRICT))
+    await_cluster(gateway, status="connected")
+    used_up(store, "spare", requests_per_minute=(0, 1))
+    # Another instance was lent the rest just now, and then holds it longer than one that is idle.
+    store.command("HSET", "spare:requests:6:shared:", "l:other", f"1 {int(time.time() * 1000) + 5000} 0 1")
+    gateway.wait_for(lambda: chat(gateway) == 429, 1, "it is known that nothing is left")
+    refused = gateway.chat("demo-model", token=SHARED)
+    assert (refused.status, int(refused.headers["retry-after"]) <= 2) == (429, True), "1.1 seconds"
+    time.sleep(1.2)
+    refused = gateway.chat("demo-model", token=SHARED)
+    assert refused.status == 429 and 55 <= int(refused.headers["retry-after"]) <= 60, "the first request leaves first"
+
+
+def test_limits_as_large_as_can_be_written_hold_nobody_up(store, start):
+    largest = "requests_per_minute = 9223372036854775807\ntokens_per_minute = 9223372036854775807\nmax_concurrent = 4294967295"
+    gateway = start(config(store.url, largest, 'key_prefix = "large"'))
+    await_cluster(gateway, status="connected")
+    assert [chat(gateway) for _ in range(20)] == [200] * 20
+    time.sleep(1)
+    assert cluster(gateway)["status"] == "connected", "the store's answers are understood"
 
 
 def test_cut_off_instances_stay_within_their_share_and_what_they_used_is_told_later(own_store, instances):

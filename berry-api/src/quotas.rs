@@ -154,8 +154,8 @@ impl Metered {
         Ok((all, begun, standing, reserved))
     }
 
-    /// The limit that holds longest, over all models and for this one. Where instances share limits, the first that is known:
-    /// when it passes is what the store says next.
+    /// The limit that holds longest, over all models and for this one. Where instances share limits, all that is not known is asked
+    /// for at once.
     fn refusal(
         &mut self,
         limits: &UserLimits,
@@ -167,9 +167,6 @@ impl Metered {
         let refused = |denied, standing| Refused::Limit { denied, standing, now };
         let denied = self.all.check(&limits.rate, tokens, sharing, now).err();
         let first = denied.map(|denied| refused(denied, self.all.standing(&limits.rate, now)));
-        if first.is_some() && sharing.is_some() {
-            return first;
-        }
         let Some((name, rate)) = of_model else { return first };
         let meter = self.of(name);
         let Err(denied) = meter.check(rate, tokens, sharing, now) else { return first };
@@ -267,9 +264,10 @@ impl Refused {
         matches!(self, Self::Limit { denied, .. } if denied.reason == Reason::Spent)
     }
 
-    /// The one of two that holds longer.
+    /// The one of two that holds longer. What is not known may hold longer than what is.
     fn or_longer(self, other: Self) -> Self {
-        if other.passes_at() > self.passes_at() { other } else { self }
+        let rank = |refused: &Self| (refused.is_unasked(), refused.passes_at());
+        if rank(&other) > rank(&self) { other } else { self }
     }
 
     /// When the request would pass. What waits for others to end may pass any moment, and what is larger than a whole budget never

@@ -7,14 +7,18 @@
 -- renewed in time is folded: counted as used from its end on, because it may have been. `folds` is 0 for amounts that are
 -- only lent and never used, such as places; those are let go instead.
 --
--- Returns the lease, the window with least left (from 0), what it has left beside all leases, in how many ms as much
--- as is needed may be lent where it could not be (-1: not known), and what was used in that window.
+-- Returns the lease, the window with least left (from 0), what it has left beside all leases, what was used in that window, and,
+-- where less than what is needed could be lent, when more is free: the window that has least until then, in how many ms, and how
+-- much may be lent then in all.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local me, lease_ms = ARGV[1], tonumber(ARGV[2])
 local told, used, held, want = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local need, folds, keep_ms = tonumber(ARGV[7]), ARGV[8] ~= '0', tonumber(ARGV[9])
 local FORGET_MS = 600000
+-- A lease from which nobody takes comes back after so long: share.rs's IDLE, and the way.
+local IDLE_MS = 1100
+local FREES_MAX = 32
 
 local function text(number) return string.format('%.0f', number) end
 
@@ -60,7 +64,7 @@ local function count(amount, at)
   end
 end
 
-local others, others_till = 0, nil
+local others = 0
 for name, lease in pairs(leases) do
   if lease.amount > 0 and lease.till <= now then
     if folds then
@@ -74,7 +78,6 @@ for name, lease in pairs(leases) do
   end
   if name ~= me then
     others = others + lease.amount
-    if lease.amount > 0 and (not others_till or lease.till < others_till) then others_till = lease.till end
     if lease.amount == 0 and lease.till + FORGET_MS < now then gone[#gone + 1] = 'l:' .. name end
   end
 end
@@ -93,25 +96,56 @@ end
 room = room or want
 local lease = math.max(held, math.min(want, math.max(0, room)))
 
-local free_after = -1
-if lease < need then
+-- If nobody uses more: what was used leaves with its bucket, and what another instance was lent comes back when it is idle. A lease
+-- of which nobody spoke for longer is held by requests in flight; that counts as used now.
+local function events()
+  local found = {}
   for place, window in ipairs(windows) do
-    local over = window.sum + others + need - window.limit
-    if over > 0 and window.span > 0 then
-      local starts = {}
-      for from in pairs(window.parts) do starts[#starts + 1] = from end
-      table.sort(starts)
-      local free_at = nil
-      for _, from in ipairs(starts) do
-        over = over - window.parts[from]
-        if over <= 0 then
-          free_at = from + window.width + window.span
-          break
+    local function event(at, amount) found[#found + 1] = { at = at, place = place, amount = amount } end
+    for from, amount in pairs(window.parts) do
+      if window.span > 0 then event(from + window.width + window.span, amount) end
+    end
+    for name, other in pairs(leases) do
+      if name ~= me and other.amount > 0 then
+        local back = other.till - lease_ms + IDLE_MS
+        if back > now then
+          event(back, other.amount)
+        elseif window.span > 0 then
+          event(now - now % window.width + window.width + window.span, other.amount)
         end
       end
-      -- The rest is lent to others, who return what they do not use.
-      free_at = free_at or others_till or now + 1000
-      if free_at - now > free_after then free_after, least, least_at = free_at - now, window, place - 1 end
+    end
+  end
+  table.sort(found, function(one, another) return one.at < another.at end)
+  return found
+end
+
+local function narrowest()
+  local found = 1
+  for place, window in ipairs(windows) do
+    if window.room < windows[found].room then found = place end
+  end
+  return found
+end
+
+local frees = {}
+if lease < need and least then
+  for _, window in ipairs(windows) do window.room = window.limit - window.sum - others end
+  local holding = narrowest()
+  local free = windows[holding].room
+  least, least_at = windows[holding], holding - 1
+  local list = events()
+  for i, event in ipairs(list) do
+    local window = windows[event.place]
+    window.room = window.room + event.amount
+    local following = list[i + 1]
+    if (not following or following.at > event.at) and #frees < FREES_MAX then
+      local place = narrowest()
+      if windows[place].room > free then
+        free = windows[place].room
+        frees[#frees + 1] = { holding - 1, event.at - now, math.max(0, free) }
+        holding = place
+      end
     end
   end
 end
@@ -119,4 +153,4 @@ end
 redis.call('HSET', KEYS[1], 'l:' .. me, text(lease) .. ' ' .. text(now + lease_ms) .. ' 0 ' .. text(used))
 if #gone > 0 then redis.call('HDEL', KEYS[1], unpack(gone)) end
 redis.call('PEXPIRE', KEYS[1], keep_ms)
-return { lease, least_at, math.max(0, room - lease), free_after, least and least.sum or 0 }
+return { lease, least_at, math.max(0, room - lease), least and least.sum or 0, frees }

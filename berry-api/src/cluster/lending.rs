@@ -12,7 +12,7 @@ use std::time::Duration;
 use berry_core::config::snapshot::{Cluster as Settings, ClusterFallback};
 use berry_core::id::{ModelName, UserId};
 use berry_core::money::NanoUsd;
-use berry_core::quota::share::{Ask, LEASE, Lent, Share, SharedWindow};
+use berry_core::quota::share::{Ask, Free, LEASE, Lent, Share, SharedWindow};
 use berry_core::quota::{Holder, Part, PeriodKind, Sharing};
 use berry_relay::clock::Clock;
 use futures_util::StreamExt as _;
@@ -40,6 +40,8 @@ const LOOK_SELDOM: Duration = Duration::from_millis(500);
 const KEEP: Duration = Duration::from_secs(3_600);
 /// Part of a limit that all leases together may take up.
 const LENT_SHARE: u64 = 10;
+/// The scripts count in floats and answer in integers: a limit beyond this is none to them.
+const LIMIT_MAX: u64 = 1 << 62;
 /// Bells that waiting requests share, so that one answer does not wake them all.
 const BELLS: usize = 64;
 
@@ -246,7 +248,7 @@ impl Lending {
         windows: &[SharedWindow],
         before: NanoUsd,
     ) -> Result<Lent, Failed> {
-        let limit = windows.iter().map(|window| window.limit).min().unwrap_or(0);
+        let limit = windows.iter().map(|window| window.limit).min().unwrap_or(0).min(LIMIT_MAX);
         let mut call = self.spend.prepare_invoke();
         call.key(self.link.key(&key.name()))
             .arg(&self.link.instance)
@@ -258,7 +260,7 @@ impl Lending {
             .arg(ask.used.saturating_add(ask.held))
             .arg(ask.used.saturating_add(ask.want));
         let (granted, sum, left) = self.link.call::<(u64, u64, u64)>(&call).await?;
-        Ok(Lent { lease: granted.saturating_sub(ask.used), window: 0, left, sum, free_after: None })
+        Ok(Lent { lease: granted.saturating_sub(ask.used), window: 0, left, sum, frees: Vec::new() })
     }
 
     /// Asks for a part of a limit.
@@ -276,16 +278,14 @@ impl Lending {
             .arg(u8::from(key.part != Part::Places))
             .arg(millis(longest + KEEP));
         for window in windows {
-            call.arg(window.name).arg(millis(window.span)).arg(millis(window.width)).arg(window.limit);
+            call.arg(window.name).arg(millis(window.span)).arg(millis(window.width));
+            call.arg(window.limit.min(LIMIT_MAX));
         }
-        let answer = self.link.call::<(u64, usize, u64, i64, u64)>(&call).await;
-        answer.map(|(lease, window, left, free_after, sum)| Lent {
-            lease,
-            window,
-            left,
-            sum,
-            free_after: u64::try_from(free_after).ok().map(Duration::from_millis),
-        })
+        let (lease, window, left, sum, frees) =
+            self.link.call::<(u64, usize, u64, u64, Vec<(usize, u64, u64)>)>(&call).await?;
+        let frees = frees.into_iter();
+        let frees = frees.map(|(window, after_ms, room)| Free { window, after: Duration::from_millis(after_ms), room });
+        Ok(Lent { lease, window, left, sum, frees: frees.collect() })
     }
 }
 

@@ -614,7 +614,7 @@ mod tests {
             let granted = (ask.used + ask.held).max(room.min(ask.used + ask.want));
             self.instances[me] = (ask.used, granted);
             let left = room.saturating_sub(granted);
-            let lent = Lent { lease: granted - ask.used, window: 0, left, sum: 0, free_after: None };
+            let lent = Lent { lease: granted - ask.used, left, ..Lent::default() };
             (lent, self.before + others_spent)
         }
     }

@@ -58,8 +58,19 @@ pub struct Ask {
     at: Instant,
 }
 
-/// What the store answers.
+/// From when on how much of all windows is free, if nobody uses more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Free {
+    /// The place of the window that has least until then.
+    pub window: usize,
+    /// From the answer on.
+    pub after: Duration,
+    /// What may be lent then, in all.
+    pub room: u64,
+}
+
+/// What the store answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lent {
     /// What may be used from the asking on; it takes the place of the lease before.
     pub lease: u64,
@@ -69,8 +80,8 @@ pub struct Lent {
     pub left: u64,
     /// What was used in it by all instances.
     pub sum: u64,
-    /// Where less than what is needed could be lent: when there will be as much. `None` = not known.
-    pub free_after: Option<Duration>,
+    /// Where less than what is needed could be lent: when there will be more, the earliest first. Empty = not known.
+    pub frees: Vec<Free>,
 }
 
 /// What a share says to one who wants to take.
@@ -82,18 +93,34 @@ pub enum Word {
     No {
         /// The place of the window that holds longest.
         window: usize,
-        /// When something is left again.
+        /// When as much is left again, if nobody uses it before.
         until: Instant,
     },
     /// The store has to be asked.
     Unknown,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// The store's word that less is left than was needed.
+#[derive(Clone, Debug)]
 struct Refusal {
     window: usize,
-    until: Instant,
+    /// When it was said.
+    at: Instant,
+    /// What this instance had used as far as the store knew.
+    used: u64,
+    frees: Vec<Free>,
     believed_until: Instant,
+}
+
+impl Refusal {
+    /// When this instance can have a lease of `needed`, and the window that holds until then. Where the store did not look so far
+    /// ahead, as far as it did.
+    fn until(&self, needed: u64) -> (usize, Instant) {
+        match self.frees.iter().find(|free| free.room >= needed).or(self.frees.last()) {
+            Some(free) => (free.window, self.at + free.after),
+            None => (self.window, self.at + IDLE),
+        }
+    }
 }
 
 /// What this instance may use of a shared amount. See the [module](self).
@@ -150,10 +177,19 @@ impl Share {
         if self.available(now) >= amount {
             return Word::Yes;
         }
-        match self.refusal {
-            Some(refusal) if refusal.believed_until > now => Word::No { window: refusal.window, until: refusal.until },
+        match (&self.refusal, self.refused_until(amount, now)) {
+            (Some(refusal), Some((window, until))) if refusal.believed_until > now => Word::No { window, until },
             _ => Word::Unknown,
         }
+    }
+
+    /// Until when `amount` may not be taken as far as the store's last word goes, and the place of the window that holds. Nobody
+    /// knew of more then, though others may have given something back since.
+    pub fn refused_until(&self, amount: u64, now: Instant) -> Option<(usize, Instant)> {
+        let refusal = self.refusal.as_ref()?;
+        let used_since = self.used.saturating_sub(refusal.used);
+        let needed = used_since.saturating_add(self.held).saturating_add(amount);
+        Some(refusal.until(needed)).filter(|(_, until)| *until > now)
     }
 
     /// Notes that a request waits for `amount`.
@@ -253,8 +289,9 @@ impl Share {
         self.left = Some((lent.window, lent.left));
         let refused = lent.lease < ask.need;
         self.refusal = refused.then(|| {
-            let until = now + lent.free_after.unwrap_or(IDLE);
-            Refusal { window: lent.window, until, believed_until: until.min(now + REFUSAL) }
+            let first = lent.frees.first().map_or(IDLE, |free| free.after);
+            let (frees, believed_until) = (lent.frees.clone(), now + first.min(REFUSAL));
+            Refusal { window: lent.window, at: now, used: ask.used, frees, believed_until }
         });
         // Twice as much where the lease ran out before the next came, half where most of it was left.
         let grown = match spare_before {
@@ -263,7 +300,7 @@ impl Share {
             _ => self.target,
         };
         self.target = grown.clamp(1, most.max(1));
-        self.not_before = self.refusal.map_or(Instant::START, |refusal| refusal.believed_until);
+        self.not_before = self.refusal.as_ref().map_or(Instant::START, |refusal| refusal.believed_until);
     }
 
     /// The exchange came to nothing; whether the store has seen it is not known.
@@ -311,7 +348,7 @@ mod tests {
         share.want(lease);
         let ask = share.ask(at(0)).unwrap();
         assert_eq!((ask.used, ask.held, ask.want), (0, 0, lease));
-        share.answered(&ask, &Lent { lease, window: 0, left: 100, sum: 0, free_after: None }, 10, at(1));
+        share.answered(&ask, &Lent { lease, left: 100, ..Lent::default() }, 10, at(1));
         share
     }
 
@@ -332,15 +369,38 @@ mod tests {
         for (free_after, believed) in [(40 * MS, 40 * MS), (5_000 * MS, REFUSAL)] {
             share.want(1);
             let ask = share.ask(at(0)).unwrap();
-            let none = Lent { lease: 0, window: 1, left: 0, sum: 0, free_after: Some(free_after) };
+            let frees = vec![Free { window: 1, after: free_after, room: 1 }];
+            let none = Lent { window: 0, frees, ..Lent::default() };
             share.answered(&ask, &none, 10, at(0));
             let no = Word::No { window: 1, until: at(0) + free_after };
             assert_eq!(share.word(1, at(0) + (believed - MS)), no);
             assert_eq!(share.word(1, at(0) + believed), Word::Unknown);
+            let last = (believed < free_after).then_some((1, at(0) + free_after));
+            assert_eq!(share.refused_until(1, at(0) + believed), last, "where nobody answers it still counts");
             share.want(1);
             assert!(share.ask(at(0) + (believed - MS)).is_none(), "nothing new is to be heard before");
             share = Share::default();
         }
+    }
+
+    #[test]
+    fn each_request_is_told_the_moment_at_which_there_is_room_for_it_however_many_ask_at_once() {
+        let mut share = Share::default();
+        (0..9).for_each(|_| share.want(1));
+        let ask = share.ask(at(0)).unwrap();
+        let free = |window, after: u32, room| Free { window, after: after * MS, room };
+        let frees = vec![free(0, 1_000, 3), free(1, 4_000, 4), free(0, 6_000, 9)];
+        share.answered(&ask, &Lent { lease: 2, sum: 28, frees, ..Lent::default() }, 10, at(0));
+        let no = |window, millis| Word::No { window, until: at(millis) };
+        assert_eq!(
+            [1, 2, 3, 4].map(|amount| share.word(amount, at(1))),
+            [Word::Yes, Word::Yes, no(0, 1_000), no(1, 4_000)]
+        );
+        share.take(2, at(2));
+        assert_eq!([1, 2, 3].map(|amount| share.word(amount, at(3))), [no(0, 1_000), no(1, 4_000), no(0, 6_000)]);
+        assert_eq!(share.word(70, at(3)), no(0, 6_000), "as far as the store looked ahead");
+        share.hold(1, at(4));
+        assert_eq!(share.word(1, at(5)), no(1, 4_000), "what is held is not free");
     }
 
     #[test]
@@ -362,7 +422,7 @@ mod tests {
         share.take(2, at(2));
         let ask = share.ask(at(300)).unwrap();
         share.take(1, at(301));
-        share.answered(&ask, &Lent { lease: 5, window: 0, left: 9, sum: 0, free_after: None }, 10, at(302));
+        share.answered(&ask, &Lent { lease: 5, left: 9, ..Lent::default() }, 10, at(302));
         assert_eq!(share.available(at(302)), 4);
     }
 
@@ -371,12 +431,12 @@ mod tests {
         let mut share = lent(3);
         share.take(1, at(2));
         let told = share.ask(at(400)).unwrap();
-        share.answered(&told, &Lent { lease: 2, window: 0, left: 9, sum: 0, free_after: None }, 10, at(401));
+        share.answered(&told, &Lent { lease: 2, left: 9, ..Lent::default() }, 10, at(401));
         assert_eq!(share.available(at(402)), 2);
         let back = share.ask(at(2) + IDLE).unwrap();
         assert_eq!((back.used, back.want), (1, 0));
         assert_eq!(share.available(at(2) + IDLE), 0, "even when the answer is lost");
-        share.answered(&back, &Lent { lease: 0, window: 0, left: 9, sum: 0, free_after: None }, 10, at(1_100));
+        share.answered(&back, &Lent { lease: 0, left: 9, ..Lent::default() }, 10, at(1_100));
         assert_eq!(share.next_ask(), None);
         assert!(share.unlist());
     }
@@ -391,13 +451,13 @@ mod tests {
             now = now + MS;
             let ask = share.ask(now).unwrap();
             wants.push(ask.want);
-            share.answered(&ask, &Lent { lease: ask.want, window: 0, left: 99, sum: 0, free_after: None }, 10, now);
+            share.answered(&ask, &Lent { lease: ask.want, left: 99, ..Lent::default() }, 10, now);
         }
         assert_eq!(wants, [2, 4, 8, 10, 10]);
         share.take(1, now);
         now = now + TELL_AFTER + MS;
         let ask = share.ask(now).unwrap();
-        share.answered(&ask, &Lent { lease: 9, window: 0, left: 99, sum: 0, free_after: None }, 10, now);
+        share.answered(&ask, &Lent { lease: 9, left: 99, ..Lent::default() }, 10, now);
         share.take(1, now + MS);
         assert_eq!(share.ask(now + TELL_AFTER + MS).unwrap().want, 5);
     }
@@ -412,7 +472,7 @@ mod tests {
             now = now + LEASE / 2;
             let ask = share.ask(now).unwrap();
             assert_eq!((ask.held, ask.used), (2, 0));
-            share.answered(&ask, &Lent { lease: ask.held, window: 0, left: 0, sum: 0, free_after: None }, 10, now);
+            share.answered(&ask, &Lent { lease: ask.held, left: 0, ..Lent::default() }, 10, now);
         }
         share.release(2, 5);
         let ask = share.ask(now + TELL_AFTER).unwrap();

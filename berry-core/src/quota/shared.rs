@@ -77,8 +77,8 @@ impl Shared {
             Verdict::Refused(denied) => Some(*denied),
             Verdict::Lent | Verdict::Divided => None,
         });
-        // Asking comes first: what is not known may be the end of it.
-        if let Some(denied) = refusals.min_by_key(|denied| denied.reason != Reason::Unasked) {
+        // Asking comes first: what is not known may hold longer.
+        if let Some(denied) = refusals.max_by_key(|denied| (denied.reason == Reason::Unasked, denied.passes_at)) {
             return Err(denied);
         }
         let instances = sharing.instances.max(1);
@@ -169,19 +169,23 @@ fn verdict(share: &mut Share, amount: u64, sharing: &Sharing, now: Instant) -> V
     let kind = |place: usize| share.windows().get(place).and_then(|window| LimitKind::of_key(window.name));
     let Some(first) = kind(0) else { return Verdict::Lent };
     let denied = |limit, passes_at, reason| Verdict::Refused(Denied { limit, passes_at, reason });
+    let spent = |window, until| {
+        let limit = kind(window).unwrap_or(first);
+        let passes_at = Some(until).filter(|_| limit != LimitKind::MaxConcurrent);
+        denied(limit, passes_at, Reason::Spent)
+    };
     match share.word(amount, now) {
         Word::Yes => Verdict::Lent,
-        Word::No { window, until } => {
-            let limit = kind(window).unwrap_or(first);
-            let passes_at = Some(until).filter(|_| limit != LimitKind::MaxConcurrent);
-            denied(limit, passes_at, Reason::Spent)
-        }
+        Word::No { window, until } => spent(window, until),
         Word::Unknown if sharing.may_ask => {
             share.want(amount);
             denied(first, None, Reason::Unasked)
         }
         Word::Unknown => match sharing.on_failure {
-            ClusterFallback::Local => Verdict::Divided,
+            ClusterFallback::Local => match share.refused_until(amount, now) {
+                Some((window, until)) => spent(window, until),
+                None => Verdict::Divided,
+            },
             ClusterFallback::Open => Verdict::Lent,
             ClusterFallback::Closed => denied(first, None, Reason::Away),
         },
@@ -190,7 +194,7 @@ fn verdict(share: &mut Share, amount: u64, sharing: &Sharing, now: Instant) -> V
 
 #[cfg(test)]
 mod tests {
-    use super::super::share::Lent;
+    use super::super::share::{Free, Lent};
     use super::super::{Meter, Reason};
     use super::*;
 
@@ -248,21 +252,30 @@ mod tests {
     fn the_lease_answers_first_and_then_what_the_store_said() {
         let (mut meter, asking) = (Meter::default(), sharing(true, ClusterFallback::Local));
         passing(&mut meter, &asking, Instant::START);
-        answer(&mut meter, Lent { lease: 3, window: 0, left: 27, sum: 0, free_after: None }, Instant::START);
+        answer(&mut meter, Lent { lease: 3, left: 27, ..Lent::default() }, Instant::START);
         assert_eq!(meter.standing(&LIMITS, Instant::START).unwrap().remaining, 30);
         assert_eq!(passing(&mut meter, &asking, Instant::START).0, 3);
-        let free_after = Some(Duration::from_secs(50));
-        answer(&mut meter, Lent { lease: 0, window: 1, left: 0, sum: 0, free_after }, Instant::START);
+        let frees = vec![Free { window: 1, after: Duration::from_secs(50), room: 4 }];
+        answer(&mut meter, Lent { window: 1, frees, ..Lent::default() }, Instant::START);
         let passes_at = Some(Instant::START + Duration::from_secs(50));
         let denied = Denied { limit: LimitKind::RequestsPerHour, passes_at, reason: Reason::Spent };
         assert_eq!(passing(&mut meter, &asking, Instant::START), (0, Some(denied)));
+        // Nobody answers: what the store said last counts until the moment that it named, then this instance's own counts.
+        let alone = sharing(false, ClusterFallback::Local);
+        let before = Instant::START + Duration::from_secs(49);
+        assert_eq!(passing(&mut meter, &alone, before), (0, Some(denied)));
+        assert_eq!(
+            passing(&mut meter, &alone, Instant::START + Duration::from_secs(50)).0,
+            7,
+            "ten, of which 3 were used"
+        );
     }
 
     #[test]
     fn what_was_used_under_a_lease_counts_against_the_local_share() {
         let (mut meter, asking) = (Meter::default(), sharing(true, ClusterFallback::Local));
         passing(&mut meter, &asking, Instant::START);
-        answer(&mut meter, Lent { lease: 4, window: 0, left: 26, sum: 0, free_after: None }, Instant::START);
+        answer(&mut meter, Lent { lease: 4, left: 26, ..Lent::default() }, Instant::START);
         let alone = sharing(false, ClusterFallback::Local);
         assert_eq!(passing(&mut meter, &alone, Instant::START).0, 10);
     }
@@ -275,7 +288,7 @@ mod tests {
         meter.check(&limits, 0, Some(&asking), now).unwrap_err();
         let share = meter.shared().unwrap().part(Part::Places);
         let ask = share.ask(now).unwrap();
-        share.answered(&ask, &Lent { lease: 1, window: 0, left: 8, sum: 0, free_after: None }, 3, now);
+        share.answered(&ask, &Lent { lease: 1, left: 8, ..Lent::default() }, 3, now);
         meter.check(&limits, 0, Some(&asking), now).unwrap();
         let begun = meter.begin(&limits, 0, now);
         assert_eq!(meter.check(&limits, 0, Some(&asking), now).map_err(|denied| denied.reason), Err(Reason::Unasked));
@@ -292,7 +305,7 @@ mod tests {
         let share = meter.shared().unwrap().part(Part::Tokens);
         let ask = share.ask(now).unwrap();
         assert_eq!((ask.want, ask.need), (600, 600));
-        share.answered(&ask, &Lent { lease: 700, window: 0, left: 300, sum: 0, free_after: None }, 33, now);
+        share.answered(&ask, &Lent { lease: 700, left: 300, ..Lent::default() }, 33, now);
         meter.check(&limits, 600, Some(&asking), now).unwrap();
         let begun = meter.begin(&limits, 600, now);
         assert_eq!(meter.check(&limits, 101, Some(&asking), now).map_err(|denied| denied.reason), Err(Reason::Unasked));
@@ -305,14 +318,32 @@ mod tests {
     }
 
     #[test]
+    fn of_several_parts_the_one_that_holds_longest_is_told_and_what_is_not_known_comes_first() {
+        let limits = RateLimit { requests_per_minute: Some(9), tokens_per_minute: Some(900), ..RateLimit::default() };
+        let (mut meter, asking, now) = (Meter::default(), sharing(true, ClusterFallback::Local), Instant::START);
+        let second = Duration::from_secs(1);
+        let refuse = |meter: &mut Meter, part, seconds, room| {
+            meter.check(&limits, 10, Some(&asking), now).unwrap_err();
+            let share = meter.shared().unwrap().part(part);
+            let ask = share.ask(now).unwrap();
+            let frees = vec![Free { window: 0, after: seconds * second, room }];
+            share.answered(&ask, &Lent { frees, ..Lent::default() }, 1, now);
+            meter.check(&limits, 10, Some(&asking), now).unwrap_err()
+        };
+        assert_eq!(refuse(&mut meter, Part::Tokens, 40, 10).reason, Reason::Unasked, "requests may hold longer");
+        let denied = refuse(&mut meter, Part::Requests, 20, 1);
+        assert_eq!((denied.limit, denied.passes_at), (LimitKind::TokensPerMinute, Some(now + 40 * second)));
+    }
+
+    #[test]
     fn a_lease_that_does_not_reach_is_a_refusal() {
         let limits = RateLimit { tokens_per_minute: Some(1_000), ..RateLimit::default() };
         let (mut meter, asking) = (Meter::default(), sharing(true, ClusterFallback::Local));
         meter.check(&limits, 600, Some(&asking), Instant::START).unwrap_err();
         let share = meter.shared().unwrap().part(Part::Tokens);
         let ask = share.ask(Instant::START).unwrap();
-        let free_after = Some(Duration::from_secs(20));
-        share.answered(&ask, &Lent { lease: 400, window: 0, left: 0, sum: 0, free_after }, 33, Instant::START);
+        let frees = vec![Free { window: 0, after: Duration::from_secs(20), room: 600 }];
+        share.answered(&ask, &Lent { lease: 400, frees, ..Lent::default() }, 33, Instant::START);
         let denied = meter.check(&limits, 600, Some(&asking), Instant::START).unwrap_err();
         assert_eq!(denied.passes_at, Some(Instant::START + Duration::from_secs(20)));
         meter.check(&limits, 400, Some(&asking), Instant::START).unwrap();
