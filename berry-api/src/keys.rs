@@ -19,7 +19,7 @@ use berry_core::auth::key::{KeyTable, TokenDigest};
 use berry_core::config::snapshot::{Budget, RateLimit, User, UserLimits};
 use berry_core::id::{ModelName, UserId};
 use berry_core::money::NanoUsd;
-use berry_core::policy::{ModelPattern, ModelPolicy};
+use berry_core::policy::{self, ModelPattern, ModelPolicy};
 use berry_core::secret::Secret;
 use ipnet::IpNet;
 use parking_lot::Mutex;
@@ -623,8 +623,8 @@ fn check(grant: &Grant) -> Result<(), KeyError> {
 
 /// A network in CIDR form, or one address.
 fn network(text: &str) -> Result<IpNet, String> {
-    let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    net.map_err(|_| format!("allowed_networks: {text:?} is no network like 10.0.0.0/8 and no address"))
+    policy::network(text)
+        .ok_or_else(|| format!("allowed_networks: {text:?} is no network like 10.0.0.0/8 and no address"))
 }
 
 /// 256 bits from the operating system's generator, by way of the thread's.
@@ -725,8 +725,12 @@ mod tests {
     fn a_key_is_good_in_its_networks_only() {
         let directory = tempfile::tempdir().unwrap();
         let keys = keys(directory.path());
-        let (_, token) = keys.create(grant(&["10.0.0.0/8", "2001:db8::1"]), &UserId::new("ada"), None, NOW).unwrap();
-        for (from, good) in [("10.1.2.3", true), ("2001:db8::1", true), ("11.0.0.1", false), ("2001:db8::2", false)] {
+        let (_, token) = keys
+            .create(grant(&["10.0.0.0/8", "2001:db8::1", "::ffff:192.0.2.0/120"]), &UserId::new("ada"), None, NOW)
+            .unwrap();
+        let good = ["10.1.2.3", "2001:db8::1", "192.0.2.7"].map(|from| (from, true));
+        let foreign = ["11.0.0.1", "2001:db8::2", "192.0.3.7"].map(|from| (from, false));
+        for (from, good) in good.into_iter().chain(foreign) {
             assert_eq!(ask(&keys, &token, from, 0).is_ok(), good, "{from}");
         }
     }

@@ -1,8 +1,23 @@
-//! Who may use which model, and which backend.
+//! Who may use which model, and which backend, and from where.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use ipnet::{IpNet, Ipv4Net};
+
 use crate::id::{ModelId, ModelName};
+
+/// Bits of an IPv6 address before the IPv4 address that it may stand for.
+const MAPPED_BITS: u8 = 96;
+
+/// An address, or a network in CIDR form; `None` when it is neither. Networks of IPv4 addresses that are written as IPv6
+/// (`::ffff:10.0.0.0/104`) are those of IPv4, since that is how addresses are compared.
+pub fn network(text: &str) -> Option<IpNet> {
+    let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
+    let IpNet::V6(wide) = net else { return Some(net) };
+    let narrow = wide.prefix_len().checked_sub(MAPPED_BITS).zip(Ipv6Addr::to_ipv4_mapped(&wide.addr()));
+    Some(narrow.and_then(|(bits, address)| Ipv4Net::new(address, bits).ok()).map_or(net, IpNet::from))
+}
 
 /// One entry of `allowed_models`: a public name, an alias, a table key, or a glob over them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -132,6 +147,21 @@ mod tests {
             assert_eq!(allowed.allows(&id, &name, std::slice::from_ref(&alias)), expected, "{entry}");
         }
         assert!(ModelPolicy::new(Vec::new()).allows(&id, &name, &[]), "no entry allows all");
+    }
+
+    #[test]
+    fn networks_of_mapped_addresses_are_those_of_ipv4() {
+        for (text, expected) in [
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:10.1.2.3", "10.1.2.3/32"),
+            ("::ffff:0.0.0.0/96", "0.0.0.0/0"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(network(text), Some(expected.parse().unwrap()), "{text}");
+        }
+        assert_eq!([network("localhost"), network("10.0.0.0/33"), network("")], [None; 3]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -15,13 +15,14 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
         return client;
     }
     let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
-    let lines: Vec<&str> = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-    for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
+    // Byte by byte, since a proxy appends to whatever a client wrote: a line with bytes that are no text still ends with its word.
+    let lines: Vec<&[u8]> = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+    for hop in lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b',')) {
         if !is_trusted(client) {
             return client;
         }
         // What cannot be read ends the chain of trust at the proxy that passed it on.
-        let Some(address) = parse(hop.trim()) else {
+        let Some(address) = std::str::from_utf8(hop).ok().and_then(|hop| parse(hop.trim())) else {
             return client;
         };
         client = address;
@@ -66,6 +67,18 @@ mod tests {
         check("10.0.0.1", &["1.1.1.1", "198.51.100.7:4711", "fd00::2"], "198.51.100.7");
         check("10.0.0.1", &["[2001:db8::1]:4711"], "2001:db8::1");
         check("10.0.0.1", &["10.9.9.9, 10.2.3.4"], "10.9.9.9");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_hide_nothing_that_a_proxy_wrote_after_them() {
+        let mut headers = HeaderMap::new();
+        headers.append(FORWARDED_FOR, HeaderValue::from_bytes(b"\xff\x80, 198.51.100.7, 10.2.3.4").unwrap());
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let found = client_address("10.0.0.1".parse().unwrap(), &headers, &trusted);
+        assert_eq!(found, "198.51.100.7".parse::<IpAddr>().unwrap());
+        headers.append(FORWARDED_FOR, HeaderValue::from_bytes(b"10.1.1.1\xe9").unwrap());
+        let found = client_address("10.0.0.1".parse().unwrap(), &headers, &trusted);
+        assert_eq!(found, "10.0.0.1".parse::<IpAddr>().unwrap(), "nothing before it can be believed");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `[server]`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -11,6 +11,7 @@ use crate::config::path::KeyPath;
 use crate::config::problem::{Problems, Span};
 use crate::config::raw::RawServer;
 use crate::config::snapshot::{Server, ServerTls};
+use crate::policy;
 
 /// Compiles `[server]`.
 pub(super) fn compile(raw: Option<At<RawServer>>, at: &KeyPath<'_>, problems: &mut Problems) -> Server {
@@ -148,8 +149,7 @@ fn networks(raw: Vec<At<Text>>, at: &KeyPath<'_>, problems: &mut Problems) -> Ve
     let mut networks = Vec::with_capacity(raw.len());
     for (index, text) in raw.into_iter().enumerate() {
         let network = text.value.value.trim();
-        let parsed = network.parse::<IpNet>().ok().or_else(|| network.parse::<IpAddr>().ok().map(IpNet::from));
-        match parsed {
+        match policy::network(network) {
             Some(network) => networks.push(network),
             None => {
                 problems
