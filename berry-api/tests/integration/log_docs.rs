@@ -1,4 +1,5 @@
-//! Keeps docs/logging.md true: every event in the sources is a row of its table, with level and fields, and the other way round.
+//! Keeps documents true: every event in the sources is a row of docs/logging.md, with level and fields, and the other way round;
+//! every code of an error stands in docs/api-guide.md, every alert in docs/operations.md.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -127,4 +128,24 @@ fn every_field_of_the_access_line_is_described() {
     let fields = calls.iter().flat_map(|call| source.split(call).skip(1).map(|rest| rest.split('"').next().unwrap()));
     let missing: Vec<&str> = fields.filter(|field| !listed.contains(*field)).collect();
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// What follows each `mark` in a file, up to `end`.
+fn marked(file: &str, mark: &str, end: char) -> Vec<String> {
+    let text = std::fs::read_to_string(root().join(file)).unwrap();
+    text.split(mark).skip(1).map(|rest| rest.split(end).next().unwrap().trim().to_owned()).collect()
+}
+
+#[test]
+fn every_code_of_an_error_and_every_alert_is_described() {
+    for (file, mark, end, page, least) in [
+        ("berry-core/src/error.rs", " => \"", '"', "docs/api-guide.md", 26),
+        ("monitoring/alerts.yml", "- alert:", '\n', "docs/operations.md", 13),
+    ] {
+        let described = std::fs::read_to_string(root().join(page)).unwrap();
+        let names = marked(file, mark, end);
+        assert!(names.len() >= least, "{names:?}");
+        let missing: Vec<_> = names.iter().filter(|name| !described.contains(&format!("`{name}`"))).collect();
+        assert!(missing.is_empty(), "not in {page}: {missing:?}");
+    }
 }
