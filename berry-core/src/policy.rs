@@ -77,11 +77,6 @@ impl ModelPolicy {
         Self(patterns.into())
     }
 
-    /// Whether every model is allowed.
-    pub fn allows_all(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Whether the model may be used, whichever of its names the entry was written for.
     pub fn allows(&self, id: &ModelId, name: &ModelName, aliases: &[ModelName]) -> bool {
         self.0.is_empty()

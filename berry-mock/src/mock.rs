@@ -167,11 +167,6 @@ impl Mock {
         self.0.gate.send_replace(true);
     }
 
-    /// Makes answers wait at gates again; so it is at the start.
-    pub fn close_gate(&self) {
-        self.0.gate.send_replace(false);
-    }
-
     /// The figures now.
     pub fn stats(&self) -> Stats {
         self.0.observer.stats()

@@ -47,11 +47,6 @@ pub struct Script {
 }
 
 impl Script {
-    /// The pace of a small hosted model: what the demo provider does unless it is configured.
-    pub fn realistic(seed: u64) -> Self {
-        Self { seed, first_token_latency_ms: 250, token_latency_ms: 15, latency_jitter: 0.3, ..Self::default() }
-    }
-
     /// Whether every reply is valid HTTP. For scripts that come from a file.
     ///
     /// # Errors
