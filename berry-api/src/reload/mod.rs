@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 use berry_core::config::{Change, Config, Diff, LoadError, Loaded, Report, Severity, Summary};
 
+use serde_json::Value;
+
 pub use history::{Cause, Failure, GENERATIONS_KEPT, Generation, Generations};
 
 use crate::app::{App, SetUpError};
@@ -23,6 +25,8 @@ use crate::run;
 
 /// Changes that a line of the log names.
 const CHANGES_LOGGED: usize = 20;
+/// Characters of a changed value that a line of the log shows.
+const VALUE_CHARS_LOGGED: usize = 200;
 /// Keys that are read once, when the process starts: what is listened on and how, files that are open, links that stand.
 const READ_AT_START: &[&str] = &[
     "server.bind_address",
@@ -193,8 +197,17 @@ fn words(change: &Change) -> String {
     let Change { path, kind, from, to } = change;
     let kind = format!("{kind:?}").to_lowercase();
     match (from, to) {
-        (Some(from), Some(to)) => format!("{kind} {path}: {from} -> {to}"),
+        (Some(from), Some(to)) => format!("{kind} {path}: {} -> {}", shortened(from), shortened(to)),
         _ => format!("{kind} {path}"),
+    }
+}
+
+/// A value as a line of the log has room for: a table of many users is compared as a whole.
+fn shortened(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(VALUE_CHARS_LOGGED) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 

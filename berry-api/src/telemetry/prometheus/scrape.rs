@@ -300,69 +300,76 @@ fn label<'a>(key: &(&'a str, &'a str)) -> [(&'static str, &'a str); 2] {
     [("provider", key.0), ("model", key.1)]
 }
 
-/// A flat list, one family after the other.
+/// A family with one figure for each upstream model.
+type Family = (&'static str, &'static str, fn(&Row) -> f64);
+
+/// States of backends that are in use.
+const STATES: [Family; 3] = [
+    ("backend_health_status", "1 while it is healthy in every model that uses it, else 0.", |row| row.healthy.into()),
+    ("circuit_breaker_state", "0 closed, 1 half-open, 2 open; the worst of its models.", |row| row.circuit.into()),
+    ("smart_ai_confidence_score", "Confidence of smart_ai, 0 to 1; the worst of its models.", |row| row.confidence),
+];
+
+/// What only grows.
+const COUNTERS: [Family; 7] = [
+    ("backend_request_count_total", "Attempts that ended with something to learn of the backend.", |row| {
+        row.stats.requests() as f64
+    }),
+    ("berry_backend_cancellations_total", "Attempts that were given up.", |row| row.stats.cancellations as f64),
+    ("berry_cost_usd_total", "Cost of finished requests, as far as prices are known.", |row| row.cost_usd),
+    ("berry_cost_reported_usd_total", "What vendors themselves say that answers cost, of those that say it.", |row| {
+        row.compared_usd.1
+    }),
+    ("berry_cost_compared_usd_total", "Our cost of the same answers; the drift is the difference.", |row| {
+        row.compared_usd.0
+    }),
+    (
+        "berry_unpriced_requests_total",
+        "Requests that used something of which no price is known; their cost is too small.",
+        |row| row.doubts.0 as f64,
+    ),
+    (
+        "berry_estimated_requests_total",
+        "Requests of which some tokens were counted by the gateway, because the upstream did not tell.",
+        |row| row.doubts.1 as f64,
+    ),
+];
+
+/// A family of times.
+type Times = (&'static str, &'static str, fn(&Row) -> &Distribution);
+
+const TIMES: [Times; 3] = [
+    ("backend_latency_seconds", "Successful attempts, to their end.", |row| &row.latency),
+    ("berry_ttft_seconds", "Streamed requests, from their head to the first content.", |row| &row.ttft),
+    ("berry_inter_token_seconds", "Streamed answers: time for each token after the first, on average.", |row| {
+        &row.token_time
+    }),
+];
+
 fn write_backends(app: &App, runtime: &Runtime, page: &mut Page) {
-    let now = app.clock.now();
-    let mut rows: BTreeMap<(&str, &str), Row> = BTreeMap::new();
-    let pools: Vec<&Pool> = runtime.selector.pools().map(AsRef::as_ref).collect();
-    for pool in &pools {
-        for endpoint in pool.endpoints() {
-            let id = &endpoint.backend().id;
-            let row = rows.entry((id.provider.as_str(), id.upstream.as_str())).or_default();
-            row.add(endpoint, pool.model().enabled && endpoint.backend().provider.enabled, now);
+    let rows = rows(app, runtime);
+    for (name, help, value) in STATES {
+        page.family(Kind::Gauge, name, help);
+        for (key, row) in rows.iter().filter(|(_, row)| row.enabled) {
+            page.sample(&label(key), value(row));
         }
-    }
-    let in_use = || rows.iter().filter(|(_, row)| row.enabled);
-    page.family(Kind::Gauge, "backend_health_status", "1 while it is healthy in every model that uses it, else 0.");
-    for (key, row) in in_use() {
-        page.sample(&label(key), u8::from(row.healthy));
-    }
-    page.family(Kind::Gauge, "circuit_breaker_state", "0 closed, 1 half-open, 2 open; the worst of its models.");
-    for (key, row) in in_use() {
-        page.sample(&label(key), row.circuit);
-    }
-    page.family(Kind::Gauge, "smart_ai_confidence_score", "Confidence of smart_ai, 0 to 1; the worst of its models.");
-    for (key, row) in in_use() {
-        page.sample(&label(key), row.confidence);
     }
     page.family(Kind::Gauge, "berry_backend_requests_in_flight", "Attempts under way.");
     for (key, row) in &rows {
         page.sample(&label(key), row.in_flight);
     }
-    page.family(
-        Kind::Counter,
-        "backend_request_count_total",
-        "Attempts that ended with something to learn of the backend.",
-    );
-    for (key, row) in &rows {
-        page.sample(&label(key), row.stats.requests());
+    for (name, help, value) in COUNTERS {
+        page.family(Kind::Counter, name, help);
+        for (key, row) in &rows {
+            page.sample(&label(key), value(row));
+        }
     }
-    page.family(Kind::Counter, "backend_error_count_total", "Of these, failures, by class.");
+    page.family(Kind::Counter, "backend_error_count_total", "Attempts that failed, by class.");
     for (key, row) in &rows {
         let [provider, model] = label(key);
         for class in FailureClass::ALL {
             page.sample(&[provider, model, ("class", class.as_str())], row.stats.failures[class.index()]);
         }
-    }
-    page.family(Kind::Counter, "berry_backend_cancellations_total", "Attempts that were given up.");
-    for (key, row) in &rows {
-        page.sample(&label(key), row.stats.cancellations);
-    }
-    page.family(Kind::Histogram, "backend_latency_seconds", "Successful attempts, to their end.");
-    for (key, row) in &rows {
-        page.histogram(&label(key), &row.latency);
-    }
-    page.family(Kind::Histogram, "berry_ttft_seconds", "Streamed requests, from their head to the first content.");
-    for (key, row) in &rows {
-        page.histogram(&label(key), &row.ttft);
-    }
-    page.family(
-        Kind::Histogram,
-        "berry_inter_token_seconds",
-        "Streamed answers: time for each token after the first, on average.",
-    );
-    for (key, row) in &rows {
-        page.histogram(&label(key), &row.token_time);
     }
     page.family(
         Kind::Counter,
@@ -375,42 +382,26 @@ fn write_backends(app: &App, runtime: &Runtime, page: &mut Page) {
             page.sample(&[provider, model, ("kind", kind)], count);
         }
     }
-    page.family(Kind::Counter, "berry_cost_usd_total", "Cost of finished requests, as far as prices are known.");
-    for (key, row) in &rows {
-        page.sample(&label(key), row.cost_usd);
+    for (name, help, of) in TIMES {
+        page.family(Kind::Histogram, name, help);
+        for (key, row) in &rows {
+            page.histogram(&label(key), of(row));
+        }
     }
-    page.family(
-        Kind::Counter,
-        "berry_cost_reported_usd_total",
-        "What vendors themselves say that answers cost, of those that say it.",
-    );
-    for (key, row) in &rows {
-        page.sample(&label(key), row.compared_usd.1);
+}
+
+/// Every upstream model of every provider, by provider and name.
+fn rows<'r>(app: &App, runtime: &'r Runtime) -> BTreeMap<(&'r str, &'r str), Row> {
+    let now = app.clock.now();
+    let mut rows: BTreeMap<(&str, &str), Row> = BTreeMap::new();
+    for pool in runtime.selector.pools() {
+        for endpoint in pool.endpoints() {
+            let id = &endpoint.backend().id;
+            let row = rows.entry((id.provider.as_str(), id.upstream.as_str())).or_default();
+            row.add(endpoint, pool.model().enabled && endpoint.backend().provider.enabled, now);
+        }
     }
-    page.family(
-        Kind::Counter,
-        "berry_cost_compared_usd_total",
-        "Our cost of the same answers; the drift is the difference.",
-    );
-    for (key, row) in &rows {
-        page.sample(&label(key), row.compared_usd.0);
-    }
-    page.family(
-        Kind::Counter,
-        "berry_unpriced_requests_total",
-        "Requests that used something of which no price is known; their cost is too small.",
-    );
-    for (key, row) in &rows {
-        page.sample(&label(key), row.doubts.0);
-    }
-    page.family(
-        Kind::Counter,
-        "berry_estimated_requests_total",
-        "Requests of which some tokens were counted by the gateway, because the upstream did not tell.",
-    );
-    for (key, row) in &rows {
-        page.sample(&label(key), row.doubts.1);
-    }
+    rows
 }
 
 /// What probes asked of each provider: they are no requests, and what they cost is nobody's usage.
