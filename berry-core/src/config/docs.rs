@@ -16,10 +16,12 @@ const HEAD: &str = "\
 This page is generated from the code: `BERRY_UPDATE_DOCS=1 cargo test -p berry-core --test docs` writes it.
 
 The configuration is one TOML file. `config-example.toml` shows every key and runs as it is. The file is checked as a whole when
-the server starts: every problem is reported at once with its line, column and a suggestion, and nothing that is written can be
-ignored. `berry-api --check-config` and `berry-cli validate-config -c FILE` do the same without starting anything.
+the server starts: every problem is reported at once with its line, column and a suggestion, and nothing that is written is
+ignored in silence. `berry-api --check-config` and `berry-cli validate-config -c FILE` do the same without starting anything.
 
 - An unknown key is an error. So is a value of the wrong type or outside its range.
+- A key that has no effect is a warning: one that belongs to another `backend_type` or store, one that nothing acts on yet
+  ([roadmap.md](roadmap.md)), or one of a feature that the server was built without.
 - Every table is optional; what the server then cannot do is a warning. A file without any key is refused: it was probably cut off
   while it was written.
 - What is switched off with `enabled = false` takes no traffic and is never refused for a key or a variable that is missing.
@@ -35,7 +37,7 @@ const STRINGS: &str = "\
 |---|---|
 | `${NAME}` | the environment variable; an error when it is not set |
 | `${NAME:-default}` | the same, or the default when it is not set or empty; the default ends at the next `}` |
-| `${file:/path}` | the text of the file, without one line break at its end; at most 64 KiB |
+| `${file:/path}` | the text of the file, without one line break at its end; a regular file of at most 64 KiB |
 | `$${` | a literal `${` |
 
 Any other `$` is itself. What is put in is not looked at again. Keys, numbers and booleans hold no references.
