@@ -167,6 +167,14 @@ fn a_file_that_cannot_be_read_says_why() {
     let error = Config::load(&path, &Fixed::default()).unwrap_err();
     assert!(matches!(error, LoadError::Read { .. }));
     assert!(error.to_string().ends_with("it is not UTF-8 text (line 2)"), "{error}");
+    for order in [u16::to_le_bytes as fn(u16) -> [u8; 2], u16::to_be_bytes] {
+        let utf_16: Vec<u8> = "\u{feff}a = 1\n".encode_utf16().flat_map(order).collect();
+        for bytes in [&utf_16[..], &utf_16[2..]] {
+            std::fs::write(&path, bytes).unwrap();
+            let error = Config::load(&path, &Fixed::default()).unwrap_err();
+            assert!(error.to_string().ends_with("save it as UTF-8"), "{error}");
+        }
+    }
 }
 
 #[cfg(unix)]
@@ -231,6 +239,19 @@ fn what_is_switched_off_may_lack_its_variables_and_keys() {
     assert!(warnings(&loaded).is_empty(), "{}", loaded.warnings);
     assert!(loaded.snapshot.models.find("old").is_none());
     assert!(!provider(&loaded.snapshot, "empty").enabled);
+}
+
+#[test]
+fn a_key_from_an_empty_variable_is_a_warning_unless_that_was_asked_for() {
+    let env = Fixed { variables: HashMap::from([("EMPTY", "")]), ..Fixed::default() };
+    let told = |key: &str, keys: &str| {
+        let provider = format!("[providers.p]\nbase_url = \"http://h\"\napi_key = \"{key}\"\n{keys}");
+        warnings(&load_with(&[&small(), provider.as_str()].concat(), &env)).join("\n")
+    };
+    assert!(told("${EMPTY}", "").contains("providers.p.api_key: is empty: the variable or file is there"));
+    assert_eq!(told("${EMPTY:-}", ""), "");
+    assert_eq!(told("", ""), "");
+    assert_eq!(told("${EMPTY}", "enabled = false\n"), "");
 }
 
 #[test]

@@ -370,7 +370,9 @@ fn found_provider(
     }
     let mut known: Vec<&str> = pool.providers.keys().map(ProviderId::as_str).collect();
     known.sort_unstable();
-    let hint = match closest(&name.value.value, known.iter().copied()) {
+    // Names for people are easily taken for those of the tables.
+    let called = known.iter().find(|id| pool.providers[**id].name == name.value.value);
+    let hint = match called.copied().or_else(|| closest(&name.value.value, known.iter().copied())) {
         Some(close) => format!("did you mean {close:?}?"),
         None if known.is_empty() => "there is no provider at all".to_owned(),
         None => format!("providers here: {}", known.join(", ")),

@@ -116,25 +116,9 @@ fn provider(
     let (upstream, headers, host) = upstream(spoken, headers, at, problems);
     let vendor = named.or_else(|| data.vendor_of_host(upstream.host()?).cloned());
     let is_known = matches!(host, Some(Known::OpenAi | Known::Azure | Known::Anthropic | Known::Gemini));
-    let keyless = enabled && vendor.as_ref().map_or(is_known, |vendor| vendor.wants_key);
-    let models_span = models.as_ref().and_then(|list| list.span.clone());
-    let (models, mut discover) = model_list(models, &at.key("models"), problems);
-    if discover && matches!(upstream, Upstream::Azure(_)) {
-        discover = false;
-        problems
-            .warning(
-                &at.key("models"),
-                models_span,
-                "Azure's list names what could be deployed, not what is: it is not asked for",
-            )
-            .hint("name the deployments: models = [\"…\"]");
-    }
-    let (expose_span, expose) = (expose_models.as_ref().and_then(|raw| raw.span.clone()), expose(expose_models));
-    if enabled && expose != Expose::Nothing && models.is_empty() && !discover {
-        problems
-            .warning(&at.key("expose_models"), expose_span, "publishes nothing: it is not said which models there are")
-            .hint("models = \"auto\" asks the provider; or name them: models = [\"…\"]");
-    }
+    let wants_key = enabled && vendor.as_ref().map_or(is_known, |vendor| vendor.wants_key);
+    let is_azure = matches!(upstream, Upstream::Azure(_));
+    let Offer { models, discover, expose } = offer(models, expose_models, is_azure, enabled, at, problems);
     let finer = Silences {
         completion: completion_timeout_seconds.map(|t| t.value),
         first_token: first_token_timeout_seconds.map(|t| t.value),
@@ -145,7 +129,7 @@ fn provider(
         name: name.map_or_else(|| entry.key.clone(), |name| name.value.value),
         enabled,
         upstream,
-        api_key: key(api_key, keyless.then_some(entry.span), enabled, &at.key("api_key"), problems),
+        api_key: key(api_key, wants_key.then_some(entry.span), enabled, &at.key("api_key"), problems),
         models,
         headers,
         forward_headers: headers::forwarded(forward_headers.value, &at.key("forward_headers"), problems),
@@ -167,6 +151,38 @@ fn provider(
         id_header: HeaderValue::from_bytes(entry.key.as_bytes()).ok(),
         id: ProviderId::new(entry.key),
     }
+}
+
+/// What models a provider has, and which of them are published.
+struct Offer {
+    models: Vec<UpstreamModel>,
+    /// Whether it is asked for them.
+    discover: bool,
+    expose: Expose,
+}
+
+fn offer(
+    models: Option<At<ModelList>>,
+    expose_models: Option<At<Exposed>>,
+    is_azure: bool,
+    enabled: bool,
+    at: &KeyPath<'_>,
+    problems: &mut Problems,
+) -> Offer {
+    let models_span = models.as_ref().and_then(|list| list.span.clone());
+    let (models, mut discover) = model_list(models, &at.key("models"), problems);
+    if discover && is_azure {
+        discover = false;
+        let message = "Azure's list names what could be deployed, not what is: it is not asked for";
+        problems.warning(&at.key("models"), models_span, message).hint("name the deployments: models = [\"…\"]");
+    }
+    let (expose_span, expose) = (expose_models.as_ref().and_then(|raw| raw.span.clone()), expose(expose_models));
+    if enabled && expose != Expose::Nothing && models.is_empty() && !discover {
+        problems
+            .warning(&at.key("expose_models"), expose_span, "publishes nothing: it is not said which models there are")
+            .hint("models = \"auto\" asks the provider; or name them: models = [\"…\"]");
+    }
+    Offer { models, discover, expose }
 }
 
 /// The keys that decide what a provider speaks.
