@@ -312,12 +312,17 @@ impl Journal {
 
     /// Moves everything to the segment. What is appended later is written there.
     pub(crate) fn finish(&self) {
-        if self.collect().is_ok() {
-            for lane in self.lanes.iter() {
-                lane.lock().tail = None;
+        for lane in self.lanes.iter() {
+            let mut lane = lane.lock();
+            if self.empty(&mut self.active.lock(), &mut lane).is_err() {
+                // The next process finds it where it is.
+                return;
             }
-            tail::remove(&self.directory);
+            lane.tail = None;
         }
+        tail::remove(&self.directory);
+        // What the disk does not take either is lost, and the status has said so.
+        let _ = self.collect();
     }
 
     /// Begins a new segment, so that everything that was appended so far can be deleted.
