@@ -36,10 +36,12 @@ use crate::exchange::{Exchange, Facts};
 use crate::forward::{Deadline, Relay, RelayRequest};
 use crate::json::{Kind, Members, Scanner, Wanted};
 use crate::meter::told::Told;
+use crate::meter::{EventClass, StreamTap};
 use crate::objects::Issuer;
 use crate::params::{Edited, How};
 use crate::pool::{Choice, PooledBody, SendError};
 use crate::prepare::{self, Prepared, PublicModel};
+use crate::sse;
 use crate::stream::{EventStream, Treatment};
 use crate::upstream_body::UpstreamBody;
 use crate::{headers, meter, repair, retry_after};
@@ -619,7 +621,7 @@ impl Attempt<'_> {
             return Ok(translated(answer, Usage::default(), permit, head, exchange));
         }
         let Some(members) = check.map_or_else(|| Check::of(&chunks), Check::finish) else {
-            return Err(self.bad("it is not valid JSON".to_owned()));
+            return self.instead_of_an_answer(head, &chunks.into_bytes(), permit, exchange);
         };
         if let Some(status) = self.error_in_answer(&chunks, &members) {
             head.status = status;
@@ -650,6 +652,41 @@ impl Attempt<'_> {
         };
         let chunks = chunks.map_err(|error| self.bad(error.to_string()))?;
         Ok(Reply::Held(chunks, permit))
+    }
+
+    /// What is no JSON where a plain answer was asked for: a stream, which some relays always give, is said as the answer that it
+    /// should have been, and one that tells an error is that error.
+    fn instead_of_an_answer(
+        &self,
+        head: &mut Head,
+        body: &Bytes,
+        permit: BufferPermit,
+        exchange: &mut Exchange,
+    ) -> Result<Reply, ForwardError> {
+        let no_json = || self.bad("it is not valid JSON".to_owned());
+        let mut tap = StreamTap::new(self.operation.stream_format());
+        for event in sse::events(body) {
+            match tap.see(&event) {
+                EventClass::Error => {
+                    let told = event.data.as_deref().and_then(meter::told::of_event);
+                    let Told { status, body } = told.ok_or_else(no_json)?;
+                    head.status = status;
+                    head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                    return Ok(Reply::Held(Chunks::from(body), permit));
+                }
+                EventClass::Unparsable => return Err(no_json()),
+                _ => {}
+            }
+        }
+        if !tap.terminal_seen() {
+            return Err(no_json());
+        }
+        let answer = match &self.translation {
+            Some(translation) => translation.stream_as_answer(body),
+            None => translate::as_answer(self.operation, body, &prepare::reply_to(exchange, false)),
+        };
+        let answer = answer.map_err(|_| no_json())?;
+        Ok(translated(answer, Usage::default(), permit, head, exchange))
     }
 
     /// A plain answer where a stream was asked for: an error that came with the wrong status, or a whole answer, which is said as

@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn a_body_that_is_not_encoded_passes_whatever_its_header_says() {
         for coding in ["gzip", "deflate", "br", "zstd"] {
-            for text in [&TEXT[..], b"data: {\"a\":1}\n\n", b": ping\n\n", b"\xef\xbb\xbf{\"a\":1}", b"[{\"a\":1}]"] {
+            for text in [TEXT, b"data: {\"a\":1}\n\n", b": ping\n\n", b"\xef\xbb\xbf{\"a\":1}", b"[{\"a\":1}]"] {
                 assert_eq!(decoded(coding, text, text.len()).unwrap(), text, "{coding}");
             }
         }

@@ -72,6 +72,8 @@ pub(crate) struct EventStream {
     /// The error that came before the client had anything.
     told: Option<Told>,
     over: bool,
+    /// The upstream's last event had no empty line behind it.
+    ends_open: bool,
 }
 
 /// What a body is that came where a stream was asked for. What it is called says little: proxies call streams JSON, and errors streams.
@@ -133,6 +135,7 @@ impl EventStream {
             error_told: false,
             told: None,
             over: false,
+            ends_open: false,
         }
     }
 
@@ -201,9 +204,10 @@ impl EventStream {
         self.treatment.translator.is_some() || self.splitter.between_events()
     }
 
-    /// Whether what the client has ends inside an event, one that was too long to be kept together.
+    /// Whether what the client has ends inside an event: one that was too long to be kept together, or the last one, to which its
+    /// empty line is missing.
     pub(crate) fn cut_inside_event(&self) -> bool {
-        self.treatment.translator.is_none() && self.splitter.inside_long_event()
+        self.treatment.translator.is_none() && (self.splitter.inside_long_event() || self.ends_open)
     }
 
     /// The id of a response, as JSON.
@@ -272,6 +276,7 @@ impl EventStream {
             return Progress::End(Err(self.bad("a plain answer where a stream was asked for")));
         }
         let tail = self.splitter.finish();
+        let ends_open = !tail.is_empty();
         // A last event without its empty line is whole when it makes sense.
         if error.is_none() {
             let taken = match self.treatment.translator {
@@ -281,6 +286,7 @@ impl EventStream {
             if let Err(error) = taken {
                 return Progress::End(Err(error));
             }
+            self.ends_open = ends_open;
         }
         self.over = true;
         if self.tap.is_complete() && (error.is_none() || self.tap.terminal_seen()) || self.error_told {

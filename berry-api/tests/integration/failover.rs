@@ -432,6 +432,21 @@ async fn a_connection_that_closed_under_a_request_is_replaced_once_for_free() {
     assert_eq!(second_of_two(vec![closes(), vec![None], good()]).await, (502, "1".into(), vec![2, 1]));
 }
 
+#[tokio::test(start_paused = true)]
+async fn odd_heads_of_answers_are_read() {
+    for head in [
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json;\r\n charset=utf-8\r\ncontent-length: 2\r\n\r\n{}",
+        "HTTP/1.1 200 OK\r\nx-odd : a\r\ncontent-length: 2\r\n\r\n{}",
+        "HTTP/1.1 200 OK\r\nx(odd): a\r\ncontent-length: 2\r\n\r\n{}",
+        "HTTP/1.1 200\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\n{}",
+        "HTTP/1.1 200 OK\ncontent-length: 2\n\n{}",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+    ] {
+        let (status, _, read) = second_of_two(vec![vec![Some(ANSWER), Some(head)]]).await;
+        assert_eq!((status, read), (200, vec![2]), "{head:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_pooled_connection_survives_an_upstream_that_closes_after_each_answer() {
     let mut reply = Reply::json("/", "{}");

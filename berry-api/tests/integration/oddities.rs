@@ -34,6 +34,11 @@ async fn message(fleet: &Fleet, streamed: bool) -> Answer {
     fleet.gateway.send(Method::POST, "/v1/messages", &[("x-api-key", ADMIN)], &body.to_string()).await
 }
 
+/// The content of a plain answer that a client of Messages gets.
+async fn message_of(fleet: &Fleet) -> Value {
+    message(fleet, false).await.json()["content"].clone()
+}
+
 /// Tokens in and out, as the access line has them.
 fn used(fleet: &Fleet) -> (Value, Value) {
     let line = fleet.access().pop().expect("a line");
@@ -269,4 +274,52 @@ async fn a_coding_that_nobody_asked_for_is_undone_and_one_that_is_only_named_is_
     let got = alone(unknown).await.ask(false).await;
     assert_eq!((got.status(), got.answer.error_code().as_str()), (502, "upstream_error"), "{}", got.text());
     assert!(got.text().contains("compress"), "{}", got.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_in_the_place_of_an_answer_is_said_as_one() {
+    let call = r#""delta":{"tool_calls":[{"index":0,"id":"call_1","type":"function","function":{"name":"f","arguments":"{\"a\":"}}]}"#;
+    let rest = r#""delta":{"tool_calls":[{"index":0,"function":{"arguments":"1}"}}]}"#;
+    let stream = [
+        chunk(r#""delta":{"role":"assistant","reasoning_content":"h"}"#),
+        chunk(r#""delta":{"reasoning_content":"m"}"#),
+        chunk(r#""delta":{"content":"o"}"#),
+        chunk(r#""delta":{"content":"k"}"#),
+        chunk(call),
+        chunk(rest),
+        STREAM[STREAM.find("data: {\"choices\":[{\"index\":0,\"delta\":{}").unwrap()..].to_owned(),
+    ]
+    .concat();
+    for kind in [Some("text/event-stream"), Some("application/json")] {
+        let fleet = alone(says(kind, &[&stream])).await;
+        let got = fleet.ask(false).await;
+        assert_eq!((got.status(), got.answer.header("content-type")), (200, "application/json"), "{}", got.text());
+        let choice = &got.answer.json()["choices"][0];
+        let message = &choice["message"];
+        assert_eq!((&message["content"], &message["reasoning_content"]), (&json!("ok"), &json!("hm")));
+        assert_eq!(message["tool_calls"][0]["function"], json!({"name": "f", "arguments": "{\"a\":1}"}));
+        assert_eq!(choice["finish_reason"], "tool_calls");
+        assert_eq!(used(&fleet), (json!(3), json!(5)));
+        let told = message_of(&fleet).await;
+        let kinds: Vec<&str> = told.as_array().unwrap().iter().map(|part| part["type"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["thinking", "text", "tool_use"], "{told}");
+    }
+    let error = "data: {\"error\":{\"message\":\"Slow down.\",\"code\":429}}\n\n";
+    assert_eq!(alone(says(None, &[error])).await.ask(false).await.status(), 429);
+    for bad in [chunk(r#""delta":{"content":"half"}"#), format!("{STREAM}data: {{\n\n"), "data: x\n\n".to_owned()] {
+        let fleet = scripted([says(None, &[&bad]), always(GOOD)]).build().await;
+        fleet.ask(false).await.assert_clean(false, "b", 2, &bad);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_after_an_event_without_its_empty_line_is_an_event_of_its_own() {
+    let whole = chunk(r#""delta":{"content":"a"}"#);
+    for tail in [whole.trim_end(), "{\"error\":{\"message\":\"no event\"}}"] {
+        let got = alone(says(Some("text/event-stream"), &[&whole, tail])).await.ask(true).await;
+        let text = got.text();
+        let (before, told) = text.rsplit_once("\n\ndata: ").expect("an event of its own");
+        assert_eq!(before, format!("{whole}{tail}"));
+        assert!(told.contains("stream_incomplete"), "{text}");
+    }
 }

@@ -456,53 +456,6 @@ pub struct Response {
     pub usage: Usage,
 }
 
-impl Response {
-    /// The steps of a stream that gives this answer, each part in one piece. What has no place in a stream is left out.
-    pub fn into_events(self) -> Vec<Event> {
-        let mut events = vec![Event::Start { id: self.id, model: self.model }, Event::Usage(self.usage)];
-        for (candidate, own) in (0..).zip(self.candidates) {
-            let has_call = own.parts.iter().any(|part| matches!(part, Part::ToolCall(_)));
-            let mut logprobs = own.logprobs.filter(|logprobs| !logprobs.is_nothing()).map(Delta::Logprobs);
-            for (index, (block, mut deltas)) in (0..).zip(own.parts.into_iter().filter_map(Part::into_block)) {
-                if matches!(block, Block::Text) {
-                    deltas.extend(logprobs.take());
-                }
-                events.push(Event::Open { candidate, index, block });
-                events.extend(deltas.into_iter().map(|delta| Event::Delta { candidate, index, delta }));
-                events.push(Event::Close { candidate, index });
-            }
-            events.push(Event::Stop { candidate, stop: Stop::settled(own.stop, has_call) });
-        }
-        events
-    }
-}
-
-impl Part {
-    /// The block that this is in a stream, and all that comes in it.
-    fn into_block(self) -> Option<(Block, Vec<Delta>)> {
-        let text = |text: Text| (!text.is_empty()).then_some(Delta::Text(text));
-        Some(match self {
-            Self::Text(part) => {
-                let citations = part.citations.into_iter().map(Delta::Citation);
-                let signature = part.signature.map(Delta::Signature);
-                (Block::Text, text(part.text).into_iter().chain(citations).chain(signature).collect())
-            }
-            Self::Thinking(part) => {
-                (Block::Thinking, text(part.text).into_iter().chain(part.signature.map(Delta::Signature)).collect())
-            }
-            Self::RedactedThinking(data) => (Block::RedactedThinking(data), Vec::new()),
-            Self::ToolCall(ToolCall { id, name, arguments, signature, .. }) => {
-                let arguments = Delta::Arguments(arguments.as_text());
-                (Block::ToolCall { id, name, signature }, vec![arguments])
-            }
-            Self::Refusal(words) => (Block::Refusal, text(words).into_iter().collect()),
-            Self::Image(_) | Self::Document(_) | Self::Audio(_) | Self::ToolResult(_) | Self::Unknown(_) => {
-                return None;
-            }
-        })
-    }
-}
-
 /// One of the answers.
 #[derive(Clone, Debug, Default)]
 pub struct Candidate {

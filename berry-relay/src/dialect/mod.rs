@@ -24,6 +24,7 @@ pub mod reader;
 pub mod rerank;
 pub mod schema;
 pub mod serial;
+pub mod steps;
 pub mod text;
 pub mod translate;
 

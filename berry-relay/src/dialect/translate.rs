@@ -19,6 +19,7 @@ use super::openai_chat::OpenAiChat;
 use super::openai_responses::OpenAiResponses;
 use super::reader::StreamReader;
 use super::rerank;
+use super::steps;
 use super::text::Text;
 use super::{Codec, Malformed, Reply, StreamEncoder, Target, Wire, error, ids, issuer};
 use crate::body::Chunks;
@@ -303,8 +304,15 @@ impl Translation {
         if let Some(ranking) = &self.ranking {
             return Ok(Translated { body: ranking.answer(body, model)?, usage: None });
         }
-        let response = self.decoded(body)?;
-        Ok(Translated { body: self.client.encode_response(&response, &self.reply), usage: Some(response.usage) })
+        Ok(said(self.decoded(body)?, self.client, &self.reply))
+    }
+
+    /// A stream as the plain answer of the client's dialect that was asked for.
+    ///
+    /// # Errors
+    /// [`Malformed`]: it is no stream, or not a whole one.
+    pub fn stream_as_answer(&self, body: &Bytes) -> Result<Translated, Malformed> {
+        Ok(said(self.named(gathered(self.upstream, body)?), self.client, &self.reply))
     }
 
     /// A plain answer as the stream of the client's dialect that was asked for.
@@ -317,7 +325,10 @@ impl Translation {
 
     /// What a plain answer means, with the client's names in it.
     fn decoded(&self, body: &Bytes) -> Result<Response, Malformed> {
-        let mut response = self.upstream.decode_response(body)?;
+        Ok(self.named(self.upstream.decode_response(body)?))
+    }
+
+    fn named(&self, mut response: Response) -> Response {
         for part in response.candidates.iter_mut().flat_map(|candidate| &mut candidate.parts) {
             match part {
                 Part::Thinking(thinking) => self.tag(&mut thinking.signature),
@@ -330,7 +341,7 @@ impl Translation {
                 _ => {}
             }
         }
-        Ok(response)
+        response
     }
 
     /// The client's form of an error answer.
@@ -387,9 +398,37 @@ impl Translation {
 /// [`Malformed`]: it is no answer, or one of a call that cannot be written here. Of the Responses API none can: its names for an
 /// answer are those by which clients come back to the upstream.
 pub fn as_stream(operation: Operation, body: &Bytes, reply: &Reply) -> Result<Translated, Malformed> {
-    let wire = client_wire(operation).filter(|wire| *wire != Wire::OpenAiResponses);
-    let codec = codec(wire.ok_or_else(|| Malformed::new("", "this call cannot be translated"))?);
+    let codec = written_here(operation)?;
     Ok(streamed(codec.decode_response(body)?, codec, reply))
+}
+
+/// A stream of a call as the plain answer that it should have been.
+///
+/// # Errors
+/// As [`as_stream`].
+pub fn as_answer(operation: Operation, body: &Bytes, reply: &Reply) -> Result<Translated, Malformed> {
+    let codec = written_here(operation)?;
+    Ok(said(gathered(codec, body)?, codec, reply))
+}
+
+/// The codec of a call whose answers can be written here in its own dialect.
+fn written_here(operation: Operation) -> Result<&'static dyn Codec, Malformed> {
+    let wire = client_wire(operation).filter(|wire| *wire != Wire::OpenAiResponses);
+    wire.map(codec).ok_or_else(|| Malformed::new("", "this call cannot be translated"))
+}
+
+/// What a whole stream means.
+fn gathered(codec: &dyn Codec, body: &Bytes) -> Result<Response, Malformed> {
+    let (mut reader, mut events) = (StreamReader::new(codec), Vec::new());
+    for event in sse::events(body) {
+        reader.push(&event, body, &mut events)?;
+    }
+    reader.finish(&mut events);
+    steps::answer_of(events)
+}
+
+fn said(response: Response, client: &dyn Codec, reply: &Reply) -> Translated {
+    Translated { body: client.encode_response(&response, reply), usage: Some(response.usage) }
 }
 
 /// A whole answer as a stream of the client's dialect.

@@ -302,9 +302,8 @@ impl StreamTap {
         self.begun |= seen.begun;
         self.finished |= seen.finished;
         self.finish_seen |= seen.finished != 0;
-        Some(if is_error || seen.failed {
-            EventClass::Error
-        } else if seen.begun == 0 && (has_verdict || !has_usage) && told::of_no_answer(data).is_some() {
+        let is_odd_error = || seen.begun == 0 && (has_verdict || !has_usage) && told::of_no_answer(data).is_some();
+        Some(if is_error || seen.failed || is_odd_error() {
             EventClass::Error
         } else if seen.begun == 0 {
             if has_usage { EventClass::UsageOnly } else { EventClass::Empty }
