@@ -4,6 +4,7 @@ import http.client
 import json
 import socket
 import statistics
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from datetime import datetime
 import pytest
 
 from harness.fleet import percentile
-from harness.gateway import DEMO_PROVIDER, TOKEN, USERS, Gateway, model
+from harness.gateway import DEMO_PROVIDER, PORTS, TOKEN, USERS, Gateway, model
 from harness.store import Store, Wire
 
 #: The token of a user whose limits are shared.
@@ -236,6 +237,55 @@ def test_without_its_store_an_instance_does_as_the_operator_chose(own_store, sta
     statuses = [chat(gateway) for _ in range(40)]
     assert statuses.count(200) == admitted
     assert set(statuses) - {200} == ({status} if status else set())
+
+
+def admitted_alone(gateway: Gateway, times: int) -> int:
+    return [chat(gateway) for _ in range(times)].count(200)
+
+
+def test_a_store_that_takes_no_writes_is_away_until_it_does(own_store, store, start):
+    own_store.command("REPLICAOF", "127.0.0.1", str(store.port))
+    gateway = start(config(own_store.url, "requests_per_minute = 30", 'key_prefix = "replica"', "instances = 3"))
+    gateway.wait_for(lambda: "read only replica" in (cluster(gateway)["reason"] or ""), 5, "it is told why")
+    assert admitted_alone(gateway, 12) == 10, "this instance's share"
+    own_store.command("REPLICAOF", "NO", "ONE")
+    await_cluster(gateway, status="connected")
+    own_store.command("CONFIG", "SET", "maxmemory", "1")
+    gateway.wait_for(lambda: "OOM" in (cluster(gateway)["reason"] or ""), 5, "it is told why")
+    own_store.command("CONFIG", "SET", "maxmemory", "0")
+    await_cluster(gateway, status="connected")
+
+
+def test_a_value_that_something_else_has_overwritten_harms_one_limit_and_nothing_else(own_store, start):
+    own_store.command("SET", "berry:requests:6:shared:", "something else")
+    gateway = start(config(own_store.url, "requests_per_minute = 10"))
+    await_cluster(gateway, status="connected")
+    assert admitted_alone(gateway, 15) == 10, "by its own counts"
+    assert gateway.log().count("the shared store refuses a call") == 1
+    assert "the shared store is away" not in gateway.log()
+    own_store.command("DEL", "berry:requests:6:shared:")
+    gateway.wait_for(lambda: own_store.command("TYPE", "berry:requests:6:shared:") == "hash" or chat(gateway) < 0, 5, "it is told what was used")
+
+
+def test_a_store_that_forgets_when_it_is_full_is_warned_of(start):
+    forgetful = Store("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    gateway = start(config(forgetful.url, "requests_per_minute = 10"))
+    gateway.wait_for(lambda: "policy=allkeys-lru" in gateway.log(), 5, "the log warns")
+    forgetful.stop()
+
+
+def test_a_store_with_tls_is_believed_when_its_certificate_is(start, tmp_path):
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE"]
+    certificate, key, port = tmp_path / "store.pem", tmp_path / "store.key", next(PORTS)
+    subprocess.run([*command, *names, "-out", certificate, "-keyout", key], check=True, stderr=subprocess.DEVNULL)
+    files = ["--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-ca-cert-file", str(certificate)]
+    safe = Store("--tls-port", str(port), *files, "--tls-auth-clients", "no")
+    text = config(f"rediss://localhost:{port}", "requests_per_minute = 10")
+    stranger = start(text)
+    stranger.wait_for(lambda: "certificate" in (cluster(stranger)["reason"] or ""), 5, "it does not know who that is")
+    await_cluster(start(text, SSL_CERT_FILE=str(certificate)), status="connected")
+    safe.stop()
 
 
 def test_places_are_shared(store, start):

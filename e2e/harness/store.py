@@ -12,13 +12,14 @@ from .gateway import PORTS
 class Store:
     """A `redis-server` that keeps nothing on disk. It can be stopped and started again at the same port, empty."""
 
-    def __init__(self):
+    def __init__(self, *options: str):
         self.port = next(PORTS)
+        self.options = options
         self.process = None
         self.start()
 
     def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *self.options]
         self.process = subprocess.Popen([*command, "--loglevel", "warning"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:

@@ -1,8 +1,11 @@
 //! The connection to the store: made in the background, made again when it breaks, and never waited for.
 //!
 //! ```text
-//!   away ──connected, first beat answered──▶ reached ──a call fails or is not answered within ANSWER──▶ away
+//!   away ──connected, first beat answered──▶ reached ──a beat fails, or a call is not answered within ANSWER──▶ away
 //! ```
+//!
+//! What the store answers with an error concerns the call alone; whether it is of use at all (a replica takes no writes, its memory is
+//! full) is what beats find out, since they write too.
 //!
 //! `prompt` says whether a request may wait for an answer at all. It holds while beats are answered within [`PROMPT`].
 
@@ -14,7 +17,7 @@ use arc_swap::ArcSwapOption;
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisError, Script, ScriptInvocation};
+use redis::{AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -84,6 +87,10 @@ pub(super) struct Link {
     state: Mutex<State>,
     /// Whether the log has said so.
     told: AtomicBool,
+    /// Whether the log has said that a call was refused.
+    told_refusal: AtomicBool,
+    /// Whether the log has said that the store forgets.
+    told_eviction: AtomicBool,
     /// Of the keys, as the last beat had it.
     keys_version: Mutex<Version>,
     /// Rung by what others tell, and by every beat.
@@ -109,6 +116,8 @@ impl Link {
             instances: AtomicU32::new(instances.max(1)),
             state: Mutex::new(State::Away("not reached yet".to_owned())),
             told: AtomicBool::new(false),
+            told_refusal: AtomicBool::new(false),
+            told_eviction: AtomicBool::new(false),
             keys_version: Mutex::default(),
             news: Notify::new(),
             heard: Mutex::default(),
@@ -173,9 +182,19 @@ impl Link {
         Calls { made: self.made.load(Ordering::Relaxed), failed: self.failed.load(Ordering::Relaxed) }
     }
 
-    /// Calls a script.
+    /// Calls a script. What the store refuses breaks nothing: it may be one value that something else has overwritten.
     pub(super) async fn call<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, Failed> {
-        self.make(|mut connection| async move { call.invoke_async(&mut connection).await }).await
+        match self.make(|mut connection| async move { Ok(call.invoke_async(&mut connection).await) }).await? {
+            Ok(answer) => Ok(answer),
+            Err(error) if is_of_the_call(&error) => {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                if !self.told_refusal.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(error = shortened(&error.to_string()), "the shared store refuses a call");
+                }
+                Err(Failed)
+            }
+            Err(error) => Err(self.fail(&error.to_string())),
+        }
     }
 
     async fn make<T, F: Future<Output = Result<T, RedisError>>>(
@@ -204,7 +223,7 @@ impl Link {
 
     /// Notes why the store is away; the log says it once.
     fn tell_away(&self, error: &str) {
-        let reason: String = error.chars().take(REASON_CHARS_MAX).collect();
+        let reason = shortened(error);
         if !self.told.swap(true, Ordering::Relaxed) {
             tracing::warn!(error = reason, "the shared store is away; limits hold as cluster.on_failure says");
         }
@@ -260,10 +279,30 @@ impl Link {
     async fn beats(&self) -> u32 {
         let mut answered = 0;
         while self.is_up() && self.beat_once().await.is_ok() {
+            if answered == 0 {
+                self.look_for_eviction().await;
+            }
             answered += 1;
             let _ = timeout(BEAT, self.broken.notified()).await;
         }
         answered
+    }
+
+    /// A store that makes room by itself forgets what was spent. Where it cannot be asked, nothing is said.
+    async fn look_for_eviction(&self) {
+        let Some(connection) = self.connection.load_full() else { return };
+        let mut connection = MultiplexedConnection::clone(&connection);
+        let mut info = redis::cmd("INFO");
+        info.arg("memory");
+        let Ok(Ok(text)) = timeout(ANSWER, info.query_async::<String>(&mut connection)).await else { return };
+        if let Some(policy) = evicts(&text)
+            && !self.told_eviction.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                policy,
+                "the shared store forgets when its memory is full, and with it what was used; set maxmemory-policy noeviction"
+            );
+        }
     }
 
     /// Hears what other instances tell, on a connection of its own, until that ends.
@@ -315,7 +354,8 @@ impl Link {
     async fn beat_once(&self) -> Result<(), Failed> {
         let mut call = self.beat.prepare_invoke();
         call.key(self.key("instances")).key(self.key("keys:version")).arg(&self.instance).arg(LIFE.as_millis() as u64);
-        let answer = self.call::<(u32, Option<String>, Option<u64>)>(&call);
+        let call = &call;
+        let answer = self.make(|mut connection| async move { call.invoke_async(&mut connection).await });
         tokio::pin!(answer);
         let (prompt, answer) = match timeout(PROMPT, &mut answer).await {
             Ok(answer) => (true, answer),
@@ -324,12 +364,41 @@ impl Link {
                 (false, answer.await)
             }
         };
-        let (instances, epoch, number) = answer?;
+        let (instances, epoch, number): (u32, Option<String>, Option<u64>) = answer?;
         self.instances.store(instances.max(1), Ordering::Relaxed);
         self.note_reached(instances);
         *self.keys_version.lock() = Version { epoch: epoch.unwrap_or_default(), number: number.unwrap_or_default() };
         self.prompt.store(prompt, Ordering::Relaxed);
         self.news.notify_one();
         Ok(())
+    }
+}
+
+/// Whether an error says nothing of the connection.
+fn is_of_the_call(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType)
+}
+
+fn shortened(reason: &str) -> String {
+    reason.chars().take(REASON_CHARS_MAX).collect()
+}
+
+/// How a store drops what it has when its memory is full, from what `INFO memory` says; `None` where it does not.
+fn evicts(info: &str) -> Option<&str> {
+    let of = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    of("maxmemory_policy").filter(|policy| *policy != "noeviction" && of("maxmemory") != Some("0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_evicts_where_it_has_a_bound_and_may() {
+        let info = |max: &str, policy: &str| format!("# Memory\r\nmaxmemory:{max}\r\nmaxmemory_policy:{policy}\r\n");
+        assert_eq!(evicts(&info("1024", "allkeys-lru")), Some("allkeys-lru"));
+        assert_eq!(evicts(&info("1024", "noeviction")), None);
+        assert_eq!(evicts(&info("0", "allkeys-lru")), None);
+        assert_eq!(evicts(""), None);
     }
 }
