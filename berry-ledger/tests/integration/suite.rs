@@ -329,6 +329,30 @@ fn rows_of_the_first_version_are_those_that_this_one_makes() {
     assert_eq!(old.open().requests(&all, None, 10).unwrap().rows.len(), 3);
 }
 
+/// A row as the first version writes it. It names its columns, as this statement does.
+const FIRST_ROW: &str = "INSERT INTO request (id, process_id, counter, client_request_id, user_id, end_user, labels, model_id, \
+    provider_id, upstream_id, error_id, status, flags, ttft_us, duration_us, input, cached, cache_write, output, reasoning, cost, \
+    more, attempts) VALUES (1809996000000000000, 1, 77, NULL, 2, NULL, NULL, 3, 4, 5, 0, 200, 4, NULL, 9, NULL, NULL, NULL, NULL, \
+    NULL, 7, NULL, NULL)";
+
+#[test]
+fn what_an_instance_of_the_first_version_writes_is_moved_or_refused_whole() {
+    let place = Place::of_environment();
+    place.make_first("");
+    // It is writing when the first instance of this version comes.
+    let commit = place.begin(FIRST_ROW);
+    let ledger = place.open();
+    commit();
+    let rows = || ledger.requests(&Filter::default(), None, 10).unwrap().rows.len();
+    assert_eq!(rows(), 4);
+    // From then on it is refused, so that it keeps its rows in its journal.
+    let refused = place.execute(FIRST_ROW).unwrap_err();
+    assert!(refused.contains("process_id"), "there is no such column: {refused}");
+    assert_eq!(rows(), 4);
+    add(&ledger, [record(9)]);
+    assert_eq!(rows(), 5);
+}
+
 #[test]
 fn more_rows_of_the_first_version_than_move_at_once_all_move() {
     let place = Place::of_environment();

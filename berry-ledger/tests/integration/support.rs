@@ -74,6 +74,39 @@ impl Place {
         }
     }
 
+    /// Has the database do something behind the ledger's back; what it says against it.
+    pub(crate) fn execute(&self, statement: &str) -> Result<(), String> {
+        match &self.postgres {
+            None => {
+                let database = rusqlite::Connection::open(self.database()).unwrap();
+                database.execute_batch(statement).map_err(|error| error.to_string())
+            }
+            Some(address) => {
+                let mut client = postgres::Client::connect(address, postgres::NoTls).unwrap();
+                client
+                    .batch_execute(statement)
+                    .map_err(|error| error.as_db_error().map_or_else(String::new, |said| said.message().to_owned()))
+            }
+        }
+    }
+
+    /// The same in a transaction, which the returned closure commits.
+    pub(crate) fn begin(&self, statement: &str) -> Box<dyn FnOnce()> {
+        let begun = format!("BEGIN; {statement}");
+        match &self.postgres {
+            None => {
+                let database = rusqlite::Connection::open(self.database()).unwrap();
+                database.execute_batch(&begun).unwrap();
+                Box::new(move || database.execute_batch("COMMIT").unwrap())
+            }
+            Some(address) => {
+                let mut client = postgres::Client::connect(address, postgres::NoTls).unwrap();
+                client.batch_execute(&begun).unwrap();
+                Box::new(move || client.batch_execute("COMMIT").unwrap())
+            }
+        }
+    }
+
     pub(crate) fn database(&self) -> PathBuf {
         self.folder.path().join("ledger.db")
     }
