@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::shared::{Shared, Sharing};
+use super::shared::{Shared, Sharing, Taken};
 use super::window::{AmountWindow, RequestWindow};
 use crate::config::snapshot::RateLimit;
 use crate::time::Instant;
@@ -112,8 +112,7 @@ pub struct Begun {
     at: Instant,
     /// Tokens, by window.
     reserved: [u64; 2],
-    /// Tokens of those that instances share.
-    shared: u64,
+    shared: Taken,
 }
 
 /// What one user did, as far as limits ask for it. Windows come into being with the first request that they limit.
@@ -189,7 +188,7 @@ impl Meter {
             }
         }
         self.running = self.running.saturating_add(1);
-        let shared = self.shared.as_mut().map_or(0, |shared| shared.begin(tokens, now));
+        let shared = self.shared.as_mut().map_or(Taken::default(), |shared| shared.begin(tokens, now));
         Begun { at: now, reserved, shared }
     }
 

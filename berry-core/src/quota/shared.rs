@@ -45,6 +45,14 @@ pub struct Shared {
     places: Share,
 }
 
+/// What a request holds of what instances share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    tokens: u64,
+    /// Whether it has one of the places: a reload may have limited those since, or may while it runs.
+    place: bool,
+}
+
 /// What a part of the limits says to a request.
 enum Verdict {
     /// It is lent: nothing is left to check.
@@ -120,27 +128,28 @@ impl Shared {
         limits.map(|limit| fitting(tokens, limit)).min().unwrap_or(0)
     }
 
-    /// Counts a request that passed; how many tokens are held for it.
-    pub(super) fn begin(&mut self, tokens: u64, now: Instant) -> u64 {
+    /// Counts a request that passed.
+    pub(super) fn begin(&mut self, tokens: u64, now: Instant) -> Taken {
         if !self.requests.windows().is_empty() {
             self.requests.take(1, now);
         }
-        if !self.places.windows().is_empty() {
+        let place = !self.places.windows().is_empty();
+        if place {
             self.places.hold(1, now);
         }
         if self.tokens.windows().is_empty() {
-            return 0;
+            return Taken { tokens: 0, place };
         }
         // One that is larger than a whole limit holds what is left of it.
         let held = if self.fitting(tokens) < tokens { self.tokens.available(now) } else { tokens };
         self.tokens.hold(held, now);
-        held
+        Taken { tokens: held, place }
     }
 
-    pub(super) fn end(&mut self, held: u64, tokens: u64) {
-        self.places.release(1, 0);
+    pub(super) fn end(&mut self, taken: Taken, tokens: u64) {
+        self.places.release(u64::from(taken.place), 0);
         if !self.tokens.windows().is_empty() {
-            self.tokens.release(held, tokens);
+            self.tokens.release(taken.tokens, tokens);
         }
     }
 
@@ -294,6 +303,29 @@ mod tests {
         assert_eq!(meter.check(&limits, 0, Some(&asking), now).map_err(|denied| denied.reason), Err(Reason::Unasked));
         meter.end(&begun, 0, now);
         meter.check(&limits, 0, Some(&asking), now).unwrap();
+    }
+
+    #[test]
+    fn a_request_from_before_places_were_limited_gives_back_nobody_elses() {
+        let before = RateLimit { requests_per_minute: Some(9), ..RateLimit::default() };
+        let limits = RateLimit { max_concurrent: Some(1), ..before };
+        let (mut meter, asking, now) = (Meter::default(), sharing(true, ClusterFallback::Local), Instant::START);
+        let lend = |meter: &mut Meter, part, lease| {
+            let share = meter.shared().unwrap().part(part);
+            let ask = share.ask(now).unwrap();
+            share.answered(&ask, &Lent { lease, ..Lent::default() }, 3, now);
+        };
+        meter.check(&before, 0, Some(&asking), now).unwrap_err();
+        lend(&mut meter, Part::Requests, 9);
+        meter.check(&before, 0, Some(&asking), now).unwrap();
+        let old = meter.begin(&before, 0, now);
+        meter.check(&limits, 0, Some(&asking), now).unwrap_err();
+        lend(&mut meter, Part::Places, 1);
+        meter.check(&limits, 0, Some(&asking), now).unwrap();
+        meter.begin(&limits, 0, now);
+        meter.end(&old, 0, now);
+        assert_eq!(meter.shared().unwrap().part(Part::Places).available(now), 0);
+        assert!(meter.check(&limits, 0, Some(&asking), now).is_err(), "the one place is taken");
     }
 
     #[test]
