@@ -159,6 +159,13 @@ fn serve(arguments: &Arguments) -> Result<ExitCode, String> {
     let found = find(arguments)?;
     let loaded = load(&found)?;
     let rust_log = std::env::var("RUST_LOG").ok();
+    for odd in telemetry::no_levels(rust_log.as_deref().unwrap_or_default()) {
+        let levels = "error, warn, info, debug, trace, off";
+        say(
+            std::io::stderr(),
+            &format!("RUST_LOG: {odd:?} is no level ({levels}); as a module it hides all other lines"),
+        );
+    }
     let logs = telemetry::init(&loaded.snapshot.telemetry, rust_log.as_deref())
         .map_err(|error| format!("cannot open the log: {error}"))?;
     // A panic ends one request and is our bug: it belongs in the log, not on a terminal that nobody sees. It is waited for, since a

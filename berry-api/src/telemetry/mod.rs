@@ -37,7 +37,7 @@ use std::time::SystemTime;
 
 use berry_core::config::snapshot::Telemetry;
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use access::AccessLog;
@@ -83,6 +83,15 @@ fn filter(directives: &str) -> EnvFilter {
         .parse_lossy(directives.replace("berry_api_api", "berry_api"))
 }
 
+/// Parts of `RUST_LOG` that are meant as a level and are none: `inof` names a module, whose lines alone would be shown.
+pub fn no_levels(directives: &str) -> impl Iterator<Item = &str> {
+    let is_odd = |part: &&str| {
+        let is_plain = part.bytes().all(|c| c.is_ascii_alphanumeric()) && !part.is_empty();
+        is_plain && part.parse::<LevelFilter>().is_err()
+    };
+    directives.split(',').map(str::trim).filter(is_odd)
+}
+
 /// Turns events into items for the writer.
 #[derive(Debug)]
 pub struct EventLayer(LogWriter);
@@ -117,6 +126,13 @@ mod tests {
             filter("berry_api_api=debug,berry_relay=trace").to_string(),
             filter("berry_api=debug,berry_relay=trace").to_string()
         );
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_and_no_path_of_ours_is_told() {
+        let told = |directives| no_levels(directives).collect::<Vec<_>>();
+        assert_eq!(told("inof, berry_api=debug,verbose"), ["inof", "verbose"]);
+        assert!(told("INFO,warn,off,3,berry_relay,berry_api::access=debug,").is_empty());
     }
 
     #[test]
