@@ -23,8 +23,9 @@ use crate::store::sqlite::{Sqlite, beside};
 use crate::store::{Sql, StoreError, Value};
 use crate::{Options, Store};
 
-/// Rows wait this long for company, so that a transaction has many.
-const BATCH_WAIT: Duration = Duration::from_millis(250);
+/// Rows wait this long for company, so that a transaction has many. Nobody waits with them: they are safe in the journal, and
+/// whoever asks a question has them brought in at once.
+const BATCH_WAIT: Duration = Duration::from_secs(1);
 
 /// Pause after a failure; doubles up to the second.
 const RETRY_MIN: Duration = Duration::from_millis(100);

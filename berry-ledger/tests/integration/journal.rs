@@ -125,7 +125,7 @@ fn a_tail_that_was_being_moved_is_brought_into_its_segment_whatever_that_has() {
     let whole = std::fs::read(segment).unwrap();
     // The second name is that of an earlier version, which had one tail for all.
     for name in [path.file_name().unwrap(), "tail".as_ref()] {
-        for known in 8..=whole.len() {
+        for known in (8..whole.len()).step_by(37).chain([whole.len()]) {
             let place = Place::new();
             std::fs::create_dir_all(place.journal()).unwrap();
             std::fs::write(place.journal().join(segment.file_name().unwrap()), &whole[..known]).unwrap();
