@@ -389,9 +389,11 @@ fn permitted(runtime: &Runtime, user: &User, name: &str) -> Result<Arc<Model>, A
 }
 
 fn check_coding(coding: Option<&HeaderValue>) -> Result<(), ApiError> {
+    // Some clients name the character set here, or nothing at all.
+    const NONE: [&[u8]; 4] = [b"identity", b"", b"utf-8", b"utf8"];
     match coding {
         None => Ok(()),
-        Some(coding) if coding.as_bytes().eq_ignore_ascii_case(b"identity") => Ok(()),
+        Some(coding) if NONE.iter().any(|none| coding.as_bytes().eq_ignore_ascii_case(none)) => Ok(()),
         Some(_) => Err(ApiError::new(
             ErrorKind::UnsupportedEncoding,
             "Request bodies with a content-encoding are not accepted. Send the body as it is.",

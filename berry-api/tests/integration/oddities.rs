@@ -93,6 +93,15 @@ async fn a_byte_order_mark_before_a_request_is_left_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_whose_coding_is_none_is_read() {
+    let fleet = alone(always(GOOD)).await;
+    for (coding, status) in [("", 200), ("identity", 200), ("UTF-8", 200), ("gzip", 415)] {
+        let got = fleet.ask_with(false, &[("content-encoding", coding)]).await;
+        assert_eq!(got.status(), status, "{coding:?}: {}", got.text());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_is_one_by_its_first_bytes_whatever_it_is_called() {
     for kind in [Some("application/json; charset=utf-8"), Some("application/octet-stream"), Some("text/html"), None] {
         for pieces in
