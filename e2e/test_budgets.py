@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
@@ -103,6 +104,28 @@ def test_a_receiver_that_is_away_delays_no_request(start):
     began = time.monotonic()
     assert [chat(gateway) for _ in range(10)] == [200] * 10
     assert time.monotonic() - began < 5
+
+
+def test_a_redirect_is_followed_nowhere_and_the_next_message_is_sent_all_the_same(start):
+    receiver = Receiver(302)
+    gateway = start(config("usd_total = 0.1", f'[budget_webhook]\nurl = "{receiver.url}"\nsecret = "{SECRET}"\n'))
+    assert [chat(gateway) for _ in range(10)] == [200] * 10
+    told = lambda result, count: f'berry_budget_webhooks_total{{result="{result}"}} {count}' in gateway.request("GET", "/prometheus").body.decode()
+    gateway.wait_for(lambda: told("sent", 2) and told("failed", 1), 10, "two of three are taken")
+    assert [json.loads(body)["data"]["percent"] for _, body in receiver.got] == [50, 80, 100]
+    receiver.stop()
+
+
+def test_a_receiver_that_never_answers_delays_neither_requests_nor_the_end(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/hook"
+        gateway = Gateway(config("usd_total = 0.1", f'[budget_webhook]\nurl = "{url}"\nsecret = "{SECRET}"\n'), tmp_path)
+        assert [chat(gateway) for _ in range(10)] == [200] * 10
+        silent.settimeout(10)
+        connection, _ = silent.accept()
+        gateway.process.terminate()
+        assert gateway.exit_code(within=8) == 0
+        connection.close()
 
 
 def test_what_was_spent_counts_again_after_a_kill_and_no_threshold_is_told_twice(tmp_path, receiver):
