@@ -454,8 +454,7 @@ impl Writer {
             return Ok(*id);
         }
         let sql = self.sql();
-        // It ends before a zero, which PostgreSQL takes in no text.
-        let values = [Value::Int(kind as i64), Value::Text(text.split('\0').next().unwrap_or_default())];
+        let values = [Value::Int(kind as i64), Value::Text(text)];
         let ask = "SELECT id FROM name WHERE kind = ?1 AND text = ?2";
         let id = match sql.number(ask, &values)? {
             Some(id) => id,

@@ -93,7 +93,8 @@ impl ToSql for Value<'_> {
     fn to_sql(&self, ty: &Type, out: &mut bytes::BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
         match self {
             Self::Int(number) => number.to_sql(ty, out),
-            Self::Text(text) => text.to_sql(ty, out),
+            // It ends before a zero, which PostgreSQL takes in no text.
+            Self::Text(text) => text.split('\0').next().to_sql(ty, out),
             Self::Blob(bytes) => bytes.to_sql(ty, out),
         }
     }

@@ -145,6 +145,7 @@ fn every_filter_keeps_what_it_names() {
     }
     for filter in [
         Filter { user: text("nobody"), ..Filter::default() },
+        Filter { model: text("\0"), end_user: text("\0"), ..Filter::default() },
         Filter { label: Some(("job".into(), "77".into())), ..Filter::default() },
         Filter { to_us: Some(START_US), ..Filter::default() },
     ] {
