@@ -6,10 +6,11 @@
     bench/ledger.py --binaries DIR      those of another folder than target/dist
     bench/ledger.py --only time         CPU alone; or counts, which other work on the machine does not change
 
-Two gateways, alike but for `[ledger]`, stand before the upstream of bench/run.py. CPU is that of all threads, from the first
-request of a round until the database has its rows; another gateway goes first in every round, each round is compared with itself,
-and the middle counts. Instructions and system calls need valgrind and strace; they are told for the thread `ledger` and for all
-others apart, because a program under callgrind is slow, so that its transactions are small and dearer for each row than they are.
+Two gateways, alike but for `[ledger]`, stand before the upstream of bench/run.py, at 1,000 requests a second, at 6,000, and as fast as
+32 connections go. CPU is that of all threads, from the first request of a round until the database has its rows; another gateway goes
+first in every round, each round is compared with itself, and the middle counts. Instructions and system calls need valgrind and
+strace; they are told for the thread `ledger` and for all others apart, because a program under callgrind is slow, so that its
+transactions are small and dearer for each row than they are.
 """
 
 import argparse
@@ -27,7 +28,14 @@ import urllib.request
 
 import run
 
-CONNECTIONS = 32
+#: What is asked of both, and how many requests make a round.
+LOADS = {
+    "at 1,000/s": {"connections": 16, "requests": 2000, "rate": 1000},
+    "at 6,000/s": {"connections": 32, "requests": 12000, "rate": 6000},
+    "saturated": {"connections": 32, "requests": 30000},
+}
+#: Longer than rows wait for company, seconds.
+BATCH_WAIT = 1.3
 #: The thread that fills the database.
 WRITER = "ledger"
 
@@ -47,15 +55,15 @@ class Gateway(run.Target):
         return command
 
     def caught_up(self):
-        """Waits until the database has every row."""
+        """Waits until the database has every row, with as many looks at a gateway without one."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
+            time.sleep(BATCH_WAIT)
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health") as answer:
                 ledger = json.load(answer)["ledger"]
             if ledger["lag_rows"] == 0:
                 assert ledger["dropped_rows"] == 0, ledger
                 return
-            time.sleep(0.1)
         raise SystemExit("the database does not take the rows")
 
     def cpu(self):
@@ -67,32 +75,34 @@ class Gateway(run.Target):
         return spent[True], spent[False]
 
 
-def measure_time(gateway, requests):
+def measure_time(gateway, load):
     """CPU microseconds of a request: of the ledger's thread, and of all others."""
-    gateway.caught_up()
     before = gateway.cpu()
-    report = gateway.load(connections=CONNECTIONS, requests=requests)
+    report = gateway.load(**load)
     gateway.caught_up()
     return [(after - before) / report["requests"] / 1000 for after, before in zip(gateway.cpu(), before)]
 
 
 def compare_time(options, upstream):
+    figures = {kind: [] for kind in LOADS}
     with Gateway(False, upstream) as off, Gateway(True, upstream) as on:
         for gateway in (off, on):
-            gateway.load(connections=CONNECTIONS, requests=5000)
-        rounds = []
+            gateway.load(connections=32, requests=5000)
+            gateway.caught_up()
         for number in range(options.rounds):
-            pair = {}
-            for gateway in ((off, on), (on, off))[number % 2]:
-                pair[gateway] = measure_time(gateway, options.requests)
-            rounds.append((pair[off], pair[on]))
+            for kind, load in LOADS.items():
+                pair = {gateway: measure_time(gateway, load) for gateway in ((off, on), (on, off))[number % 2]}
+                figures[kind].append((pair[off], pair[on]))
     middle = statistics.median
-    writer = middle(on[0] for _, on in rounds)
-    ratios = [sum(on) / sum(off) for off, on in rounds]
-    print(f"CPU of a request, {len(rounds)} rounds of {options.requests} over {CONNECTIONS} connections, middle:")
-    print(f"  ledger off         {middle(sum(off) for off, _ in rounds):8.2f} us")
-    print(f"  ledger on          {middle(sum(on) for _, on in rounds):8.2f} us, {writer:.2f} of it the ledger's thread")
-    print(f"  on / off           {middle(ratios):8.3f}    (from {min(ratios):.3f} to {max(ratios):.3f})")
+    print(f"CPU of a request, us, middle of {options.rounds} rounds:")
+    for kind, rounds in figures.items():
+        off, on, writer = (middle(values) for values in zip(*((sum(off), sum(on), on[0]) for off, on in rounds)))
+        ratios = sorted(sum(on) / sum(off) for off, on in rounds)
+        quarter = len(ratios) // 4
+        print(
+            f"  {kind:11} off {off:6.2f}  on {on:6.2f}, {writer:.2f} of it the ledger's thread;"
+            f"  on / off {middle(ratios):.3f}, half of the rounds {ratios[quarter]:.3f} to {ratios[-1 - quarter]:.3f}"
+        )
 
 
 def instructions(ledger, upstream, requests):
@@ -160,8 +170,7 @@ def tell(what, figures, form):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--requests", type=int, default=30000, help="of each measurement of time")
+    parser.add_argument("--rounds", type=int, default=15)
     options = run.prepare(parser, ["time", "counts"])
     with run.upstream() as port:
         if options.only != "counts":

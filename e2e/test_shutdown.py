@@ -77,15 +77,17 @@ def test_open_streams_and_plain_requests_all_finish_and_the_exit_code_is_0(tmp_p
 
 
 def test_a_read_that_hangs_does_not_hold_up_the_end(tmp_path):
-    path = tmp_path / "gateway.toml"
-    gateway = Gateway("[server]\nshutdown_grace_seconds = 1\n" + DEMO, tmp_path)
+    settings = "[server]\nshutdown_grace_seconds = 1\n" + DEMO
+    gateway = Gateway(settings, tmp_path)
     # Like a file on a network file system that is gone: whoever reads it waits for ever.
-    path.unlink()
-    os.mkfifo(path)
+    hanging = tmp_path / "hanging.pem"
+    os.mkfifo(hanging)
+    provider = f'[providers.far]\nname = "far"\nbase_url = "https://127.0.0.1:1"\napi_key = "k"\nmodels = []\nca_file = "{hanging}"\n'
+    (tmp_path / "gateway.toml").write_text(settings + provider)
 
     def reader_waits() -> int | None:
         try:
-            return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+            return os.open(hanging, os.O_WRONLY | os.O_NONBLOCK)
         except OSError:
             return None
 

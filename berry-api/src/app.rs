@@ -188,6 +188,7 @@ impl App {
         let ledger = Arc::<Recorder>::default();
         let sink = Settled {
             ledger: Arc::clone(&ledger),
+            epoch: epoch.clone(),
             access: options.access.clone(),
             metrics: Arc::clone(&metrics),
             traces: Arc::clone(&traces),
@@ -354,6 +355,7 @@ fn limits(snapshot: &Snapshot) -> Limits {
 /// Where the facts of finished requests go.
 struct Settled {
     ledger: Arc<Recorder>,
+    epoch: Epoch,
     access: AccessLog,
     metrics: Arc<Metrics>,
     traces: Arc<Traces>,
@@ -364,7 +366,7 @@ struct Settled {
 impl ExchangeSink for Settled {
     fn settle(&self, facts: &mut Facts, now: Instant) {
         let latency = now.since(facts.started);
-        self.ledger.record(facts, now);
+        self.ledger.record(facts, latency, &self.epoch);
         self.metrics.settle(facts, latency);
         for observer in &self.observers {
             observer.finished(facts, latency);

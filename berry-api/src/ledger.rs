@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use berry_core::config::snapshot::{self, LedgerFallback, LedgerStore};
 use berry_core::end_user;
 use berry_core::error::ErrorKind;
-use berry_core::time::Instant;
+use berry_core::time::Epoch;
 use berry_ledger::{Appended, Attempt, Condition, Ledger, OpenError, Options, QueryError, Record, Status, Store};
 use berry_relay::exchange::{End, Facts};
 use parking_lot::Mutex;
@@ -147,13 +147,13 @@ impl Recorder {
         }
     }
 
-    /// Records a finished request.
-    pub fn record(&self, facts: &Facts, now: Instant) {
+    /// Records a finished request that took so long.
+    pub fn record(&self, facts: &Facts, latency: Duration, epoch: &Epoch) {
         let Some(opened) = self.opened() else { return };
         if facts.user.is_none() {
             return;
         }
-        let appended = with_record(facts, SystemTime::now(), now, |record| opened.ledger.append(record));
+        let appended = with_record(facts, latency, epoch, |record| opened.ledger.append(record));
         if opened.fsync && appended == Appended::Written {
             // A disk that fails is told by the status of the ledger; the answer is the client's all the same.
             let _ = unhurried(|| opened.ledger.sync());
@@ -311,9 +311,7 @@ fn error_class(facts: &Facts) -> Option<&'static str> {
 }
 
 /// Calls `then` with the record of a finished request, which borrows what the facts have.
-fn with_record<T>(facts: &Facts, ended: SystemTime, now: Instant, then: impl FnOnce(&Record<'_>) -> T) -> T {
-    let latency = now.since(facts.started);
-    let began = (ended - latency).duration_since(UNIX_EPOCH).unwrap_or_default();
+fn with_record<T>(facts: &Facts, latency: Duration, epoch: &Epoch, then: impl FnOnce(&Record<'_>) -> T) -> T {
     let attempts: SmallVec<[Attempt<'_>; 1]> = facts
         .tries
         .iter()
@@ -330,7 +328,7 @@ fn with_record<T>(facts: &Facts, ended: SystemTime, now: Instant, then: impl FnO
         .collect();
     let backend = facts.backend.as_deref();
     then(&Record {
-        time_us: i64::try_from(began.as_micros()).unwrap_or(i64::MAX),
+        time_us: epoch.unix(facts.started) / 1000,
         request_id: facts.request_id,
         client_request_id: facts.client_request_id.as_deref(),
         user: facts.user.as_deref().map(|user| user.id.as_str()),

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// Most threads that have a lane of their own; more of them share.
-const MAX: usize = 16;
+/// Most lanes; more threads share.
+const MAX: usize = 64;
 
 /// A value for each thread that runs at once, as far as there are as many. Any thread may look at all of them, so a value needs what
 /// makes that sound: atomics or a lock, which is hardly ever contended.
@@ -20,7 +20,8 @@ struct Lane<T>(T);
 impl<T> Lanes<T> {
     /// Makes them, each by its number.
     pub fn new(make: impl FnMut(usize) -> T) -> Self {
-        let count = thread::available_parallelism().map_or(1, usize::from).min(MAX);
+        // Twice as many as cores: lanes are given in turn, also to threads that are gone by now.
+        let count = (2 * thread::available_parallelism().map_or(1, usize::from)).min(MAX);
         Self((0..count).map(make).map(Lane).collect())
     }
 

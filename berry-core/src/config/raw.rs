@@ -441,7 +441,7 @@ table! {
         retention_days: optional<u32>, Bounds::at_least(1.0);
         /// Whether the journal is forced to disk before an answer ends: survives a power cut, costs some milliseconds.
         fsync: default<bool> = false;
-        /// Largest size of the journal, in which rows wait while the database takes none, beside 32 KiB for each processor core. Rows
+        /// Largest size of the journal, in which rows wait while the database takes none, beside 64 KiB for each processor core. Rows
         /// beyond it are dropped and counted.
         journal_max_bytes: default<u64> = 256 << 20, Bounds::at_least(1_048_576.0);
         /// Whether end users are recorded as hashes.

@@ -126,7 +126,7 @@ fn read_error(error: &Json) -> UpstreamError {
 
 /// Why an answer ended.
 ///
-/// Only `STOP` says that it is whole. Of the other words all but the limit and the calls that nobody can read are filters (`SAFETY`,
+/// Only `STOP` says that it is whole, and `FUNCTION_CALL`, which some emulators write where a call ends it. Of the other words all but the limit and the calls that nobody can read are filters (`SAFETY`,
 /// `RECITATION`, `LANGUAGE`, `BLOCKLIST`, `PROHIBITED_CONTENT`, `SPII`, `MODEL_ARMOR`, `NO_IMAGE`, `IMAGE_…`), and so were those that
 /// came in the last years; `OTHER`, often without any content, and a word that is not known are taken for one too, so that what is
 /// cut does not look whole (ai.google.dev/api/generate-content and the Vertex AI reference, 2026).
@@ -134,7 +134,7 @@ fn read_stop(reason: &str) -> Option<Stop> {
     Some(match reason {
         "" => return None,
         unspecified if unspecified.ends_with("_UNSPECIFIED") => return None,
-        "STOP" => Stop::End,
+        "STOP" | "FUNCTION_CALL" => Stop::End,
         "MAX_TOKENS" => Stop::Length,
         reason if meter::is_bad_call(reason.as_bytes()) => Stop::MalformedCall,
         _ => Stop::Filter,

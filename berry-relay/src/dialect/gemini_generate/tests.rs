@@ -237,7 +237,7 @@ fn only_stop_and_a_call_say_that_an_answer_is_whole() {
         "OTHER",
         "A_WORD_OF_TOMORROW",
     ];
-    let known = [("STOP", Stop::End), ("MAX_TOKENS", Stop::Length)];
+    let known = [("STOP", Stop::End), ("FUNCTION_CALL", Stop::End), ("MAX_TOKENS", Stop::Length)];
     for (word, stop) in filtered.map(|word| (word, Stop::Filter)).into_iter().chain(known) {
         for content in ["", r#""content":{"parts":[{"text":"ha"}]},"#] {
             let body = format!(r#"{{"candidates":[{{{content}"finishReason":"{word}"}}]}}"#);
