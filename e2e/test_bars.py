@@ -377,7 +377,7 @@ MALFORMED = {
     "a head of 1 MiB": b"HTTP/1.1 200 OK\r\nx-a: " + b"a" * (1 << 20) + b"\r\n\r\n{}",
     "a thousand headers": JSON_TYPE + b"".join(b"x-%d: y\r\n" % n for n in range(1000)) + b"content-length: 2\r\n\r\n{}",
     "nothing but 100 Continue": b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000,
-    "gzip that is none": response(200, BODY, b"content-type: application/json\r\ncontent-encoding: gzip\r\n"),
+    "gzip that is damaged": response(200, b"\x1f\x8b\x08" + BODY, b"content-type: application/json\r\ncontent-encoding: gzip\r\n"),
     "a line of 8 MiB": STREAM_HEAD + chunk(b"data: " + b"a" * (8 << 20)),
     "40 MiB": response(200, b'{"a":"' + b"a" * (40 << 20) + b'"}'),
     "40 MiB, not announced": JSON_TYPE + b"transfer-encoding: chunked\r\n\r\n" + chunk(b'{"a":"' + b"a" * (40 << 20) + b'"}'),
