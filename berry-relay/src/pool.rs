@@ -337,9 +337,7 @@ impl Pool {
         let mut builder = http1::Builder::new();
         builder.max_headers(HEADERS_MAX).max_header_size(HEAD_BYTES_MAX);
         // Old servers and careless ones still write these. What is no header at all makes an answer none.
-        builder
-            .allow_obsolete_multiline_headers_in_responses(true)
-            .allow_spaces_after_header_name_in_responses(true);
+        builder.allow_obsolete_multiline_headers_in_responses(true).allow_spaces_after_header_name_in_responses(true);
         let (sender, connection) = builder.handshake(io).await.map_err(refused)?;
         // Boxed, because it is large and moves from pool to request to body.
         Ok(Connection::Own(Box::new(Link::new(sender, connection))))
