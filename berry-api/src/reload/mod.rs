@@ -13,7 +13,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use berry_core::config::{Change, Config, Diff, LoadError, Loaded, Report, Severity, Summary};
-
 use serde_json::Value;
 
 pub use history::{Cause, Failure, GENERATIONS_KEPT, Generation, Generations};

@@ -112,7 +112,9 @@ pub fn answer_of(events: Vec<Event>) -> Result<Response, Malformed> {
             }
             Event::Delta { candidate, index, delta } => {
                 let own = blocks.iter_mut().rfind(|own: &&mut Open| (own.candidate, own.index) == (candidate, index));
-                own.into_iter().for_each(|own| own.add(delta.clone()));
+                if let Some(own) = own {
+                    own.add(delta);
+                }
             }
             Event::Stop { candidate, stop } => stops.push((candidate, stop)),
             Event::Usage(told) => usage.merge_max(&told),
