@@ -102,23 +102,43 @@ def test_b17_with_all_upstreams_down_the_answer_is_quick_and_says_when_to_come_b
     assert back < 6
 
 
+def retries_allowed(answers, since: float) -> float:
+    """What the retry budget gives from `since` seconds after the first of these requests on: a fifth of them, and ten in a second
+    that had fewer than fifty, as a pause of the machine leaves behind it.
+
+    A request that was answered in another second than the one it was due in may count in either, and the seconds may begin anywhere.
+    """
+    began, ended = answers[0].at + since, answers[-1].at + answers[-1].latency
+
+    def missing(phase: float) -> float:
+        lacking = 0.0
+        for number in range(int(ended - began) + 2):
+            least, most = max(began, began + number - phase), min(ended, began + number + 1 - phase)
+            certain = sum(least <= answer.at and answer.at + answer.latency < most for answer in answers)
+            lacking += max(0.0, 10 * (most - least) - certain / 5)
+        return lacking
+
+    return sum(answer.at >= began for answer in answers) / 5 + max(missing(phase / 50) for phase in range(50))
+
+
 def test_b18_an_outage_of_all_upstreams_is_not_amplified(tmp_path, record_property):
     async def scenario(gateway, nodes):
-        began = time.monotonic()
         answers = await load(gateway.port, 100, 8 * LONGER)
-        sent = sum(len(node.chats) for node in nodes)
-        # Counted by request: an attempt that is made within the window may belong to a request before it.
-        attempts = [(answer.at - began, int(answer.headers["x-berry-attempts"])) for answer in answers]
-        assert sent == sum(number for _, number in attempts), "what was sent is what was told"
-        steady = [number for at, number in attempts if at >= 3]
-        return answers, sent / len(answers), sum(steady) / len(steady)
+        return answers, sum(len(node.chats) for node in nodes)
 
     # The circuits stay closed, so that nothing but the retry budget limits the attempts.
     settings = "circuit_breaker_failure_threshold = 1000000"
-    answers, overall, late = run(tmp_path, scenario, settings=settings, node={"failing": 1.0})
-    record_property("B18", f"{len(answers)} requests, {overall:.3f} attempts each, {late:.3f} in steady state")
+    answers, sent = run(tmp_path, scenario, settings=settings, node={"failing": 1.0})
+    # Counted by request: an attempt that is made within the window may belong to a request before it.
+    attempts = [(answer.at - answers[0].at, int(answer.headers["x-berry-attempts"])) for answer in answers]
+    steady = [number for at, number in attempts if at >= 3]
+    overall, late, allowed = sent / len(answers), sum(steady) / len(steady), 1 + retries_allowed(answers, 3) / len(steady)
+    figures = f"{overall:.3f} attempts each, {late:.3f} in steady state, where {allowed:.3f} are allowed"
+    slowest = max(answer.latency for answer in answers)
+    record_property("B18", f"{len(answers)} requests, {figures}; slowest answer {1000 * slowest:.0f} ms")
     assert {answer.status for answer in answers} <= {500, 502, 503}
-    assert late <= 1.2
+    assert sent == sum(number for _, number in attempts), "what was sent is what was told"
+    assert late <= allowed, figures
     assert overall <= 1.5
 
 
@@ -387,9 +407,12 @@ MALFORMED = {
 def test_b23_whatever_an_upstream_answers_the_client_gets_http(tmp_path, record_property):
     async def scenario(gateway, nodes):
         loop, answers = asyncio.get_running_loop(), []
+        settled = gateway.resident_kib() + 4 * 1024
         nodes[0].cut = "end"
         for name, raw in MALFORMED.items():
             for stream in (False, True):
+                # What the answer before took is given back; the peak is that of one answer.
+                await loop.run_in_executor(None, gateway.wait_for, lambda: gateway.resident_kib() < settled, 10, "memory is given back")
                 nodes[0].raw = raw
                 answers.append((name, stream, await ask_once(gateway, "failover", stream)))
         peak = gateway.peak_kib() / 1024
