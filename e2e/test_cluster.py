@@ -176,7 +176,7 @@ def test_of_several_limits_the_moment_is_announced_at_which_all_let_a_request_pa
 def test_each_of_many_that_are_refused_at_once_is_told_the_moment_at_which_one_passes(store, start):
     gateway = start(config(store.url, "requests_per_minute = 30", 'key_prefix = "burst"', STRICT))
     await_cluster(gateway, status="connected")
-    used_up(store, "burst", requests_per_minute=(50, 1))
+    used_up(store, "burst", requests_per_minute=(51, 1))
     used_up(store, "burst", requests_per_minute=(20, 29))
     gateway.wait_for(lambda: chat(gateway) == 429, 1, "it is known that nothing is left")
     with ThreadPoolExecutor(20) as pool:
