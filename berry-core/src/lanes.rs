@@ -20,21 +20,18 @@ struct Lane<T>(T);
 impl<T> Lanes<T> {
     /// Makes them, each by its number.
     pub fn new(make: impl FnMut(usize) -> T) -> Self {
-        // Twice as many as cores: lanes are given in turn, also to threads that are gone by now.
-        let count = (2 * thread::available_parallelism().map_or(1, usize::from)).min(MAX);
-        Self((0..count).map(make).map(Lane).collect())
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self((0..count(cores)).map(make).map(Lane).collect())
     }
 
     /// That of this thread.
     #[inline]
     pub fn own(&self) -> &T {
-        static THREADS: AtomicUsize = AtomicUsize::new(0);
-        thread_local!(static THREAD: Cell<Option<usize>> = const { Cell::new(None) });
-        let thread = THREAD.get().unwrap_or_else(|| {
-            let next = THREADS.fetch_add(1, Ordering::Relaxed);
-            THREAD.set(Some(next));
-            next
-        });
+        self.of(this_thread())
+    }
+
+    #[inline]
+    fn of(&self, thread: usize) -> &T {
         &self.0[thread % self.0.len()].0
     }
 
@@ -44,9 +41,44 @@ impl<T> Lanes<T> {
     }
 }
 
+/// Twice as many as cores: lanes are given in turn, also to threads that are gone by now.
+fn count(cores: usize) -> usize {
+    cores.saturating_mul(2).min(MAX)
+}
+
+/// Numbers the threads of the process in the order in which they first ask.
+#[inline]
+fn this_thread() -> usize {
+    static THREADS: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static THREAD: Cell<Option<usize>> = const { Cell::new(None) });
+    THREAD.get().unwrap_or_else(|| {
+        let next = THREADS.fetch_add(1, Ordering::Relaxed);
+        THREAD.set(Some(next));
+        next
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_are_twice_as_many_lanes_as_cores_and_no_more_than_the_most() {
+        assert_eq!([1, 2, 31, 32, 33, usize::MAX].map(count), [2, 4, 62, 64, 64, 64]);
+        let cores = thread::available_parallelism().unwrap().get();
+        assert_eq!(Lanes::new(|number| number).iter().copied().collect::<Vec<_>>(), Vec::from_iter(0..count(cores)));
+    }
+
+    #[test]
+    fn threads_share_a_lane_only_when_there_are_more_of_them_than_lanes() {
+        let lanes = Lanes::new(|number| number);
+        let count = lanes.iter().count();
+        let given: Vec<usize> = (0..2 * count).map(|thread| *lanes.of(thread)).collect();
+        assert_eq!(given, (0..count).chain(0..count).collect::<Vec<_>>());
+        let (this, other) = (this_thread(), thread::spawn(this_thread).join().unwrap());
+        assert_ne!(this, other);
+        assert_eq!((this_thread(), *lanes.own()), (this, this % count));
+    }
 
     #[test]
     fn a_thread_keeps_its_lane_and_all_lanes_are_seen() {

@@ -655,6 +655,9 @@ pub(crate) fn payloads(mut frames: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+    use std::sync::Barrier;
+
     use super::*;
 
     /// A number that looks like chance, below `end`; the same for the same seed.
@@ -728,6 +731,46 @@ mod tests {
     fn numbers(bytes: &[u8]) -> Vec<u32> {
         let whole = &bytes[..whole_frames(bytes).end];
         payloads(whole).map(|payload| u32::from_le_bytes(payload[..4].try_into().unwrap())).collect()
+    }
+
+    #[test]
+    fn what_threads_append_while_the_journal_is_finished_is_in_its_segments() {
+        const BOUNDS: Bounds = Bounds { journal_max: 1 << 30, segment: 2_000, memory_max: 0 };
+        for _ in 0..100 {
+            let folder = tempfile::tempdir().unwrap();
+            let journal = Journal::open(folder.path(), BOUNDS, 1).unwrap();
+            let (begun, finished) = (Barrier::new(4), Barrier::new(4));
+            std::thread::scope(|scope| {
+                for thread in 0..3 {
+                    let (journal, begun, finished) = (&journal, &begun, &finished);
+                    let append = move |numbers: Range<u32>| {
+                        for number in numbers {
+                            let frame = frame(&(thread * 1_000 + number).to_le_bytes());
+                            assert_eq!(journal.append_frame(&frame), Appended::Written);
+                        }
+                    };
+                    scope.spawn(move || {
+                        append(0..10);
+                        begun.wait();
+                        append(10..200);
+                        finished.wait();
+                        append(200..210);
+                    });
+                }
+                begun.wait();
+                journal.finish();
+                finished.wait();
+            });
+            // As the next process finds them if this one is killed now.
+            let segments = segments(folder.path()).unwrap();
+            let mut found: Vec<u32> = segments
+                .iter()
+                .flat_map(|(number, _)| numbers(&std::fs::read(path(folder.path(), *number)).unwrap()[MAGIC.len()..]))
+                .collect();
+            found.sort_unstable();
+            let appended = (0..3).flat_map(|thread| thread * 1_000..thread * 1_000 + 210);
+            assert_eq!(found, appended.collect::<Vec<u32>>());
+        }
     }
 
     #[test]
