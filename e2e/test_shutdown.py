@@ -102,6 +102,18 @@ def test_a_read_that_hangs_does_not_hold_up_the_end(tmp_path):
         os.close(writer)
 
 
+def test_a_hangup_while_the_server_starts_is_a_reload_and_no_end(tmp_path):
+    gateway = Gateway(DEMO, tmp_path, wait=False)
+    try:
+        # The port is open long before the first connection is taken.
+        gateway.wait_for(lambda: not gateway.refuses_connections(), 10, "the port is open")
+        gateway.process.send_signal(signal.SIGHUP)
+        gateway.wait_for(lambda: "cause=signal" in gateway.log(), 10, "it is read again")
+        assert gateway.chat("demo-model").status == 200
+    finally:
+        gateway.stop()
+
+
 def test_a_second_signal_ends_at_once(tmp_path):
     async def main() -> None:
         async with Upstream() as upstream:

@@ -227,6 +227,9 @@ async fn listen_and_serve(
     if let Some(limit) = max_connections(arguments)? {
         options.max_connections = limit;
     }
+    // Whoever sees the port open may ask for a reload.
+    let no_signals = |error| format!("cannot listen to signals: {error}");
+    let hangups = reload::Hangups::listen().map_err(no_signals)?;
     let listener = bind(address).map_err(|error| format!("cannot listen at {address}: {error}"))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     let descriptors = limits::raise_descriptor_limit();
@@ -268,7 +271,5 @@ async fn listen_and_serve(
     open_data_dir(&app, server.data_dir.as_deref());
     reload::started_with(&app, loaded);
     let gateway = Gateway::new(Arc::new(app));
-    run::until_signal(listener, gateway, options, found.path.clone())
-        .await
-        .map_err(|error| format!("cannot listen to signals: {error}"))
+    run::until_signal(listener, gateway, options, found.path.clone(), hangups).await.map_err(no_signals)
 }

@@ -58,6 +58,7 @@ pub async fn until_signal(
     gateway: Gateway,
     options: ServerOptions,
     config: PathBuf,
+    hangups: reload::Hangups,
 ) -> io::Result<Ended> {
     let mut signals = EndSignals::listen()?;
     let config = gateway.app().config_file.get_or_init(|| config).clone();
@@ -78,8 +79,7 @@ pub async fn until_signal(
     tasks.spawn(status::follow(Arc::clone(gateway.app())));
     tasks.spawn(changes::expire(Arc::clone(gateway.app())));
     tasks.spawn(ledger::watch(Arc::clone(gateway.app())));
-    #[cfg(unix)]
-    tasks.spawn(reload::on_hangup(Arc::clone(gateway.app()), config.clone())?);
+    tasks.spawn(hangups.reload(Arc::clone(gateway.app()), config.clone()));
     tasks.spawn(reload::watch::on_change(Arc::clone(gateway.app()), config));
     let signal = signals.next().await;
     let runtime = gateway.app().runtime();

@@ -9,7 +9,7 @@ pub mod watch;
 pub mod yielding;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use berry_core::config::{Change, Config, Diff, LoadError, Loaded, Report, Severity, Summary};
@@ -210,24 +210,49 @@ fn shortened(value: &Value) -> String {
     }
 }
 
-/// Reloads on each SIGHUP, until the process drains.
-///
-/// # Errors
-/// When the signal cannot be listened to.
-#[cfg(unix)]
-pub fn on_hangup(app: Arc<App>, path: std::path::PathBuf) -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
+/// SIGHUP, which asks for a reload. From its making on, one ends the process no more, and one that comes before the server runs is
+/// answered when it does. Elsewhere than on Unix there is none.
+#[derive(Debug)]
+pub struct Hangups {
+    #[cfg(unix)]
+    signal: tokio::signal::unix::Signal,
+}
 
-    let mut hangups = signal(SignalKind::hangup())?;
-    Ok(async move {
+impl Hangups {
+    /// Takes the signal over.
+    ///
+    /// # Errors
+    /// When the system refuses the handler.
+    pub fn listen() -> std::io::Result<Self> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            Ok(Self { signal: signal(SignalKind::hangup())? })
+        }
+        #[cfg(not(unix))]
+        {
+            Ok(Self {})
+        }
+    }
+
+    /// Reloads on each, until the process drains.
+    pub async fn reload(mut self, app: Arc<App>, path: PathBuf) {
         loop {
             tokio::select! {
-                Some(()) = hangups.recv() => {}
+                () = self.next() => {}
                 () = app.shutdown.drained() => return,
             }
             in_background(&app, &path, Cause::Signal).await;
         }
-    })
+    }
+
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        if self.signal.recv().await.is_some() {
+            return;
+        }
+        std::future::pending().await
+    }
 }
 
 /// Reloads on a thread of its own: reading and compiling a large file takes a while, and requests go on meanwhile. How it went
