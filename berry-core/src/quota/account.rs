@@ -299,6 +299,39 @@ mod tests {
     }
 
     #[test]
+    fn of_several_accounts_the_one_that_holds_longest_is_told() {
+        let (one, other) = (account::<Mutex<Purse>>("one"), account("other"));
+        let day = Budget { per_day: Some(nanos(4)), ..Budget::default() };
+        let month = Budget { per_month: Some(nanos(4)), ..Budget::default() };
+        let told = |of_one, of_other| {
+            let accounts = vec![(Arc::clone(&one), of_one), (Arc::clone(&other), of_other)];
+            let refused = Reservation::refusal(&accounts, nanos(5), &calendar(), Instant::START).unwrap();
+            let taken = Reservation::take(accounts, nanos(5), None, &calendar(), Instant::START);
+            assert_eq!(taken.unwrap_err(), refused);
+            refused.holder.to_string()
+        };
+        for (short, long) in [(day, month), (month, total(4)), (day, total(4)), (total(5), day)] {
+            assert_eq!((told(short, long), told(long, short)), ("tag other".to_owned(), "tag one".to_owned()));
+        }
+        let nothing = Reservation::refusal(&[(one, total(5))], nanos(5), &calendar(), Instant::START);
+        assert_eq!((nothing, state(&other)), (None, (0, 0)));
+    }
+
+    #[test]
+    fn what_is_used_up_is_told_before_what_is_not_known() {
+        let resets_at = Some(Instant::START);
+        let exhausted = |reason, resets_at| Exhausted {
+            kind: PeriodKind::Day,
+            limit: nanos(1),
+            left: NanoUsd::ZERO,
+            resets_at,
+            reason,
+        };
+        assert!(rank(&exhausted(Reason::Spent, resets_at)) > rank(&exhausted(Reason::Unasked, None)));
+        assert!(rank(&exhausted(Reason::Spent, resets_at)) > rank(&exhausted(Reason::Away, None)));
+    }
+
+    #[test]
     fn an_account_that_is_named_twice_is_charged_once() {
         let tag = account::<Mutex<Purse>>("tag");
         let twice = vec![(Arc::clone(&tag), total(9)), (Arc::clone(&tag), total(9))];

@@ -194,8 +194,10 @@ impl Purse {
             let Some(slot) = self.slot(kind, starts) else { continue };
             slot.reserved = slot.reserved.saturating_sub(ticket.bound);
             slot.spent = slot.spent.saturating_add(cost.as_nanos());
-            if let Some(share) = slot.share.as_mut().filter(|_| ticket.shared[kind as usize]) {
-                share.release(units(ticket.bound), units(cost.as_nanos()));
+            if let Some(share) = slot.share.as_mut().filter(|share| !share.windows().is_empty()) {
+                // It may be from before the amount was limited: then it holds nothing, and what it cost counts all the same.
+                let held = if ticket.shared[kind as usize] { ticket.bound } else { 0 };
+                share.release(units(held), units(cost.as_nanos()));
             }
             if let Some(limit) = budget.limit(kind) {
                 slot.tell(kind, limit, |told| reached.push(told));
@@ -712,6 +714,76 @@ mod tests {
         purse.tell_again();
         talk(&mut purse, &mut forgetful, 0, false, later + DAY);
         assert_eq!((forgetful.before, forgetful.instances[0].0), (20, 10));
+    }
+
+    #[test]
+    fn a_request_from_before_an_amount_was_limited_frees_nobody_elses_and_its_cost_is_told() {
+        let (mut purse, calendar, now) = (Purse::shared(), calendar(), Instant::START);
+        let alone = sharing(false, ClusterFallback::Open);
+        let take = |purse: &mut Purse, budget: &Budget, bound| {
+            purse.check(budget, nanos(bound), Some(&alone), &calendar, now).unwrap();
+            purse.reserve(nanos(bound), &calendar, now)
+        };
+        let of_day = Budget { per_day: Some(nanos(1_000)), ..Budget::default() };
+        let before = take(&mut purse, &of_day, 10);
+        take(&mut purse, &total(100), 20);
+        purse.settle(&before, nanos(7), &total(100));
+        let ask = purse.share(PeriodKind::Total, Period::EVER.starts).unwrap().ask(now).unwrap();
+        assert_eq!((ask.held, ask.used), (20, 7));
+    }
+
+    #[test]
+    fn what_is_not_known_of_one_amount_does_not_hide_that_another_is_used_up() {
+        let (calendar, asking, now) = (calendar(), sharing(true, ASKING), Instant::START);
+        let budget = Budget { per_day: Some(nanos(10)), total: Some(nanos(10)), ..Budget::default() };
+        for (kind, starts) in [(PeriodKind::Day, 0), (PeriodKind::Total, Period::EVER.starts)] {
+            let mut purse = Purse::shared();
+            let refused = purse.check(&budget, nanos(5), Some(&asking), &calendar, now).unwrap_err();
+            assert_eq!(refused.reason, Reason::Unasked);
+            let share = purse.share(kind, starts).unwrap();
+            let ask = share.ask(now).unwrap();
+            share.answered(&ask, &Lent::default(), 1, now);
+            let refused = purse.check(&budget, nanos(5), Some(&asking), &calendar, now).unwrap_err();
+            assert_eq!((refused.reason, refused.kind), (Reason::Spent, kind));
+        }
+    }
+
+    #[test]
+    fn what_was_spent_before_the_start_is_told_to_the_store_once_and_is_not_counted_twice() {
+        let (mut purse, mut store, budget, now) = (Purse::shared(), Store::default(), total(100), Instant::START);
+        let ever = (PeriodKind::Total, Period::EVER.starts);
+        assert_eq!(purse.touched(now).count(), 0);
+        purse.restore(ever.0, ever.1, nanos(30), &budget, &calendar(), now);
+        assert_eq!(purse.touched(now).collect::<Vec<_>>(), [ever]);
+        let spent = |purse: &mut Purse| purse.balances(&budget, &calendar(), now)[2].spent;
+        assert_eq!(spent(&mut purse), nanos(30));
+        store.instances[1] = (5, 5);
+        talk(&mut purse, &mut store, 0, false, now);
+        assert_eq!((store.before, spent(&mut purse)), (25, nanos(30)), "five of the thirty are another instance's");
+        assert_eq!(purse.touched(now).count(), 0, "nothing more to say");
+        store.instances[1] = (25, 25);
+        purse.tell_again();
+        assert_eq!(purse.touched(now).collect::<Vec<_>>(), [ever]);
+        talk(&mut purse, &mut store, 0, false, now);
+        assert_eq!(spent(&mut purse), nanos(50));
+    }
+
+    #[test]
+    fn amounts_that_are_not_limited_are_not_told() {
+        let (mut purse, calendar, now) = (Purse::shared(), calendar(), Instant::START);
+        let ticket = purse.reserve(nanos(5), &calendar, now);
+        purse.tell_again();
+        assert!(purse.settle(&ticket, nanos(5), &Budget::default()).is_empty());
+        assert_eq!(purse.touched(now + DAY).count(), 0);
+    }
+
+    #[test]
+    fn a_budget_of_nothing_of_which_nothing_is_spent_tells_no_threshold() {
+        let (mut purse, budget) = (Purse::default(), budget(0, 0, 0));
+        let ticket = take(&mut purse, &budget, 0, Instant::START).unwrap();
+        assert_eq!(purse.settle(&ticket, NanoUsd::ZERO, &budget), []);
+        let ticket = take(&mut purse, &budget, 0, Instant::START).unwrap();
+        assert_eq!(purse.settle(&ticket, nanos(1), &budget).len(), 9, "three of each amount");
     }
 
     proptest! {

@@ -282,6 +282,72 @@ mod tests {
     }
 
     #[test]
+    fn the_standing_is_that_of_the_fewest_requests_left_and_of_two_as_few_the_one_that_lasts() {
+        let limits = |minute, hour| RateLimit {
+            requests_per_minute: Some(minute),
+            requests_per_hour: Some(hour),
+            ..RateLimit::default()
+        };
+        let (mut meter, later) = (Meter::default(), Instant::START + Duration::from_secs(1));
+        let standing = |meter: &Meter, limits| {
+            let standing = meter.standing(&limits, later).unwrap();
+            (standing.limit, standing.remaining, standing.resets_at)
+        };
+        assert_eq!(standing(&meter, limits(3, 5)), (3, 3, later), "nothing was counted");
+        meter.begin(&limits(3, 5), 0, Instant::START);
+        assert_eq!(standing(&meter, limits(3, 5)), (3, 2, later));
+        assert_eq!(standing(&meter, limits(5, 3)), (3, 2, later));
+        for _ in 0..2 {
+            meter.begin(&limits(3, 3), 0, Instant::START);
+        }
+        meter.check(&limits(3, 3), 0, None, later).unwrap_err();
+        assert_eq!(standing(&meter, limits(3, 3)), (3, 0, Instant::START + HOUR));
+        assert_eq!(meter.standing(&RateLimit::default(), later), None);
+    }
+
+    #[test]
+    fn a_limit_that_was_raised_holds_at_once_and_forgets_nothing() {
+        let limits = |limit| RateLimit { requests_per_minute: Some(limit), ..RateLimit::default() };
+        let mut meter = Meter::default();
+        meter.begin(&limits(1), 0, Instant::START);
+        assert!(meter.check(&limits(1), 0, None, Instant::START).is_err());
+        assert_eq!(meter.check(&limits(2), 0, None, Instant::START), Ok(()));
+        meter.begin(&limits(2), 0, Instant::START);
+        assert!(meter.check(&limits(2), 0, None, Instant::START).is_err());
+    }
+
+    #[test]
+    fn no_request_passes_where_no_token_is_left_and_one_as_large_as_the_limit_needs_all_of_it() {
+        let limits = RateLimit { tokens_per_minute: Some(10), ..RateLimit::default() };
+        let mut meter = Meter::default();
+        assert_eq!(meter.check(&limits, 10, None, Instant::START), Ok(()));
+        meter.begin(&limits, 1, Instant::START);
+        assert!(meter.check(&limits, 10, None, Instant::START).is_err());
+        meter.begin(&limits, 9, Instant::START);
+        assert!(meter.check(&limits, 0, None, Instant::START).is_err());
+    }
+
+    #[test]
+    fn what_is_limited_is_counted_and_shown_window_by_window() {
+        let limits = RateLimit {
+            requests_per_minute: Some(9),
+            requests_per_hour: Some(9),
+            tokens_per_day: Some(100),
+            ..RateLimit::default()
+        };
+        let mut meter = Meter::default();
+        meter.begin(&limits, 7, Instant::START);
+        let expected = Used {
+            requests_this_minute: Some(0),
+            requests_this_hour: Some(1),
+            tokens_this_day: Some(7),
+            concurrent: 1,
+            ..Used::default()
+        };
+        assert_eq!(meter.used(Instant::START + MINUTE), expected);
+    }
+
+    #[test]
     fn places_come_back_when_requests_end() {
         let limits = RateLimit { max_concurrent: Some(1), ..RateLimit::default() };
         let mut meter = Meter::default();

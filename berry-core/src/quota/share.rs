@@ -417,6 +417,85 @@ mod tests {
     }
 
     #[test]
+    fn an_exchange_that_was_lost_is_tried_again_after_a_pause_and_no_sooner() {
+        let mut share = lent(4);
+        share.want(1);
+        let ask = share.ask(at(5)).unwrap();
+        share.lost(&ask, at(6));
+        share.want(1);
+        let again = at(6) + AGAIN;
+        assert_eq!((share.next_ask(), share.is_urgent(at(6))), (Some(again), false));
+        assert!(share.is_urgent(again) && share.ask(again).is_some());
+    }
+
+    #[test]
+    fn what_cannot_wait_is_urgent_until_it_is_on_its_way() {
+        let mut share = Share::default();
+        assert!(!share.is_urgent(at(0)), "nothing to say");
+        share.want(1);
+        assert!(share.is_urgent(at(0)));
+        share.ask(at(0)).unwrap();
+        share.want(1);
+        assert!(!share.is_urgent(at(0)), "one exchange at a time");
+    }
+
+    #[test]
+    fn a_share_is_put_on_the_list_once_and_stays_there_until_there_is_nothing_more_to_say() {
+        let mut share = Share::default();
+        share.want(1);
+        assert!(share.list() && !share.list());
+        assert!(!share.unlist() && !share.list(), "a request waits");
+        let ask = share.ask(at(0)).unwrap();
+        assert!(!share.unlist() && !share.list(), "an answer is to come");
+        share.answered(&ask, &Lent::default(), 10, at(1));
+        assert!(share.unlist() && share.list());
+    }
+
+    #[test]
+    fn what_the_store_may_have_forgotten_is_told_once() {
+        let mut share = Share::default();
+        share.tell();
+        let ask = share.ask(at(0)).unwrap();
+        share.answered(&ask, &Lent::default(), 10, at(1));
+        assert_eq!(share.next_ask(), None);
+    }
+
+    #[test]
+    fn who_takes_or_holds_is_not_idle_and_is_lent_more_before_it_runs_out() {
+        for take in [Share::take, Share::hold] {
+            let mut share = lent(6);
+            assert!(!share.is_urgent(at(2)), "nothing was taken");
+            take(&mut share, 1, at(2));
+            assert!(share.is_urgent(at(2)), "half of the ten that should be ready is left");
+            let mut share = lent(7);
+            take(&mut share, 1, at(2));
+            assert!(!share.is_urgent(at(2)), "more than half is left");
+            let late = at(0) + 3 * IDLE;
+            take(&mut share, 1, late);
+            let ask = share.ask(late).unwrap();
+            assert_eq!(ask.want, ask.held + 10, "nothing goes back");
+        }
+    }
+
+    #[test]
+    fn a_refusal_goes_by_what_was_used_since_and_by_the_limits_of_then() {
+        let window = |limit| SharedWindow { name: "n", span: MS, width: MS, limit };
+        let mut share = lent(5);
+        share.set_windows([window(9)].into_iter());
+        share.take(5, at(2));
+        share.want(1);
+        let ask = share.ask(at(3)).unwrap();
+        let frees = [(1_000, 1), (9_000, 20)].map(|(after, room)| Free { window: 0, after: after * MS, room });
+        share.answered(&ask, &Lent { frees: frees.to_vec(), ..Lent::default() }, 10, at(3));
+        let no = Word::No { window: 0, until: at(1_003) };
+        assert_eq!(share.word(1, at(4)), no, "the five from before are in what the store said");
+        share.set_windows([window(9)].into_iter());
+        assert_eq!(share.word(1, at(4)), no);
+        share.set_windows([window(10)].into_iter());
+        assert_eq!(share.word(1, at(4)), Word::Unknown, "the store spoke of another limit");
+    }
+
+    #[test]
     fn what_is_used_while_an_exchange_is_under_way_comes_off_the_new_lease() {
         let mut share = lent(3);
         share.take(2, at(2));
@@ -434,7 +513,7 @@ mod tests {
         share.answered(&told, &Lent { lease: 2, left: 9, ..Lent::default() }, 10, at(401));
         assert_eq!(share.available(at(402)), 2);
         let back = share.ask(at(2) + IDLE).unwrap();
-        assert_eq!((back.used, back.want), (1, 0));
+        assert_eq!((back.used, back.want, back.need), (1, 0, 0));
         assert_eq!(share.available(at(2) + IDLE), 0, "even when the answer is lost");
         share.answered(&back, &Lent { lease: 0, left: 9, ..Lent::default() }, 10, at(1_100));
         assert_eq!(share.next_ask(), None);
@@ -460,21 +539,31 @@ mod tests {
         share.answered(&ask, &Lent { lease: 9, left: 99, ..Lent::default() }, 10, now);
         share.take(1, now + MS);
         assert_eq!(share.ask(now + TELL_AFTER + MS).unwrap().want, 5);
+        for (lease, want) in [(6, 10), (7, 5)] {
+            // All but one is left: of ten that should be ready, half or more.
+            let mut share = lent(lease);
+            share.take(1, at(2));
+            let ask = share.ask(at(300)).unwrap();
+            share.answered(&ask, &Lent { lease: 10, left: 99, ..Lent::default() }, 10, at(301));
+            share.take(1, at(302));
+            assert_eq!(share.ask(at(600)).unwrap().want, want);
+        }
     }
 
     #[test]
     fn what_is_held_stays_lent_and_its_lease_is_renewed() {
-        let mut share = lent(2);
-        share.hold(2, at(1));
+        let mut share = lent(1);
+        share.hold(1, at(1));
         assert_eq!(share.available(at(1)), 0);
         let mut now = at(1);
         for _ in 0..3 {
             now = now + LEASE / 2;
             let ask = share.ask(now).unwrap();
-            assert_eq!((ask.held, ask.used), (2, 0));
+            assert_eq!((ask.held, ask.used), (1, 0));
             share.answered(&ask, &Lent { lease: ask.held, left: 0, ..Lent::default() }, 10, now);
+            assert_eq!(share.next_ask(), Some(now + LEASE / 2), "before the lease ends, and not all the time");
         }
-        share.release(2, 5);
+        share.release(1, 5);
         let ask = share.ask(now + TELL_AFTER).unwrap();
         assert_eq!((ask.held, ask.used, ask.want), (0, 5, 0));
     }

@@ -281,6 +281,113 @@ mod tests {
     }
 
     #[test]
+    fn the_store_is_told_each_window_with_its_length_its_resolution_and_its_limit() {
+        let limits = RateLimit {
+            requests_per_minute: Some(64),
+            requests_per_hour: Some(65),
+            tokens_per_day: Some(16),
+            max_concurrent: Some(3),
+            ..RateLimit::default()
+        };
+        let (mut shared, ms) = (Shared::default(), Duration::from_millis(1));
+        shared.set_windows(&limits);
+        let told = Part::ALL.map(|part| {
+            shared.part(part).windows().iter().map(|w| (w.name, w.span, w.width, w.limit)).collect::<Vec<_>>()
+        });
+        let seconds = Duration::from_secs;
+        let requests =
+            vec![("requests_per_minute", seconds(60), ms, 64), ("requests_per_hour", seconds(3_600), seconds(225), 65)];
+        let tokens = vec![("tokens_per_day", seconds(86_400), seconds(5_400), 16)];
+        assert_eq!(told, [requests, tokens, vec![("max_concurrent", Duration::ZERO, Duration::ZERO, 3)]]);
+    }
+
+    #[test]
+    fn without_the_store_each_limit_is_divided_by_the_instances_and_lets_something_through() {
+        let alone = sharing(false, ClusterFallback::Local);
+        let limits = |requests, tokens, places| RateLimit {
+            requests_per_minute: requests,
+            requests_per_hour: requests,
+            requests_per_day: requests,
+            tokens_per_minute: tokens,
+            tokens_per_day: tokens,
+            max_concurrent: places,
+        };
+        let divided = |limits| Shared::default().check(&limits, 0, &alone, Instant::START);
+        let full = limits(Some(30), Some(600), Some(9));
+        assert_eq!(divided(full), Ok(limits(Some(10), Some(200), Some(3))));
+        assert_eq!(divided(limits(Some(2), Some(1), Some(1))), Ok(limits(Some(1), Some(1), Some(1))));
+        let one = Sharing { instances: 1, ..alone };
+        assert_eq!(Shared::default().check(&full, 0, &one, Instant::START), Ok(full));
+        // What is lent needs no division, whatever becomes of the rest.
+        for (part, expected) in [
+            (Part::Requests, limits(None, Some(200), Some(3))),
+            (Part::Tokens, limits(Some(10), None, Some(3))),
+            (Part::Places, limits(Some(10), Some(200), None)),
+        ] {
+            let mut shared = Shared::default();
+            shared.part(part).want(1);
+            let ask = shared.part(part).ask(Instant::START).unwrap();
+            shared.part(part).answered(&ask, &Lent { lease: 1, ..Lent::default() }, 1, Instant::START);
+            assert_eq!(shared.check(&full, 1, &alone, Instant::START), Ok(expected), "{part:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_larger_than_one_of_two_limits_on_tokens_needs_no_more_than_that_has() {
+        let limits = RateLimit { tokens_per_minute: Some(10), tokens_per_day: Some(100), ..RateLimit::default() };
+        let (mut meter, asking) = (Meter::default(), sharing(true, ClusterFallback::Local));
+        meter.check(&limits, 50, Some(&asking), Instant::START).unwrap_err();
+        let share = meter.shared().unwrap().part(Part::Tokens);
+        let ask = share.ask(Instant::START).unwrap();
+        assert_eq!(ask.need, 1);
+        share.answered(&ask, &Lent { lease: 1, ..Lent::default() }, 1, Instant::START);
+        meter.check(&limits, 50, Some(&asking), Instant::START).unwrap();
+    }
+
+    #[test]
+    fn of_what_is_not_limited_the_store_hears_nothing() {
+        let limits = [
+            LIMITS,
+            RateLimit { tokens_per_minute: Some(9), ..RateLimit::default() },
+            RateLimit { max_concurrent: Some(9), ..RateLimit::default() },
+        ];
+        for (limits, limited) in limits.into_iter().zip(Part::ALL) {
+            let mut meter = Meter::default();
+            meter.check(&limits, 5, Some(&sharing(false, ClusterFallback::Open)), Instant::START).unwrap();
+            let begun = meter.begin(&limits, 5, Instant::START);
+            let speaking = |meter: &mut Meter| {
+                Part::ALL.map(|part| meter.shared().unwrap().part(part).next_ask().is_some()).to_vec()
+            };
+            let expected = Part::ALL.map(|part| part == limited).to_vec();
+            assert_eq!(speaking(&mut meter), expected);
+            meter.end(&begun, 5, Instant::START);
+            assert_eq!(speaking(&mut meter), expected);
+        }
+    }
+
+    #[test]
+    fn nobody_knows_when_a_place_is_free_and_a_standing_is_what_the_store_said() {
+        let limits = RateLimit { max_concurrent: Some(1), ..LIMITS };
+        let (mut meter, asking, now) = (Meter::default(), sharing(true, ClusterFallback::Local), Instant::START);
+        meter.check(&limits, 0, Some(&asking), now).unwrap_err();
+        let frees = |after, room| vec![Free { window: 0, after: Duration::from_secs(after), room }];
+        answer(&mut meter, Lent { lease: 1, left: 40, ..Lent::default() }, now);
+        let standing = meter.standing(&limits, now).unwrap();
+        assert_eq!((standing.limit, standing.remaining, standing.resets_at), (30, 30, now), "no more than the limit");
+        let share = meter.shared().unwrap().part(Part::Places);
+        let ask = share.ask(now).unwrap();
+        share.answered(&ask, &Lent { frees: frees(5, 1), ..Lent::default() }, 1, now);
+        let denied = Denied { limit: LimitKind::MaxConcurrent, passes_at: None, reason: Reason::Spent };
+        assert_eq!(meter.check(&limits, 0, Some(&asking), now), Err(denied));
+        meter.begin(&limits, 0, now);
+        meter.check(&limits, 0, Some(&asking), now).unwrap_err();
+        answer(&mut meter, Lent { window: 1, frees: frees(7, 1), ..Lent::default() }, now);
+        let standing = meter.standing(&limits, now).unwrap();
+        assert_eq!((standing.limit, standing.remaining), (1_000, 0), "of the window with least left");
+        assert_eq!(standing.resets_at, now + Duration::from_secs(7));
+    }
+
+    #[test]
     fn what_was_used_under_a_lease_counts_against_the_local_share() {
         let (mut meter, asking) = (Meter::default(), sharing(true, ClusterFallback::Local));
         passing(&mut meter, &asking, Instant::START);
