@@ -23,6 +23,7 @@ use crate::alarm::Alarm;
 use crate::attempt::{self, Through};
 use crate::body::Chunks;
 use crate::buffer::BufferPermit;
+use crate::decode;
 use crate::dialect::loss::Losses;
 use crate::error::{BoxError, ForwardError};
 use crate::exchange::{End, Exchange};
@@ -416,6 +417,9 @@ impl Passing {
                     }));
                 }
                 Poll::Ready(None) => {
+                    if let Some(rest) = decode::rest(&mut self.through.decoder) {
+                        return Poll::Ready(Step::Bytes(rest));
+                    }
                     self.complete();
                     return Poll::Ready(Step::End);
                 }
@@ -437,7 +441,7 @@ impl Passing {
             exchange.note_first_content(now);
         }
         let decoded = match &mut self.through.decoder {
-            Some(decoder) => decoder.push(&data),
+            Some(decoder) => decoder.push(data),
             None => Ok(data),
         };
         match decoded {

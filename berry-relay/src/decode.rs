@@ -2,8 +2,8 @@
 //!
 //! gzip, deflate, Brotli and Zstandard are undone; other codings, and several at once, make the answer unusable. What the header says need
 //! not be so: proxies undo a coding and leave its name standing, servers write the character set there, and `deflate` is written
-//! with and without the frame of zlib. So the first bytes decide. Bounded against bombs: what comes out may be at most
-//! [`RATIO_MAX`] times what went in, beyond a first allowance, and the caller bounds the whole.
+//! with and without the frame of zlib. So the first bytes decide, however they are cut. Bounded against bombs: what comes out may be at
+//! most [`RATIO_MAX`] times what went in, beyond a first allowance, and the caller bounds the whole.
 
 use std::io::Write;
 
@@ -14,18 +14,16 @@ use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 use zstd::stream::write::Decoder as ZstdDecoder;
 
-use crate::json::MARK;
-
 /// Largest ratio of decoded to encoded bytes.
-const RATIO_MAX: usize = 100;
+pub const RATIO_MAX: usize = 100;
 /// Small answers compress well; the ratio counts only beyond this many decoded bytes.
-const RATIO_FREE_BYTES: usize = 64 * 1024;
+pub const RATIO_FREE_BYTES: usize = 64 * 1024;
 /// Largest window of Zstandard, as a power of two: 8 MiB, which RFC 9659 allows in HTTP.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// Room for what Brotli has decoded and not handed on yet, bytes.
 const BROTLI_BUFFER_BYTES: usize = 4096;
-/// So many printable bytes at its beginning make a body a text where its coding has no mark of its own.
-const TEXT_BYTES_MIN: usize = 8;
+/// So many bytes of text at its beginning make a body one that is not encoded. Of encoded ones, one in a million begins so.
+const TEXT_BYTES_MIN: usize = 16;
 
 /// A body that is here is decoded in pieces of so many bytes.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -47,14 +45,16 @@ const NO_CODINGS: &[&str] = &[
 ];
 
 /// Decodes a body piece by piece.
-pub(crate) struct Decoder {
+pub struct Decoder {
     stage: Stage,
+    /// The beginning of a body, while it may be a text or not.
+    held: Bytes,
     taken: usize,
     given: usize,
 }
 
 enum Stage {
-    /// Nothing has come yet.
+    /// Too little has come to say more.
     Named(Coding),
     /// It is not encoded, whatever its header says.
     Plain,
@@ -72,6 +72,11 @@ enum Coding {
 /// A decoder that writes to a [`Bounded`].
 trait Undo: Write + Send + Sync {
     fn out(&mut self) -> &mut Bounded;
+
+    /// Has everything written that can be decoded of what came.
+    fn drain(&mut self) -> std::io::Result<()> {
+        self.flush()
+    }
 }
 
 macro_rules! undo {
@@ -88,9 +93,25 @@ undo!(
     MultiGzDecoder<Bounded>,
     ZlibDecoder<Bounded>,
     DeflateDecoder<Bounded>,
-    BrotliDecoder<Bounded>,
     ZstdDecoder<'static, Bounded>
 );
+
+impl Undo for BrotliDecoder<Bounded> {
+    fn out(&mut self) -> &mut Bounded {
+        self.get_mut()
+    }
+
+    /// What is decoded and more than its buffer waits for the next call, though nothing need come any more for a while.
+    fn drain(&mut self) -> std::io::Result<()> {
+        loop {
+            let before = self.out().bytes.len();
+            let _ = self.write(&[])?;
+            if self.out().bytes.len() == before {
+                return Ok(());
+            }
+        }
+    }
+}
 
 /// Collects decoded bytes up to a limit, so that a bomb is stopped inside the write that would burst.
 #[derive(Default)]
@@ -125,34 +146,36 @@ impl Coding {
         })
     }
 
-    /// How to go on with a body that begins with this piece.
-    fn stage(self, piece: &[u8]) -> std::io::Result<Stage> {
+    /// How to go on with a body that begins with these bytes.
+    fn stage(self, beginning: &[u8]) -> std::io::Result<Stage> {
         let out = Bounded::default();
-        let first = piece.first().copied().unwrap_or_default();
+        let first = beginning.first().copied().unwrap_or_default();
         let undo: Box<dyn Undo> = match self {
-            // The first bytes of their marks begin neither JSON nor an event.
+            _ if is_text(beginning) => return Ok(Stage::Plain),
+            // The first bytes of their marks.
             Self::Gzip if first == 0x1f => Box::new(MultiGzDecoder::new(out)),
             Self::Zstd if first == 0x28 => {
                 let mut decoder = ZstdDecoder::new(out)?;
                 decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
                 Box::new(decoder)
             }
-            // Method 8 with a window of at most 32 KiB, as zlib begins; no JSON and no event does.
+            // Method 8 with a window of at most 32 KiB, as zlib begins.
             Self::Deflate if first & 0x8f == 8 => Box::new(ZlibDecoder::new(out)),
-            Self::Deflate if !is_text(piece) => Box::new(DeflateDecoder::new(out)),
-            Self::Brotli if !is_text(piece) => Box::new(BrotliDecoder::new(out, BROTLI_BUFFER_BYTES)),
-            _ => return Ok(Stage::Plain),
+            Self::Deflate => Box::new(DeflateDecoder::new(out)),
+            Self::Brotli => Box::new(BrotliDecoder::new(out, BROTLI_BUFFER_BYTES)),
+            Self::Gzip | Self::Zstd => return Ok(Stage::Plain),
         };
         Ok(Stage::Encoded(undo))
     }
 }
 
-/// Whether a body begins like JSON or like an event, and goes on like a text for a while.
-fn is_text(piece: &[u8]) -> bool {
-    let beginning = &piece[..piece.len().min(4 * TEXT_BYTES_MIN)];
-    let begins = matches!(piece.first(), Some(b'{' | b'[' | b':' | b'd' | b'e' | b'i' | b'r' | b' ' | b'\r' | b'\n'));
-    let is_printed = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace() || *byte >= 0x80;
-    piece.starts_with(MARK) || (begins && piece.len() >= TEXT_BYTES_MIN && beginning.iter().all(is_printed))
+/// Whether a body begins like a text. What is none stays none, whatever comes behind it.
+fn is_text(beginning: &[u8]) -> bool {
+    let beginning = &beginning[..beginning.len().min(TEXT_BYTES_MIN)];
+    let is_control = |byte: &u8| byte.is_ascii_control() && !byte.is_ascii_whitespace();
+    // A character may be cut.
+    let is_utf8 = std::str::from_utf8(beginning).map_or_else(|error| error.error_len().is_none(), |_| true);
+    is_utf8 && !beginning.iter().any(is_control)
 }
 
 impl Decoder {
@@ -160,7 +183,7 @@ impl Decoder {
     ///
     /// # Errors
     /// The name of a coding that cannot be undone, or the list of several.
-    pub(crate) fn for_headers(headers: &HeaderMap) -> Result<Option<Self>, String> {
+    pub fn for_headers(headers: &HeaderMap) -> Result<Option<Self>, String> {
         if !headers.contains_key(CONTENT_ENCODING) {
             return Ok(None);
         }
@@ -173,48 +196,64 @@ impl Decoder {
             _ => None,
         };
         let coding = coding.ok_or_else(|| names.join(", ").chars().take(32).collect::<String>())?;
-        Ok(Some(Self { stage: Stage::Named(coding), taken: 0, given: 0 }))
+        Ok(Some(Self { stage: Stage::Named(coding), held: Bytes::new(), taken: 0, given: 0 }))
     }
 
     /// Decodes one more piece.
     ///
     /// # Errors
     /// Bytes that are not in this coding, or a bomb.
-    pub(crate) fn push(&mut self, piece: &Bytes) -> std::io::Result<Bytes> {
-        if let Stage::Named(coding) = self.stage
-            && !piece.is_empty()
-        {
-            self.stage = coding.stage(piece)?;
+    pub fn push(&mut self, mut piece: Bytes) -> std::io::Result<Bytes> {
+        if let Stage::Named(coding) = self.stage {
+            if !self.held.is_empty() {
+                piece = Bytes::from([&std::mem::take(&mut self.held)[..], &piece].concat());
+            }
+            if piece.len() < TEXT_BYTES_MIN && is_text(&piece) {
+                self.held = piece;
+                return Ok(Bytes::new());
+            }
+            self.stage = coding.stage(&piece)?;
         }
         let Stage::Encoded(decoder) = &mut self.stage else {
-            return Ok(piece.clone());
+            return Ok(piece);
         };
         self.taken += piece.len();
         let room = (self.taken.saturating_mul(RATIO_MAX)).max(RATIO_FREE_BYTES).saturating_sub(self.given);
         decoder.out().room = room;
-        decoder.write_all(piece)?;
-        decoder.flush()?;
+        decoder.write_all(&piece)?;
+        decoder.drain()?;
         let decoded = std::mem::take(&mut decoder.out().bytes);
         self.given += decoded.len();
         Ok(Bytes::from(decoded))
     }
+
+    /// The body is over: what was held of one that is a text and shorter than a beginning.
+    pub fn finish(&mut self) -> Bytes {
+        std::mem::take(&mut self.held)
+    }
+}
+
+/// What a decoder still holds at the end of its body, where that is something.
+pub(crate) fn rest(decoder: &mut Option<Decoder>) -> Option<Bytes> {
+    decoder.take().map(|mut decoder| decoder.finish()).filter(|rest| !rest.is_empty())
 }
 
 /// A whole body that is here, decoded where it is encoded.
 ///
 /// # Errors
 /// It cannot be, or is longer than `limit` bytes then.
-pub(crate) fn whole(headers: &HeaderMap, body: Bytes, limit: usize) -> std::io::Result<Bytes> {
+pub fn whole(headers: &HeaderMap, body: Bytes, limit: usize) -> std::io::Result<Bytes> {
     let unknown = |coding: String| std::io::Error::other(format!("it is encoded as {coding:?}, unasked"));
     let Some(mut decoder) = Decoder::for_headers(headers).map_err(unknown)? else { return Ok(body) };
     let mut decoded = Vec::new();
     // In pieces, so that a bomb is noticed before it has grown.
     for start in (0..body.len()).step_by(PIECE_BYTES) {
-        decoded.extend_from_slice(&decoder.push(&body.slice(start..body.len().min(start + PIECE_BYTES)))?);
+        decoded.extend_from_slice(&decoder.push(body.slice(start..body.len().min(start + PIECE_BYTES)))?);
         if decoded.len() > limit {
             return Err(std::io::Error::other(format!("it decodes to more than {limit} bytes")));
         }
     }
+    decoded.extend_from_slice(&decoder.finish());
     Ok(Bytes::from(decoded))
 }
 
@@ -231,6 +270,8 @@ mod tests {
     const BROTLI: &str = "1b9703f81d076eec64c617145faf45b6c8f676571a5e9f62d1a9825a2b13a0d13985e44e63";
     /// Two events, each flushed, and the end, written by the same.
     const BROTLI_EVENTS: [&str; 3] = ["0b0780646174613a207b2261223a317d0a0a", "700000405241a6af4401268435", "03"];
+    /// An event with 9,000 times `x`, flushed, as version 1.0.9 writes it.
+    const BROTLI_LONG_EVENT: &str = "8b9b11f81d09760cb1067af8044e2da200b2b7c2f04aa72f0511e5b742c0021fae0160076519";
     /// 8 MiB of spaces, by the same.
     const BROTLI_BOMB: &str = "cbffff3ff82540e2b14020f7fe6f";
 
@@ -255,8 +296,12 @@ mod tests {
     /// What comes out of a body that comes in pieces of this size.
     fn decoded(coding: &'static str, encoded: &[u8], size: usize) -> std::io::Result<Vec<u8>> {
         let mut decoder = decoder(coding);
-        let pieces = encoded.chunks(size).map(|piece| decoder.push(&Bytes::copy_from_slice(piece)));
-        pieces.collect::<std::io::Result<Vec<Bytes>>>().map(|pieces| pieces.concat())
+        let mut decoded = Vec::new();
+        for piece in encoded.chunks(size) {
+            decoded.extend_from_slice(&decoder.push(Bytes::copy_from_slice(piece))?);
+        }
+        decoded.extend_from_slice(&decoder.finish());
+        Ok(decoded)
     }
 
     #[test]
@@ -286,23 +331,28 @@ mod tests {
     fn what_was_flushed_comes_out_at_once() {
         let mut brotli = decoder("br");
         let [first, second, end] = BROTLI_EVENTS.map(bytes);
-        assert_eq!(brotli.push(&first).unwrap(), "data: {\"a\":1}\n\n");
-        assert_eq!(brotli.push(&second).unwrap(), "data: {\"a\":2}\n\n");
-        assert!(brotli.push(&end).unwrap().is_empty());
+        assert_eq!(brotli.push(first).unwrap(), "data: {\"a\":1}\n\n");
+        assert_eq!(brotli.push(second).unwrap(), "data: {\"a\":2}\n\n");
+        assert!(brotli.push(end).unwrap().is_empty());
+        // More than the decoder's own buffer holds.
+        let long = format!("data: {{\"a\":\"{}\"}}\n\n", "x".repeat(9000));
+        assert_eq!(decoder("br").push(bytes(BROTLI_LONG_EVENT)).unwrap(), long);
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
         let mut decoder = decoder("zstd");
         for event in ["data: {\"a\":1}\n\n", "data: {\"a\":2}\n\n"] {
             encoder.write_all(event.as_bytes()).unwrap();
             encoder.flush().unwrap();
-            assert_eq!(decoder.push(&Bytes::from(std::mem::take(encoder.get_mut()))).unwrap(), event);
+            assert_eq!(decoder.push(Bytes::from(std::mem::take(encoder.get_mut()))).unwrap(), event);
         }
     }
 
     #[test]
     fn a_body_that_is_not_encoded_passes_whatever_its_header_says() {
         for coding in ["gzip", "deflate", "br", "zstd"] {
-            for text in [TEXT, b"data: {\"a\":1}\n\n", b": ping\n\n", b"\xef\xbb\xbf{\"a\":1}", b"[{\"a\":1}]"] {
-                assert_eq!(decoded(coding, text, text.len()).unwrap(), text, "{coding}");
+            for text in [TEXT, b"data: {\"a\":1}\n\n", b": ping\n\n", b"\xef\xbb\xbf{\"a\":1}", b"{}", "<p>a word: 世界</p>".as_bytes()] {
+                for size in [1, 2, 5, 15, 16, 64] {
+                    assert_eq!(decoded(coding, text, size).unwrap(), text, "{coding} by {size}");
+                }
             }
         }
         for none in ["identity", "UTF-8", "none", "identity, chunked", ""] {
@@ -330,7 +380,7 @@ mod tests {
         for (coding, named) in [("compress", "compress"), ("gzip, br", "gzip, br"), ("gzip, GZIP", "gzip, gzip")] {
             assert_eq!(Decoder::for_headers(&headers(coding)).err().as_deref(), Some(named));
         }
-        for (coding, garbage) in [("gzip", &b"\x1fno gzip at all"[..]), ("zstd", b"(no"), ("br", b"\xff\xff\xff\xff")] {
+        for (coding, garbage) in [("gzip", &b"\x1fno gzip at all"[..]), ("zstd", b"(\x02\x03"), ("br", b"\xff\xff\xff\xff")] {
             assert!(decoded(coding, garbage, garbage.len()).is_err(), "{coding}");
         }
     }

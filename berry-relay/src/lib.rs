@@ -12,7 +12,7 @@ pub mod buffer;
 pub mod client;
 pub mod clock;
 pub mod conversation;
-mod decode;
+pub mod decode;
 pub mod dialect;
 pub mod disposition;
 pub mod envelope;

@@ -17,7 +17,7 @@ use berry_loadbalance::outcome::Outcome;
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 
-use crate::decode::Decoder;
+use crate::decode::{self, Decoder};
 use crate::dialect::translate::StreamTranslator;
 use crate::error::ForwardError;
 use crate::json::MARK;
@@ -251,22 +251,29 @@ impl EventStream {
         let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => return Poll::Ready(self.end(Some(error))),
-            None => return Poll::Ready(self.end(None)),
+            None => match decode::rest(&mut self.decoder) {
+                Some(rest) => return Poll::Ready(self.taken(rest)),
+                None => return Poll::Ready(self.end(None)),
+            },
         };
         let Ok(data) = frame.into_data() else {
             return Poll::Ready(Progress::More);
         };
         let data = match &mut self.decoder {
             None => data,
-            Some(decoder) => match decoder.push(&data) {
+            Some(decoder) => match decoder.push(data) {
                 Ok(data) => data,
                 Err(error) => return Poll::Ready(Progress::End(Err(self.bad(error.to_string())))),
             },
         };
-        Poll::Ready(match self.take(data) {
+        Poll::Ready(self.taken(data))
+    }
+
+    fn taken(&mut self, data: Bytes) -> Progress {
+        match self.take(data) {
             Ok(()) => Progress::More,
             Err(error) => Progress::End(Err(error)),
-        })
+        }
     }
 
     /// The end of the upstream's bytes, clean or broken.

@@ -11,7 +11,7 @@ use http_body_util::BodyExt as _;
 
 use crate::body::Chunks;
 use crate::buffer::BufferPermit;
-use crate::decode::Decoder;
+use crate::decode::{self, Decoder};
 use crate::dialect::embeddings;
 use crate::dialect::translate::{self, Translated};
 use crate::error::ForwardError;
@@ -235,11 +235,11 @@ impl Attempt<'_> {
             let frame = match self.within(idle, "the next part of its answer", incoming.frame()).await? {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return Err(self.broken(error)),
-                None => return Ok(None),
+                None => return Ok(decode::rest(decoder)),
             };
             let Ok(data) = frame.into_data() else { continue };
             return match decoder {
-                Some(decoder) => decoder.push(&data).map(Some).map_err(|error| self.bad(error.to_string())),
+                Some(decoder) => decoder.push(data).map(Some).map_err(|error| self.bad(error.to_string())),
                 None => Ok(Some(data)),
             };
         }

@@ -7,7 +7,7 @@
 mod corpus;
 mod prompt;
 pub(crate) mod template;
-pub(crate) mod told;
+pub mod told;
 mod usage;
 
 use berry_core::operation::StreamFormat;

@@ -11,20 +11,20 @@ use crate::json::{Cursor, Kind, Raw, unmarked};
 
 /// An error of an upstream as it would have been with its own status.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub struct Told {
     /// What it stands for; 502 where the error does not say.
-    pub(crate) status: StatusCode,
+    pub status: StatusCode,
     /// The body, in the upstream's dialect.
-    pub(crate) body: Bytes,
+    pub body: Bytes,
 }
 
 /// The error that an event tells. `None` where there is no error object in it.
 ///
 /// It is below `error` (chat, Messages, Gemini), below `response` (a failed response), or the event itself (the `error` event of
 /// the Responses API), or in a choice that ended with it.
-pub(crate) fn of_event(data: &[u8]) -> Option<Told> {
+pub fn of_event(data: &[u8]) -> Option<Told> {
     let (mut error, mut below, mut has_message, mut is_messages) = (None, None, false, false);
-    Cursor::new(data).members(|key, value| {
+    super::read(data, |key, value| {
         match key {
             b"response" => {
                 return value.members(|key, value| {
@@ -62,7 +62,7 @@ const BAD_CALL: &[u8] =
 
 /// Whether an answer of chat completions, or its end, names a reason that is a failure: a quick look for what [`of_choices`] reads. A name
 /// inside of a string is followed by a backslash, so that content does not count.
-pub(crate) fn may_have_failed(answer: &[u8]) -> bool {
+pub fn may_have_failed(answer: &[u8]) -> bool {
     static REASON: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"finish_reason\""));
     REASON.find_iter(answer).any(|at| {
         let behind = answer[at + REASON.needle().len()..].trim_ascii_start();
@@ -73,7 +73,7 @@ pub(crate) fn may_have_failed(answer: &[u8]) -> bool {
 
 /// The failure that a choice of chat completions or a candidate of Gemini ended with, inside an answer or an event. What came until
 /// then may be half a sentence, or half a call.
-pub(crate) fn of_choices(answer: &[u8]) -> Option<Told> {
+pub fn of_choices(answer: &[u8]) -> Option<Told> {
     let (mut failed, mut bad_call, mut error) = (false, false, None);
     Cursor::new(unmarked(answer)).members(|key, value| match key {
         b"choices" | b"candidates" => value.elements(|choice| {
@@ -117,7 +117,7 @@ struct Odd<'a> {
 /// `{"detail"}`; Alibaba: `{"code","message"}`; MiniMax: `{"base_resp":{"status_code","status_msg"}}`; Baidu:
 /// `{"error_code","error_msg"}`; iFlytek: `{"header":{"code","message"}}`; relays: `{"success":false,"message"}` (their API references
 /// and issues, 2024 to 2026).
-pub(crate) fn of_no_answer(data: &[u8]) -> Option<Told> {
+pub fn of_no_answer(data: &[u8]) -> Option<Told> {
     let mut odd = Odd::default();
     Cursor::new(unmarked(data)).members(|key, value| match key {
         b"base_resp" | b"header" => value.members(|key, value| odd.note(key, value.value()?)),
@@ -170,7 +170,7 @@ impl<'a> Odd<'a> {
 
 /// The status that an error object stands for, by the number in it, else by its code, else by its type: the names are those of
 /// the error references of OpenAI and Anthropic, 2025. 502 where it does not say.
-pub(crate) fn status_of(error: &[u8]) -> StatusCode {
+pub fn status_of(error: &[u8]) -> StatusCode {
     let (mut named, mut code, mut kind) = (None, None, None);
     let read = Cursor::new(error).members(|key, value| {
         let value = value.value()?;
@@ -291,7 +291,9 @@ mod tests {
         let bare = r#"{"type":"error","code":"server_error","message":"boom"}"#;
         assert_eq!(told(bare), Some((500, format!(r#"{{"error":{bare}}}"#).into())));
         assert_eq!(told(r#"{"error":"boom"}"#), Some((502, r#"{"error":{"message":"boom","code":null}}"#.into())));
-        for nothing in [r#"{"choices":[{"finish_reason":"stop"}]}"#, "boom", "{"] {
+        // What is no JSON as a whole would be none as a body.
+        let cut = "{\"type\":\"error\",\"error\":{\"message\":\"busy\"}} boom";
+        for nothing in [r#"{"choices":[{"finish_reason":"stop"}]}"#, "boom", "{", cut] {
             assert_eq!(told(nothing), None, "{nothing}");
         }
     }
