@@ -35,3 +35,4 @@ mod stream;
 mod target;
 pub mod trace;
 pub mod upstream_body;
+pub mod values;

@@ -20,12 +20,12 @@ use http_body::Body as _;
 use crate::decode::{self, Decoder};
 use crate::dialect::translate::StreamTranslator;
 use crate::error::ForwardError;
-use crate::json::MARK;
 use crate::meter::told::{self, Told};
 use crate::meter::{EventClass, StreamTap};
 use crate::pool::PooledBody;
 use crate::prepare::PublicModel;
 use crate::sse::{self, Event, Splitter};
+use crate::values::{self, Values};
 
 /// Longest event that is looked into; a longer one passes unseen.
 const EVENT_BYTES_MAX: usize = 1024 * 1024;
@@ -35,6 +35,9 @@ const TRANSLATED_EVENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long an upstream may keep a stream open after its terminal event: time for a usage chunk and `[DONE]`.
 const TERMINAL_GRACE: Duration = Duration::from_secs(2);
+
+/// Why a whole answer is no stream, where it cannot be said as one.
+const NO_STREAM: &str = "a plain answer where a stream was asked for";
 
 /// How a stream is treated.
 pub(crate) struct Treatment {
@@ -82,18 +85,21 @@ enum Nature {
     Open,
     /// Events.
     Events,
-    /// A document, which no event begins like; what of it has come.
-    Document(BytesMut),
+    /// JSON, which no event begins like: a document, or several values that are read as events.
+    Values(Values),
+    /// A page of a proxy.
+    Page,
 }
 
 impl Nature {
-    /// Of a body that begins with these bytes; `None` where there is only white space in them.
-    fn of(beginning: &[u8]) -> Option<Self> {
-        let first = beginning.iter().find(|byte| !byte.is_ascii_whitespace() && !MARK.contains(byte))?;
-        Some(match first {
-            b'{' | b'[' | b'<' => Self::Document(BytesMut::new()),
-            _ => Self::Events,
-        })
+    /// Of a body that begins with these bytes; [`Nature::Open`] where there is only white space in them.
+    fn of(beginning: &[u8]) -> Self {
+        match values::first(beginning) {
+            None => Self::Open,
+            Some(b'{' | b'[') => Self::Values(Values::default()),
+            Some(b'<') => Self::Page,
+            Some(_) => Self::Events,
+        }
     }
 }
 
@@ -278,19 +284,15 @@ impl EventStream {
 
     /// The end of the upstream's bytes, clean or broken.
     fn end(&mut self, error: Option<hyper::Error>) -> Progress {
-        if error.is_none() && matches!(self.nature, Nature::Document(_)) {
+        if error.is_none() && matches!(&self.nature, Nature::Values(values) if !values.follow()) {
             self.over = true;
-            return Progress::End(Err(self.bad("a plain answer where a stream was asked for")));
+            return Progress::End(Err(self.bad(NO_STREAM)));
         }
         let tail = self.splitter.finish();
         let ends_open = !tail.is_empty();
         // A last event without its empty line is whole when it makes sense.
         if error.is_none() {
-            let taken = match self.treatment.translator {
-                Some(_) => self.translate(&tail),
-                None => self.take_events(tail),
-            };
-            if let Err(error) = taken {
+            if let Err(error) = self.take_whole(tail) {
                 return Progress::End(Err(error));
             }
             self.ends_open = ends_open;
@@ -326,12 +328,20 @@ impl EventStream {
     fn take(&mut self, data: Bytes) -> Result<(), ForwardError> {
         if !matches!(self.nature, Nature::Events) {
             if let Nature::Open = self.nature {
-                self.nature = Nature::of(&data).unwrap_or(Nature::Open);
+                self.nature = Nature::of(&data);
+                if let Nature::Values(_) = self.nature {
+                    // The white space before it, which nothing follows there.
+                    self.splitter.finish();
+                }
             }
-            if let Nature::Document(document) = &mut self.nature {
-                document.extend_from_slice(&data);
-                let is_long = document.len() > HELD_BYTES_MAX;
-                return if is_long { Err(self.bad("too much came before any content")) } else { Ok(()) };
+            match &mut self.nature {
+                Nature::Values(values) => {
+                    let events = values.push(&data);
+                    let is_long = values.held_bytes() > HELD_BYTES_MAX;
+                    return if is_long { Err(self.bad("too much came in one piece")) } else { self.take_whole(events) };
+                }
+                Nature::Page => return Err(self.bad(NO_STREAM)),
+                Nature::Open | Nature::Events => {}
             }
         }
         let cut = self.splitter.push(data);
@@ -348,6 +358,13 @@ impl EventStream {
             self.send(cut.unseen);
         }
         self.take_events(cut.events)
+    }
+
+    fn take_whole(&mut self, events: Bytes) -> Result<(), ForwardError> {
+        match self.treatment.translator {
+            Some(_) => self.translate(&events),
+            None => self.take_events(events),
+        }
     }
 
     /// Says whole events in the client's dialect.
@@ -396,7 +413,7 @@ impl EventStream {
     /// The whole document that came in the place of a stream.
     pub(crate) fn take_document(&mut self) -> Option<Bytes> {
         match &mut self.nature {
-            Nature::Document(document) if self.over => Some(std::mem::take(document).freeze()),
+            Nature::Values(values) if self.over && !values.follow() => Some(std::mem::take(values).into_document()),
             _ => None,
         }
     }

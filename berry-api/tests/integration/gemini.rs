@@ -98,6 +98,24 @@ async fn without_alt_sse_the_stream_is_one_json_array() {
     assert_eq!(chunks[1]["candidates"][0]["content"]["parts"][0]["text"], "b]\n");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_array_in_the_place_of_a_stream_is_that_stream() {
+    let elements = EVENTS.map(|event| event.trim_end().strip_prefix("data: ").unwrap());
+    let array = format!("[{}\n]\n", elements.join("\n,\r\n"));
+    for pieces in [&[&array[..]][..], &[&array[..9], &array[9..90], &array[90..]]] {
+        let mut reply = Reply::events("/", pieces.iter().map(|piece| piece.to_string()));
+        reply.headers = vec![("content-type".into(), "application/json; charset=UTF-8".into())];
+        let (gateway, _mock) = gateway(Script { replies: vec![reply], ..Script::default() });
+        let answer = post(&gateway, "/v1beta/models/flash:streamGenerateContent?alt=sse", ASK).await;
+        assert_eq!(String::from_utf8_lossy(&answer.body), EVENTS.concat().replace('\r', ""));
+        let again = post(&gateway, "/v1beta/models/flash:streamGenerateContent", ASK).await.json();
+        assert_eq!(again, serde_json::from_str::<serde_json::Value>(&array).unwrap());
+        let ask = r#"{"model":"flash","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
+        let chat = String::from_utf8(post(&gateway, "/v1/chat/completions", ask).await.body.to_vec()).unwrap();
+        assert!(chat.contains(r#""content":"a""#) && chat.ends_with("data: [DONE]\n\n"), "{chat}");
+    }
+}
+
 /// A reply whose pieces come after this many milliseconds each.
 fn paced(pieces: &[(&'static str, u64)]) -> Reply {
     let chunks = pieces.iter().map(|(body, delay_ms)| ReplyChunk { delay_ms: *delay_ms, ..ReplyChunk::new(*body) });

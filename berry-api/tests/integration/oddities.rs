@@ -332,3 +332,84 @@ async fn an_error_after_an_event_without_its_empty_line_is_an_event_of_its_own()
         assert!(told.contains("stream_incomplete"), "{text}");
     }
 }
+
+/// The stream as a line of JSON for each event.
+fn lines() -> String {
+    let events = STREAM.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
+    events.map(|data| data.to_owned() + "\n").collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_of_json_in_the_place_of_a_stream_are_that_stream() {
+    let events = STREAM.strip_suffix("data: [DONE]\n\n").unwrap();
+    let lines = lines();
+    let unended = lines.strip_suffix("[DONE]\n").unwrap();
+    let array = format!("[{}]", unended.trim_end().replace('\n', ",\r\n"));
+    for kind in [Some("application/x-ndjson"), Some("application/json"), Some("text/event-stream"), None] {
+        for body in [&lines, unended, &array, &format!("{MARK} \n{lines}")] {
+            let (first, rest) = body.split_at(40);
+            for pieces in [&[body][..], &[first, rest], &[MARK, "\n", body]] {
+                let fleet = alone(says(kind, pieces)).await;
+                let got = fleet.ask(true).await;
+                assert_eq!((got.status(), got.text().trim_start()), (200, events), "{kind:?} {pieces:?}");
+                assert_eq!(got.answer.header("content-type"), "text/event-stream");
+                assert_eq!(used(&fleet), (json!(3), json!(5)));
+                let text = message(&fleet, true).await;
+                let text = String::from_utf8_lossy(&text.body);
+                assert!(text.contains(r#""text_delta","text":"hi""#) && text.contains("event: message_stop"), "{text}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_of_json_go_to_the_client_as_they_come_and_fail_as_events_do() {
+    let lines = lines();
+    let first = lines.lines().next().unwrap();
+    let begun = format!("{first}\n{first}\n");
+    for (end, code) in [("", "stream_incomplete"), ("{\"choices\":", "stream_incomplete"), ("{]}", "upstream_error")] {
+        let mut script = says(None, &[&begun, end]);
+        script.replies[0].chunks[1].delay_ms = 9000;
+        let fleet = scripted([script, always(GOOD)]).build().await;
+        let text = fleet.ask(true).await.text();
+        assert!(text.starts_with(&format!("data: {first}\n\ndata: {first}\n\n")) && text.contains(code), "{text}");
+        assert_eq!(fleet.seen(), [1, 0], "it is the client's already");
+        let ttft = &fleet.access()[0]["ttft_ms"];
+        assert!(ttft.as_f64().unwrap() < 1000.0, "{ttft}");
+    }
+    let role = r#"{"choices":[{"index":0,"delta":{"role":"assistant"}}]}"#;
+    let error = r#"{"error":{"message":"busy","code":503}}"#;
+    let long = format!("{role}\n{{\"choices\":\"{}", "x".repeat(5 << 20));
+    for bad in [&format!("{role}\n{error}\n"), &format!("[{error}]"), &format!("{role}\n{role}\n"), "[]", &long] {
+        let fleet = scripted([says(None, &[bad]), always(GOOD)]).build().await;
+        fleet.ask(true).await.assert_clean(true, "b", 2, &bad[..60.min(bad.len())]);
+    }
+    assert_eq!(alone(says(None, &[&format!("[{error}]")])).await.ask(true).await.status(), 503);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_of_json_in_the_place_of_an_answer_are_said_as_one() {
+    let fleet = alone(says(Some("application/x-ndjson"), &[&lines()])).await;
+    let got = fleet.ask(false).await;
+    assert_eq!((got.status(), &got.answer.json()["choices"][0]["message"]["content"]), (200, &json!("hi")));
+    assert_eq!(message_of(&fleet).await[0]["text"], "hi");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_stream_behind_an_answer_is_left_out() {
+    for end in ["\n\ndata: [DONE]\n\n", "data: [DONE]", "\n[DONE]"] {
+        let glued = format!("{ANSWER}{end}");
+        let fleet = alone(says(Some("text/event-stream"), &[&glued])).await;
+        let got = fleet.ask(false).await;
+        assert_eq!((got.status(), got.text().as_str()), (200, ANSWER));
+        assert_eq!(used(&fleet), (json!(3), json!(5)));
+        assert_eq!(message_of(&fleet).await[0]["text"], "hi");
+        let told = fleet.ask(true).await.told();
+        assert_eq!((told.content.as_str(), told.finishes, told.done), ("hi", 1, true));
+    }
+    let failed = format!("{}\n\ndata: [DONE]\n\n", r#"{"error":{"message":"busy","code":503}}"#);
+    for bad in [format!("{ANSWER} and more"), failed] {
+        let fleet = scripted([says(None, &[&bad]), always(GOOD)]).build().await;
+        fleet.ask(false).await.assert_clean(false, "b", 2, &bad);
+    }
+}

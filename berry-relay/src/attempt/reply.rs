@@ -23,6 +23,7 @@ use crate::objects::Issuer;
 use crate::pool::PooledBody;
 use crate::prepare::{self, PublicModel};
 use crate::sse;
+use crate::values::{Read, Values};
 
 use super::{Attempt, ERROR_BODY_MAX, ERROR_BODY_READ_MAX, Head, Reply, Through};
 
@@ -102,14 +103,26 @@ impl Attempt<'_> {
         {
             return Ok(translated(answer, Usage::default(), permit, head, exchange));
         }
-        let Some(members) = check.map_or_else(|| Check::of(&chunks), Check::finish) else {
-            return self.instead_of_an_answer(head, &chunks.into_bytes(), permit, exchange);
-        };
-        if let Some(status) = self.error_in_answer(&chunks, &members) {
+        match check.map_or_else(|| Check::of(&chunks), Check::finish) {
+            Some(members) => self.answer(head, chunks, &members, permit, exchange),
+            None => self.instead_of_an_answer(head, chunks.into_bytes(), permit, exchange),
+        }
+    }
+
+    /// A plain answer that is JSON, with what stands in it.
+    fn answer(
+        &self,
+        head: &mut Head,
+        chunks: Chunks,
+        members: &Members,
+        permit: BufferPermit,
+        exchange: &mut Exchange,
+    ) -> Result<Reply, ForwardError> {
+        if let Some(status) = self.error_in_answer(&chunks, members) {
             head.status = status;
             return Ok(Reply::Held(chunks, permit));
         }
-        let usage = meter::usage_of_answer(&chunks, &members);
+        let usage = meter::usage_of_answer(&chunks, members);
         if let Some(Told { status, body }) = self.failure_in_answer(&chunks, usage) {
             head.status = status;
             return Ok(Reply::Held(Chunks::from(body), permit));
@@ -122,7 +135,7 @@ impl Attempt<'_> {
         if let Some(id) = members.get("id") {
             self.note_issued(&chunks.slice(id.value.clone()), exchange);
         }
-        let rename = PublicModel::wanted(exchange.model.as_ref()).and_then(|name| name.edit(&members));
+        let rename = PublicModel::wanted(exchange.model.as_ref()).and_then(|name| name.edit(members));
         let chunks = match rename {
             Some(edit) => chunks.splice(&mut [edit]),
             None => chunks,
@@ -137,17 +150,26 @@ impl Attempt<'_> {
     }
 
     /// What is no JSON where a plain answer was asked for: a stream, which some relays always give, is said as the answer that it
-    /// should have been, and one that tells an error is that error.
+    /// should have been, and one that tells an error is that error. An answer with a stream's end behind it is that answer.
     fn instead_of_an_answer(
         &self,
         head: &mut Head,
-        body: &Bytes,
+        body: Bytes,
         permit: BufferPermit,
         exchange: &mut Exchange,
     ) -> Result<Reply, ForwardError> {
         let no_json = || self.bad("it is not valid JSON".to_owned());
+        let body = match Values::of(&body) {
+            Some(Read::Events(events)) => events,
+            Some(Read::Document(document)) => {
+                let chunks = Chunks::from(document);
+                let members = Check::of(&chunks).ok_or_else(no_json)?;
+                return self.answer(head, chunks, &members, permit, exchange);
+            }
+            None => body,
+        };
         let mut tap = StreamTap::new(self.operation.stream_format());
-        for event in sse::events(body) {
+        for event in sse::events(&body) {
             match tap.see(&event) {
                 EventClass::Error => {
                     let told = event.data.as_deref().and_then(meter::told::of_event);
@@ -164,8 +186,8 @@ impl Attempt<'_> {
             return Err(no_json());
         }
         let answer = match &self.translation {
-            Some(translation) => translation.stream_as_answer(body),
-            None => translate::as_answer(self.operation, body, &prepare::reply_to(exchange, false)),
+            Some(translation) => translation.stream_as_answer(&body),
+            None => translate::as_answer(self.operation, &body, &prepare::reply_to(exchange, false)),
         };
         let answer = answer.map_err(|_| no_json())?;
         Ok(translated(answer, Usage::default(), permit, head, exchange))
