@@ -89,12 +89,7 @@ macro_rules! undo {
     };
 }
 
-undo!(
-    MultiGzDecoder<Bounded>,
-    ZlibDecoder<Bounded>,
-    DeflateDecoder<Bounded>,
-    ZstdDecoder<'static, Bounded>
-);
+undo!(MultiGzDecoder<Bounded>, ZlibDecoder<Bounded>, DeflateDecoder<Bounded>, ZstdDecoder<'static, Bounded>);
 
 impl Undo for BrotliDecoder<Bounded> {
     fn out(&mut self) -> &mut Bounded {
@@ -349,7 +344,14 @@ mod tests {
     #[test]
     fn a_body_that_is_not_encoded_passes_whatever_its_header_says() {
         for coding in ["gzip", "deflate", "br", "zstd"] {
-            for text in [TEXT, b"data: {\"a\":1}\n\n", b": ping\n\n", b"\xef\xbb\xbf{\"a\":1}", b"{}", "<p>a word: 世界</p>".as_bytes()] {
+            for text in [
+                TEXT,
+                b"data: {\"a\":1}\n\n",
+                b": ping\n\n",
+                b"\xef\xbb\xbf{\"a\":1}",
+                b"{}",
+                "<p>a word: 世界</p>".as_bytes(),
+            ] {
                 for size in [1, 2, 5, 15, 16, 64] {
                     assert_eq!(decoded(coding, text, size).unwrap(), text, "{coding} by {size}");
                 }
@@ -380,7 +382,9 @@ mod tests {
         for (coding, named) in [("compress", "compress"), ("gzip, br", "gzip, br"), ("gzip, GZIP", "gzip, gzip")] {
             assert_eq!(Decoder::for_headers(&headers(coding)).err().as_deref(), Some(named));
         }
-        for (coding, garbage) in [("gzip", &b"\x1fno gzip at all"[..]), ("zstd", b"(\x02\x03"), ("br", b"\xff\xff\xff\xff")] {
+        for (coding, garbage) in
+            [("gzip", &b"\x1fno gzip at all"[..]), ("zstd", b"(\x02\x03"), ("br", b"\xff\xff\xff\xff")]
+        {
             assert!(decoded(coding, garbage, garbage.len()).is_err(), "{coding}");
         }
     }

@@ -157,7 +157,10 @@ mod tests {
         let lines = "\u{feff}{\"a\":\"}{\\\"\"}\n{\"b\":[1,{}]}\r\n\n{\n\"c\":2 }\n[DONE]\n";
         for size in 1..=lines.len() {
             let (events, document) = read(lines, size);
-            assert_eq!(events, "data: {\"a\":\"}{\\\"\"}\n\ndata: {\"b\":[1,{}]}\n\ndata: { \"c\":2 }\n\n", "by {size}");
+            assert_eq!(
+                events, "data: {\"a\":\"}{\\\"\"}\n\ndata: {\"b\":[1,{}]}\n\ndata: { \"c\":2 }\n\n",
+                "by {size}"
+            );
             assert_eq!(document, None);
         }
         let mut values = Values::default();
