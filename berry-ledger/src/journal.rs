@@ -773,6 +773,163 @@ mod tests {
         }
     }
 
+    /// More than a tail holds, so that it goes to the segment at once.
+    const BIG: usize = tail::SIZE;
+
+    fn big(number: u32) -> Vec<u8> {
+        let payload = [&number.to_le_bytes()[..], &[7; BIG]].concat();
+        frame(&payload)
+    }
+
+    /// What can be read of a journal, by numbers, from its beginning.
+    fn read_all(journal: &Journal) -> Vec<u32> {
+        let (mut found, mut from, mut buffer) = (Vec::new(), Position::default(), Vec::new());
+        loop {
+            let chunk = journal.read(from, None, &mut buffer).unwrap();
+            if chunk.next == from {
+                return found;
+            }
+            found.extend(numbers(&buffer));
+            from = chunk.next;
+        }
+    }
+
+    /// Bytes of all segments of a folder.
+    fn bytes_of_segments(directory: &Path) -> u64 {
+        segments(directory).unwrap().iter().map(|(_, length)| length).sum()
+    }
+
+    #[test]
+    fn while_the_disk_takes_nothing_rows_wait_in_memory_up_to_its_bound_and_are_written_in_order_when_it_does() {
+        let folder = tempfile::tempdir().unwrap();
+        // Each frame goes to a segment of its own, and the second cannot be made.
+        let bounds = Bounds { journal_max: 1 << 20, segment: 100, memory_max: 2 * big(0).len() };
+        let journal = Journal::open(folder.path(), bounds, 1).unwrap();
+        let blocked = path(folder.path(), 2);
+        std::fs::create_dir(&blocked).unwrap();
+        let results: Vec<Appended> = (0..4).map(|number| journal.append_frame(&big(number))).collect();
+        assert_eq!(results, [Appended::Written, Appended::Held, Appended::Held, Appended::Dropped]);
+        let level = journal.level();
+        assert_eq!((level.written, level.held, level.dropped, level.losing), (1, 2, 1, true));
+        assert!(level.error.is_some());
+        assert_eq!(level.bytes, MAGIC.len() as u64 + 3 * big(0).len() as u64, "what waits counts against the bound");
+        assert!(journal.collect().is_err());
+        assert_eq!((journal.level().held, read_all(&journal)), (2, vec![0]), "and it stays there");
+        std::fs::remove_dir(&blocked).unwrap();
+        assert_eq!(journal.append_frame(&big(4)), Appended::Dropped, "not before those that wait");
+        journal.collect().unwrap();
+        let level = journal.level();
+        assert_eq!((level.written, level.held, level.dropped, level.losing), (3, 0, 2, false));
+        assert_eq!(level.error, None);
+        assert_eq!(journal.append_frame(&big(5)), Appended::Written);
+        assert_eq!(read_all(&journal), [0, 1, 2, 5]);
+        assert_eq!(journal.level().bytes, bytes_of_segments(folder.path()));
+    }
+
+    #[test]
+    fn segments_take_rows_up_to_their_bound_exactly_and_again_when_some_are_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let size = big(0).len() as u64;
+        let journal_max = 2 * MAGIC.len() as u64 + 2 * size;
+        let journal = Journal::open(folder.path(), Bounds { journal_max, segment: size, memory_max: 0 }, 1).unwrap();
+        let small = frame(&9u32.to_le_bytes());
+        assert_eq!([0, 1].map(|number| journal.append_frame(&big(number))), [Appended::Written; 2]);
+        assert_eq!((journal.level().bytes, bytes_of_segments(folder.path())), (journal_max, journal_max));
+        assert!(!journal.level().losing);
+        assert_eq!(journal.append_frame(&small), Appended::Dropped, "tails take none either");
+        assert!(journal.level().losing);
+        journal.delete_before(Position { segment: 1, offset: 0 });
+        assert!(journal.level().losing && !journal.has_before(Position { segment: 1, offset: 0 }));
+        let second = Position { segment: 2, offset: 0 };
+        assert!(journal.has_before(second));
+        journal.delete_before(second);
+        assert!(!journal.has_before(second) && !journal.level().losing);
+        assert_eq!(journal.append_frame(&small), Appended::Written);
+        journal.collect().unwrap();
+        assert_eq!(read_all(&journal), [1, 9]);
+        assert_eq!(journal.level().bytes, bytes_of_segments(folder.path()));
+    }
+
+    #[test]
+    fn a_row_of_any_length_that_is_taken_can_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let bounds = Bounds { journal_max: 1 << 30, segment: 1 << 30, memory_max: 1 << 30 };
+        let journal = Journal::open(folder.path(), bounds, 1).unwrap();
+        let long = |number: u32, length: usize| {
+            let payload = [&number.to_le_bytes()[..], &vec![7; length - 4 - FRAME_HEAD]].concat();
+            frame(&payload)
+        };
+        let lengths = [100, READ_BYTES, READ_BYTES + 1, FRAME_MAX, 100];
+        for (number, length) in (0u32..).zip(lengths) {
+            assert_eq!(journal.append_frame(&long(number, length)), Appended::Written, "{length} bytes");
+        }
+        assert_eq!(journal.append_frame(&long(9, FRAME_MAX + 1)), Appended::Dropped, "more than is believed");
+        journal.collect().unwrap();
+        assert_eq!(read_all(&journal), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn damage_of_more_than_a_torn_row_is_put_aside_and_the_loss_is_told() {
+        for (damaged, kept) in [(READ_BYTES, false), (READ_BYTES + 1, true)] {
+            let folder = tempfile::tempdir().unwrap();
+            let left = [&MAGIC[..], &frame(&5u32.to_le_bytes()), &vec![0xff; damaged]].concat();
+            std::fs::write(path(folder.path(), 1), &left).unwrap();
+            let bounds = Bounds { journal_max: 1 << 30, segment: 1 << 30, memory_max: 0 };
+            let journal = Journal::open(folder.path(), bounds, 1).unwrap();
+            assert_eq!(journal.level().bytes, bytes_of_segments(folder.path()));
+            let mut buffer = Vec::new();
+            let first = journal.read(Position::default(), None, &mut buffer).unwrap();
+            assert_eq!((numbers(&buffer), first.lost), (vec![5], 0));
+            let second = journal.read(first.next, None, &mut buffer).unwrap();
+            assert_eq!((buffer.len(), second.lost), (0, damaged as u64));
+            assert_eq!(second.next, Position { segment: 2, offset: MAGIC.len() as u64 });
+            let aside = path(folder.path(), 1).with_extension("damaged");
+            assert_eq!(std::fs::read(aside).ok(), kept.then_some(left), "{damaged} bytes");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_moved_when_the_journal_is_finished_is_found_by_the_next_process() {
+        let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let bounds = Bounds { journal_max: 1 << 20, segment: 1, memory_max: 0 };
+        let journal = Journal::open(folder.path(), bounds, 1).unwrap();
+        assert_eq!(journal.append_frame(&frame(&3u32.to_le_bytes())), Appended::Written);
+        if journal.end().segment > 1 {
+            // Where there is no memory for tails, it is in a segment already.
+            return;
+        }
+        let blocked = path(folder.path(), 2);
+        std::fs::create_dir(&blocked).unwrap();
+        journal.finish();
+        for entry in std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_file() {
+                std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+            }
+        }
+        assert_eq!(read_all(&Journal::open(copy.path(), bounds, 1).unwrap()), [3]);
+        std::fs::remove_dir(blocked).unwrap();
+        drop(journal);
+        assert_eq!(read_all(&Journal::open(folder.path(), bounds, 1).unwrap()), [3], "and the last chance is taken");
+    }
+
+    #[test]
+    fn a_journal_keeps_its_name_and_a_new_segment_is_begun_only_where_the_last_has_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let bounds = Bounds { journal_max: 1 << 20, segment: 1 << 20, memory_max: 0 };
+        let journal = Journal::open(folder.path(), bounds, -2).unwrap();
+        assert_eq!((journal.id(), journal.first_segment()), (i64::MAX - 1, 1));
+        journal.begin_segment().unwrap();
+        assert_eq!(journal.end(), Position { segment: 1, offset: MAGIC.len() as u64 });
+        let row = frame(&1u32.to_le_bytes());
+        assert_eq!(journal.append_frame(&row), Appended::Written);
+        journal.begin_segment().unwrap();
+        assert_eq!(journal.end(), Position { segment: 2, offset: MAGIC.len() as u64 });
+        assert_eq!(segments(folder.path()).unwrap().len(), 2);
+        drop(journal);
+        let journal = Journal::open(folder.path(), bounds, 7).unwrap();
+        assert_eq!((journal.id(), journal.first_segment()), (i64::MAX - 1, 3));
+    }
+
     #[test]
     fn zeros_and_nonsense_are_no_frames() {
         assert_eq!(whole_frames(&[0; 64]), Whole { end: 0, damaged: true });

@@ -381,7 +381,8 @@ mod tests {
         assert_eq!(meter.check(&limits, 0, Some(&asking), now), Err(denied));
         meter.begin(&limits, 0, now);
         meter.check(&limits, 0, Some(&asking), now).unwrap_err();
-        answer(&mut meter, Lent { window: 1, frees: frees(7, 1), ..Lent::default() }, now);
+        let soon = [frees(7, 1), frees(20, 2)].concat();
+        answer(&mut meter, Lent { window: 1, frees: soon, ..Lent::default() }, now);
         let standing = meter.standing(&limits, now).unwrap();
         assert_eq!((standing.limit, standing.remaining), (1_000, 0), "of the window with least left");
         assert_eq!(standing.resets_at, now + Duration::from_secs(7));
@@ -433,6 +434,22 @@ mod tests {
         meter.end(&old, 0, now);
         assert_eq!(meter.shared().unwrap().part(Part::Places).available(now), 0);
         assert!(meter.check(&limits, 0, Some(&asking), now).is_err(), "the one place is taken");
+    }
+
+    #[test]
+    fn a_request_from_before_tokens_were_limited_gives_back_nobody_elses_and_what_it_used_counts() {
+        let before = RateLimit { requests_per_minute: Some(9), ..RateLimit::default() };
+        let limits = RateLimit { tokens_per_minute: Some(100), ..before };
+        let (mut meter, open, now) = (Meter::default(), sharing(false, ClusterFallback::Open), Instant::START);
+        let begin = |meter: &mut Meter, limits, tokens| {
+            meter.check(limits, tokens, Some(&open), now).unwrap();
+            meter.begin(limits, tokens, now)
+        };
+        let old = begin(&mut meter, &before, 50);
+        begin(&mut meter, &limits, 20);
+        meter.end(&old, 7, now);
+        let ask = meter.shared().unwrap().part(Part::Tokens).ask(now).unwrap();
+        assert_eq!((ask.held, ask.used), (20, 7));
     }
 
     #[test]
