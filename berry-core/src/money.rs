@@ -225,6 +225,24 @@ mod tests {
     }
 
     #[test]
+    fn half_a_nano_dollar_rounds_up_and_what_is_too_much_to_count_stays_the_most() {
+        let cost = |nanos: i64, tokens| PricePerMillion(NanoUsd(nanos)).cost(tokens).as_nanos();
+        assert_eq!([cost(499_999, 1), cost(500_000, 1), cost(1_499_999, 1), cost(1_500_000, 1)], [0, 1, 1, 2]);
+        assert_eq!([cost(500_000, 3), cost(7, 0), cost(i64::MAX, 2_000_000)], [2, 0, i64::MAX]);
+        let most = NanoUsd(i64::MAX);
+        assert_eq!([most + NanoUsd(1), [most, NanoUsd(1), most].into_iter().sum()], [most; 2]);
+    }
+
+    #[test]
+    fn dollars_of_the_configuration_are_rounded_to_the_nearest_billionth() {
+        let nanos = |usd| NanoUsd::from_usd(usd).map(NanoUsd::as_nanos);
+        assert_eq!([nanos(0.0), nanos(0.000_000_001_4), nanos(0.000_000_001_6)], [Ok(0), Ok(1), Ok(2)]);
+        assert_eq!([nanos(0.1), nanos(9e9)], [Ok(100_000_000), Ok(9_000_000_000_000_000_000)]);
+        assert_eq!(nanos(i64::MAX as f64 / 1e9), Err(MoneyError::TooLarge));
+        assert_eq!(nanos(f64::INFINITY), Err(MoneyError::NotFinite));
+    }
+
+    #[test]
     fn a_price_below_zero_or_not_finite_is_refused() {
         assert_eq!(NanoUsd::from_usd(-0.1), Err(MoneyError::Negative));
         assert_eq!(NanoUsd::from_usd(f64::NAN), Err(MoneyError::NotFinite));

@@ -261,7 +261,7 @@ fn bound(prices: &Prices, input_tokens: u64, output_tokens: u64, tool_calls: u64
         + dearest(&output).cost(output_tokens)
         + times(prices.tool_call, tool_calls)
         + prices.request.unwrap_or_default()
-        + if prices.input.is_some() || prices.output.is_some() { rounding } else { NanoUsd::ZERO }
+        + if input.iter().chain(&output).any(Option::is_some) { rounding } else { NanoUsd::ZERO }
 }
 
 /// Lines of a bill that are rounded.
@@ -328,6 +328,89 @@ mod tests {
         assert_eq!(nanos(&claude(), &usage), 600_000 + 150_000 + 750_000 + 600_000 + 150_000 + 20_000_000);
     }
 
+    /// Every price there is, each another power of ten; a token costs one nano-dollar where a million cost 0.001.
+    fn all_prices() -> Prices {
+        Prices {
+            input: usd(0.001),
+            cached_input: usd(0.01),
+            cache_write: usd(0.1),
+            cache_write_1h: usd(1.0),
+            audio_input: usd(10.0),
+            image_input: usd(100.0),
+            output: usd(1_000.0),
+            reasoning: usd(10_000.0),
+            audio_output: usd(100_000.0),
+            image_output: usd(1_000_000.0),
+            request: Some(NanoUsd::from_nanos(10_000_000_000)),
+            tool_call: Some(NanoUsd::from_nanos(100_000_000_000)),
+        }
+    }
+
+    /// As many tokens of each kind as tell the kinds apart, and two calls of tools.
+    const OF_EACH_KIND: Usage = Usage {
+        input_tokens: Some(1 + 2 + 3 + 4 + 5 + 6),
+        cached_tokens: Some(2),
+        cache_write_tokens: Some(3 + 4),
+        cache_write_1h_tokens: Some(4),
+        audio_input_tokens: Some(5),
+        image_input_tokens: Some(6),
+        tool_prompt_tokens: None,
+        output_tokens: Some(7 + 8 + 9 + 1),
+        reasoning_tokens: Some(8),
+        audio_output_tokens: Some(9),
+        image_output_tokens: Some(1),
+        server_tool_calls: Some(2),
+        tier: None,
+        reported_cost: None,
+        estimated: false,
+    };
+
+    #[test]
+    fn each_kind_of_token_is_a_line_at_its_own_price_and_without_one_at_that_of_what_it_is_part_of() {
+        let tariff = Tariff::flat(all_prices(), PriceSource::Backend);
+        let cost = tariff.cost(&OF_EACH_KIND);
+        assert_eq!((cost.total.as_nanos(), cost.priced), (211_987_654_321, true));
+        let CostLines {
+            input, cached, cache_write, media_input, output, reasoning, media_output, tools, request, ..
+        } = cost.lines;
+        let lines = [input, cached, cache_write, media_input, output, reasoning, media_output, tools, request];
+        let expected = [1, 20, 4_300, 650_000, 7_000_000, 80_000_000, 1_900_000_000, 200_000_000_000, 10_000_000_000];
+        assert_eq!(lines.map(NanoUsd::as_nanos), expected);
+        let two = Prices { input: usd(0.001), output: usd(1.0), ..Prices::default() };
+        let cost = Tariff::flat(two, PriceSource::Backend).cost(&OF_EACH_KIND);
+        assert_eq!((cost.total.as_nanos(), cost.priced), (21 + 25_000, true));
+        let written = Prices { cache_write: usd(0.1), ..two };
+        let cost = Tariff::flat(written, PriceSource::Backend).cost(&OF_EACH_KIND);
+        assert_eq!(cost.lines.cache_write.as_nanos(), 700, "for an hour as for some minutes");
+    }
+
+    #[test]
+    fn what_failed_attempts_cost_is_in_the_total_and_not_in_the_drift() {
+        let tariff = Tariff::flat(all_prices(), PriceSource::Backend);
+        let reported_cost = Some(NanoUsd::from_nanos(10_000_001_007));
+        let mut cost = tariff.cost(&Usage { reported_cost, ..usage(7, 0) });
+        let unpriced = Tariff::unknown().cost(&usage(1, 1));
+        cost.add_failed(&tariff.cost(&Usage { estimated: true, ..usage(5, 0) }));
+        assert_eq!((cost.total.as_nanos(), cost.own().as_nanos()), (20_000_000_012, 10_000_000_007));
+        assert_eq!((cost.lines.failed_attempts.as_nanos(), cost.estimated), (10_000_000_005, true));
+        assert_eq!(cost.drift(), Some(NanoUsd::from_nanos(1_000)));
+        cost.add_failed(&unpriced);
+        assert_eq!((cost.priced, cost.drift()), (false, None));
+    }
+
+    #[test]
+    fn a_bound_is_that_of_the_dearest_row_that_may_apply_with_all_calls_of_tools() {
+        let bound = |input, tools, output| claude().upper_bound(input, tools, output).as_nanos();
+        // Six dollars for what the cache keeps for an hour; 22.5 only for a long prompt.
+        assert_eq!(bound(200_000, 0, 2), 1_200_000_000 + 30_000 + ROUNDED_LINES);
+        assert_eq!(bound(200_001, 0, 2), 1_200_006_000 + 45_000 + ROUNDED_LINES);
+        assert_eq!(bound(0, 1, 0) - bound(0, 0, 0), 10 * 10_000_000);
+        let by_request = Prices { request: Some(NanoUsd::from_nanos(7)), ..Prices::default() };
+        let by_request = Tariff::flat(by_request, PriceSource::Backend);
+        assert_eq!(by_request.upper_bound(5, 0, 5).as_nanos(), 7, "exact: no token has a price");
+        assert_eq!(Tariff::unknown().upper_bound(5, 5, 5), NanoUsd::ZERO);
+    }
+
     #[test]
     fn a_long_prompt_makes_the_whole_request_dearer() {
         assert_eq!(nanos(&claude(), &usage(200_000, 1)), 600_000_000 + 15_000);
@@ -359,6 +442,32 @@ mod tests {
         let cost = claude().cost(&Usage { reported_cost, ..usage(10, 1) });
         assert_eq!(cost.drift(), Some(NanoUsd::from_nanos(5_000)));
         assert_eq!(claude().cost(&usage(10, 1)).drift(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_prices_nothing_within_the_bound_costs_more_than_it(
+            prices in proptest::array::uniform10(proptest::option::of(0u32..30_000)),
+            parts in proptest::array::uniform10(0u64..50),
+        ) {
+            // Down to a ten-thousandth of a nano-dollar for a token, so that each line may be rounded up.
+            let price = |place: usize| prices[place].map(|price| PricePerMillion::from_usd(f64::from(price) * 1e-7).unwrap());
+            let prices = Prices {
+                input: price(0), cached_input: price(1), cache_write: price(2), cache_write_1h: price(3),
+                audio_input: price(4), image_input: price(5), output: price(6), reasoning: price(7),
+                audio_output: price(8), image_output: price(9), ..Prices::default()
+            };
+            let usage = Usage {
+                cached_tokens: Some(parts[1]), cache_write_tokens: Some(parts[2] + parts[3]),
+                cache_write_1h_tokens: Some(parts[3]), audio_input_tokens: Some(parts[4]),
+                image_input_tokens: Some(parts[5]), reasoning_tokens: Some(parts[7]),
+                audio_output_tokens: Some(parts[8]), image_output_tokens: Some(parts[9]),
+                ..usage(parts[..6].iter().sum(), parts[6..].iter().sum())
+            };
+            let tariff = Tariff::flat(prices, PriceSource::Backend);
+            let bound = tariff.upper_bound(usage.input_tokens.unwrap(), 0, usage.output_tokens.unwrap());
+            prop_assert!(bound >= tariff.cost(&usage).total);
+        }
     }
 
     proptest! {

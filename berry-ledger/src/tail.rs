@@ -167,6 +167,14 @@ mod tests {
         (made, std::fs::read(third(3)).unwrap())
     }
 
+    /// Everything works without tails, only slower: nothing else would notice that there are none.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn in_a_file_system_in_memory_a_thread_has_a_tail() {
+        let Ok(folder) = tempfile::tempdir_in("/dev/shm") else { return };
+        assert!(Tail::create(folder.path(), 0).is_some());
+    }
+
     #[test]
     fn at_every_moment_of_a_move_the_frames_are_brought_in_once() {
         let folder = tempfile::tempdir().unwrap();

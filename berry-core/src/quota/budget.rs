@@ -689,6 +689,9 @@ mod tests {
         ] {
             assert_eq!(passing(&mut Purse::shared(), on_failure), expect, "a third of 90");
         }
+        let single = Sharing { instances: 1, ..sharing(false, ASKING) };
+        let mut purse = Purse::shared();
+        assert_eq!(purse.check(&budget, nanos(90), Some(&single), &calendar, now), Ok(()), "nobody else has a part");
         let (mut purse, mut store) = (Purse::shared(), Store::default());
         store.instances[1] = (50, 50);
         let _ = purse.check(&budget, nanos(10), Some(&sharing(true, ASKING)), &calendar, now).unwrap_err();
@@ -760,6 +763,7 @@ mod tests {
         store.instances[1] = (5, 5);
         talk(&mut purse, &mut store, 0, false, now);
         assert_eq!((store.before, spent(&mut purse)), (25, nanos(30)), "five of the thirty are another instance's");
+        assert_eq!(purse.before(ever.0, 5), NanoUsd::ZERO, "of a period that is not kept nothing is known");
         assert_eq!(purse.touched(now).count(), 0, "nothing more to say");
         store.instances[1] = (25, 25);
         purse.tell_again();
@@ -784,6 +788,16 @@ mod tests {
         assert_eq!(purse.settle(&ticket, NanoUsd::ZERO, &budget), []);
         let ticket = take(&mut purse, &budget, 0, Instant::START).unwrap();
         assert_eq!(purse.settle(&ticket, nanos(1), &budget).len(), 9, "three of each amount");
+    }
+
+    #[test]
+    fn what_costs_nothing_passes_where_more_than_the_budget_was_spent_and_asks_nobody() {
+        let (mut purse, budget, mut shared) = (Purse::default(), total(0), Purse::shared());
+        let ticket = take(&mut purse, &budget, 0, Instant::START).unwrap();
+        purse.settle(&ticket, nanos(1), &budget);
+        assert!(take(&mut purse, &budget, 0, Instant::START).is_ok());
+        let free = shared.check(&budget, NanoUsd::ZERO, Some(&sharing(true, ASKING)), &calendar(), Instant::START);
+        assert_eq!((free, shared.touched(Instant::START).count()), (Ok(()), 0));
     }
 
     proptest! {
