@@ -84,13 +84,14 @@ impl Chunks {
         if let Some(inside) = self.iter().next().and_then(|first| first.get(range.clone())) {
             return Cow::Borrowed(inside);
         }
-        let mut pieces = self.pieces(range);
+        let mut pieces = self.pieces(range.clone());
         let first = pieces.next().unwrap_or_default();
         match pieces.next() {
             None => Cow::Borrowed(first),
             Some(second) => {
-                let mut joined = [first, second].concat();
-                pieces.for_each(|piece| joined.extend_from_slice(piece));
+                // As long as it is to be: one that grows would be copied again and again.
+                let mut joined = Vec::with_capacity(range.end.min(self.len) - range.start);
+                [first, second].into_iter().chain(pieces).for_each(|piece| joined.extend_from_slice(piece));
                 Cow::Owned(joined)
             }
         }

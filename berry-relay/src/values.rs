@@ -124,7 +124,9 @@ impl Values {
     fn tell(&mut self, events: &mut BytesMut) {
         let Some(end) = self.end.take() else { return };
         events.extend_from_slice(b"data: ");
-        events.extend(self.held[self.begin..end].iter().map(|byte| if is_line_end(*byte) { b' ' } else { *byte }));
+        let start = events.len();
+        events.extend_from_slice(&self.held[self.begin..end]);
+        events[start..].iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
         events.extend_from_slice(b"\n\n");
         self.forget(end);
     }
@@ -133,10 +135,6 @@ impl Values {
         self.held.advance(length);
         self.seen -= length;
     }
-}
-
-fn is_line_end(byte: u8) -> bool {
-    matches!(byte, b'\n' | b'\r')
 }
 
 #[cfg(test)]

@@ -97,12 +97,18 @@ impl Attempt<'_> {
         let mut check = reader.is_none().then(Check::new);
         let (chunks, permit) = self.hold(head, incoming, self.relay.limits.max_response_bytes, check.as_mut()).await?;
         // Nothing else need look at what a translation reads. An error among it, and what it cannot read, goes the long way.
-        if let Some(reader) = reader
-            && !may_hold_error(&chunks)
-            && let Ok(answer) = reader.answer(&chunks.clone().into_bytes())
-        {
-            return Ok(translated(answer, Usage::default(), permit, head, exchange));
-        }
+        let chunks = match reader {
+            Some(reader) => {
+                let body = chunks.into_bytes();
+                if !may_hold_error(&body)
+                    && let Ok(answer) = reader.answer(&body)
+                {
+                    return Ok(translated(answer, Usage::default(), permit, head, exchange));
+                }
+                Chunks::from(body)
+            }
+            None => chunks,
+        };
         match check.map_or_else(|| Check::of(&chunks), Check::finish) {
             Some(members) => self.answer(head, chunks, &members, permit, exchange),
             None => self.instead_of_an_answer(head, chunks.into_bytes(), permit, exchange),
@@ -304,8 +310,8 @@ fn translated(
 }
 
 /// Whether an answer may have a member `error`. Its text may quote the word too.
-fn may_hold_error(body: &Chunks) -> bool {
-    memchr::memmem::find(&body.slice(0..body.len()), b"\"error\"").is_some()
+fn may_hold_error(body: &[u8]) -> bool {
+    memchr::memmem::find(body, b"\"error\"").is_some()
 }
 
 /// Whether a plain chat answer may end with a failure. Its reason stands behind its content.

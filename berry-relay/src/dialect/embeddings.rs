@@ -12,10 +12,13 @@ use super::Malformed;
 use super::loss::{Losses, Reason};
 use super::text::{Fields, Json, Text, Writer};
 use crate::body::Chunks;
-use crate::json::Kind;
+use crate::json::{Cursor, Kind, unmarked};
 
 /// Characters that make a token, roughly, where the upstream does not say what it counted.
 const BYTES_PER_TOKEN: usize = 4;
+
+/// How much of an answer is looked at to see how its vectors are written.
+const BEGINNING_BYTES: usize = 1024;
 
 /// How vectors are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,22 +151,49 @@ fn write_vector(vector: &Json, encoding: Encoding, w: &mut Writer) -> Result<(),
     Ok(())
 }
 
+/// The form of the first vector of an answer, where it shows in the beginning of it.
+fn first_encoding(beginning: &[u8]) -> Option<Encoding> {
+    let mut kind = None;
+    // Ends at the vector, or where the beginning does.
+    let _ = Cursor::new(unmarked(beginning)).members(|key, value| match key {
+        b"data" => value.elements(|item| {
+            item.members(|key, value| match key {
+                b"embedding" => {
+                    kind = value.kind();
+                    None
+                }
+                _ => value.skip(),
+            })
+        }),
+        _ => value.skip(),
+    });
+    encoding_of(kind?)
+}
+
+fn encoding_of(vector: Kind) -> Option<Encoding> {
+    match vector {
+        Kind::Array => Some(Encoding::Float),
+        Kind::String => Some(Encoding::Base64),
+        _ => None,
+    }
+}
+
 /// An answer of OpenAI's form with its vectors in the encoding that the client asked for; the same bytes where they are in it
 /// already, which is read off the first of them.
 ///
 /// # Errors
 /// [`Malformed`]: the vectors are no vectors.
 pub fn in_encoding(body: Chunks, asked: Encoding) -> Result<Chunks, Malformed> {
+    // A thousand vectors are millions of numbers, of which none need be read where the first one stands as it should.
+    if first_encoding(&body.slice(0..body.len().min(BEGINNING_BYTES))) == Some(asked) {
+        return Ok(body);
+    }
     let bytes = body.clone().into_bytes();
     let whole = Json::read(&bytes)?;
     let data = whole.fields().take("data").map(|data| data.elements()).unwrap_or_default();
     let first = data.first().and_then(|first| first.fields().take("embedding"));
-    let given = match first.map(|first| first.kind()) {
-        Some(Kind::Array) => Encoding::Float,
-        Some(Kind::String) => Encoding::Base64,
-        _ => return Ok(body),
-    };
-    if given == asked {
+    let given = first.and_then(|first| encoding_of(first.kind()));
+    if given.is_none_or(|given| given == asked) {
         return Ok(body);
     }
     let mut writer = Writer::new();
@@ -246,6 +276,14 @@ mod tests {
         assert_eq!(written(&coded, Encoding::Float), floats);
         assert_eq!(written(&floats, Encoding::Float).as_ptr(), floats.as_ptr());
         assert_eq!(written(&coded, Encoding::Base64).as_ptr(), coded.as_ptr());
+        // What stands before the first one is as long as it likes.
+        let late = |body: &Bytes| text(body.clone()).replacen('{', &format!("{{\"y\":\"{}\",", "y".repeat(2000)), 1);
+        let (late_floats, late_coded) = (Bytes::from(late(&floats)), Bytes::from(late(&coded)));
+        assert_eq!(written(&late_floats, Encoding::Base64), late_coded);
+        assert_eq!(written(&late_coded, Encoding::Base64), late_coded);
+        // The rest is not read where the first one is as it should be; who asks has checked that it is JSON.
+        let cut = Bytes::from_static(br#"{"data":[{"index":0,"embedding":[0.5,"#);
+        assert_eq!(written(&cut, Encoding::Float), cut);
         let odd = Bytes::from_static(br#"{"data":[{"embedding":"AAA="}]}"#);
         assert!(in_encoding(Chunks::from(odd), Encoding::Float).is_err());
     }

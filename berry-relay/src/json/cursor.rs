@@ -30,6 +30,11 @@ impl<'a> Cursor<'a> {
         self.text.get(start..self.at).map(Raw)
     }
 
+    /// What the next value is, which stays to be read.
+    pub fn kind(&mut self) -> Option<Kind> {
+        self.peek().map(Kind::of)
+    }
+
     /// The bytes behind this place.
     #[cfg(test)]
     pub(super) fn rest(&self) -> &'a [u8] {

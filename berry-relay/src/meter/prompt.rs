@@ -5,7 +5,7 @@
 //! since it is done for every stream and needed for few.
 
 use crate::body::Chunks;
-use crate::json::{Cursor, Kind, Raw, unmarked};
+use crate::json::{Cursor, Kind, unmarked};
 
 /// Bytes that one token of text is taken to have.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -41,34 +41,31 @@ pub(crate) fn likely_answer_tokens(body: &Chunks) -> u64 {
     let mut bytes = 0;
     // It has been read before, so it is JSON; what cannot be read now counts nothing.
     let _ = Cursor::new(unmarked(&body.slice(0..body.len()))).members(|key, value| match key {
-        b"choices" | b"content" | b"output" | b"candidates" => {
-            bytes += text_bytes(value.value()?, DEPTH_MAX);
-            Some(())
-        }
+        b"choices" | b"content" | b"output" | b"candidates" => count_text(value, DEPTH_MAX, &mut bytes),
         _ => value.skip(),
     });
     bytes.div_ceil(BYTES_PER_TOKEN)
 }
 
-/// Bytes of the strings in a part of an answer, without names, labels and what only the vendor can read.
-fn text_bytes(value: Raw<'_>, depth: u32) -> u64 {
-    let mut bytes = 0;
-    // Each level is scanned anew, so the depth is bounded; what lies deeper counts as it is written.
-    let _ = match value.kind() {
-        Kind::String => return value.0.len() as u64 - 2,
-        Kind::Array | Kind::Object if depth == 0 => return value.0.len() as u64,
-        Kind::Array => Cursor::new(value.0).elements(|element| {
-            bytes += text_bytes(element.value()?, depth - 1);
-            Some(())
+/// Adds the bytes of the strings in a part of an answer, without names, labels and what only the vendor can read. Each byte is read
+/// once; what lies too deep counts as it is written.
+fn count_text(value: &mut Cursor<'_>, depth: u32, bytes: &mut u64) -> Option<()> {
+    match value.kind()? {
+        Kind::Array if depth > 0 => value.elements(|element| count_text(element, depth - 1, bytes)),
+        Kind::Object if depth > 0 => value.members(|key, member| match is_label(key) {
+            true => member.skip(),
+            false => count_text(member, depth - 1, bytes),
         }),
-        Kind::Object => Cursor::new(value.0).members(|key, member| {
-            let member = member.value()?;
-            bytes += if is_label(key) { 0 } else { text_bytes(member, depth - 1) };
+        Kind::Array | Kind::Object => {
+            *bytes += value.value()?.0.len() as u64;
             Some(())
-        }),
-        _ => None,
-    };
-    bytes
+        }
+        Kind::String => {
+            *bytes += value.value()?.0.len() as u64 - 2;
+            Some(())
+        }
+        Kind::Number | Kind::Bool | Kind::Null => value.skip(),
+    }
 }
 
 fn is_label(key: &[u8]) -> bool {
