@@ -208,9 +208,14 @@ async fn an_error_of_any_shape_behind_content_is_told_in_the_usual_one() {
         r#"{"object":"error","message":"Engine died.","code":500}"#,
         r#"{"code":"InternalError","message":"Engine died."}"#,
     ] {
-        let stream = format!("{}data: {error}\n\ndata: [DONE]\n\n", chunk(r#""delta":{"content":"half"}"#));
-        let fleet = alone(says(Some("text/event-stream"), &[&stream])).await;
-        let text = fleet.ask(true).await.text();
+        let half = chunk(r#""delta":{"content":"half"}"#);
+        let mut script = says(Some("text/event-stream"), &[&half, &format!("data: {error}\n\ndata: [DONE]\n\n")]);
+        // Later than its content has gone to the client.
+        script.replies[0].chunks[1].delay_ms = 1000;
+        let fleet = alone(script).await;
+        let got = fleet.ask(true).await;
+        let text = got.text();
+        assert!(got.status() == 200 && text.starts_with(&half), "{text}");
         let told = text.lines().find(|line| line.contains("Engine died.")).expect("the error");
         let told: Value = serde_json::from_str(told.trim_start_matches("data: ")).unwrap();
         assert_eq!(told["error"]["message"], "Engine died.", "{text}");

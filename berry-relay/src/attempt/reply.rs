@@ -176,16 +176,12 @@ impl Attempt<'_> {
         };
         let mut tap = StreamTap::new(self.operation.stream_format());
         for event in sse::events(&body) {
-            match tap.see(&event) {
-                EventClass::Error => {
-                    let told = event.data.as_deref().and_then(meter::told::of_event);
-                    let Told { status, body } = told.ok_or_else(no_json)?;
-                    head.status = status;
-                    head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                    return Ok(Reply::Held(Chunks::from(body), permit));
-                }
-                EventClass::Unparsable => return Err(no_json()),
-                _ => {}
+            if tap.see(&event) == EventClass::Error {
+                let told = event.data.as_deref().and_then(meter::told::of_event);
+                let Told { status, body } = told.ok_or_else(no_json)?;
+                head.status = status;
+                head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                return Ok(Reply::Held(Chunks::from(body), permit));
             }
         }
         if !tap.terminal_seen() {
