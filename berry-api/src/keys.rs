@@ -756,6 +756,117 @@ mod tests {
     }
 
     #[test]
+    fn names_and_lists_may_be_as_long_as_they_say_and_no_limit_may_be_zero() {
+        let good = |grant: &Grant| check(grant).is_ok();
+        let named = |name: String| Grant { name, ..Grant::default() };
+        let long = |length: usize| "x".repeat(length);
+        assert!(good(&named(long(200))));
+        assert!(!good(&named(long(201))) && !good(&named(" ".to_owned())));
+        let lists: [fn(Vec<String>) -> Grant; 3] = [
+            |allowed_models| Grant { allowed_models, ..grant(&[]) },
+            |allowed_networks| Grant { allowed_networks, ..grant(&[]) },
+            |tags| Grant { tags, ..grant(&[]) },
+        ];
+        let limits = |names: Vec<String>, rate: Rate| Grant {
+            model_rate_limits: names.into_iter().map(|name| (name, rate)).collect(),
+            ..grant(&[])
+        };
+        let numbered = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>();
+        for of in lists {
+            assert!(good(&of(vec![long(200); 200])));
+            assert!(!good(&of(vec![long(1); 201])) && !good(&of(vec![long(201)])) && !good(&of(vec![String::new()])));
+        }
+        let of = |names| limits(names, Rate::default());
+        assert!(good(&of(numbered(200))) && !good(&of(numbered(201))) && !good(&of(vec![long(201)])));
+        for place in 0..6 {
+            let of = |limit: u32| {
+                let at = |here: usize| (here == place).then_some(u64::from(limit));
+                Rate {
+                    requests_per_minute: at(0),
+                    requests_per_hour: at(1),
+                    requests_per_day: at(2),
+                    tokens_per_minute: at(3),
+                    tokens_per_day: at(4),
+                    max_concurrent: (place == 5).then_some(limit),
+                }
+            };
+            for (limit, expected) in [(1, true), (0, false)] {
+                assert_eq!(good(&Grant { rate_limit: of(limit), ..grant(&[]) }), expected);
+                assert_eq!(good(&limits(vec!["m".to_owned()], of(limit))), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn there_are_no_more_keys_than_the_most_and_the_oldest_that_were_taken_back_are_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let keys = keys(directory.path());
+        let (key, token) = keys.create(grant(&[]), &UserId::new("ada"), None, NOW).unwrap();
+        let entry = keys.entries().remove(0);
+        let more = (1..=KEYS_MAX).map(|number| {
+            let id = format!("key_{number}");
+            Entry { text: entry.text.replace(key.id(), &id), id, ..entry.clone() }
+        });
+        keys.merge(&more.collect::<Vec<_>>()).unwrap();
+        assert_eq!(keys.list().len(), KEYS_MAX);
+        let refused = keys.create(grant(&[]), &UserId::new("ada"), None, NOW);
+        assert!(matches!(refused, Err(KeyError::TooMany)));
+        let gone = |number: usize| Entry { id: format!("key_{number}"), generation: REVOKED, text: String::new() };
+        keys.merge(&(1..=REVOKED_MAX).map(gone).collect::<Vec<_>>()).unwrap();
+        assert_eq!((keys.list().len(), keys.entries().len()), (1, 1 + REVOKED_MAX));
+        keys.revoke(key.id()).unwrap();
+        assert_eq!(ask(&keys, &token, "192.0.2.1", 0), Err(Denial::Unknown));
+        let ids = |keys: &Keys| keys.entries().into_iter().map(|entry| entry.id).collect::<Vec<_>>();
+        let known = ids(&keys);
+        assert_eq!((known.len(), &*known[0], &*known[REVOKED_MAX - 1]), (REVOKED_MAX, "key_2", key.id()));
+        keys.merge(&[gone(0)]).unwrap();
+        let known = ids(&keys);
+        assert_eq!((known.len(), &*known[0], &*known[REVOKED_MAX - 1]), (REVOKED_MAX, "key_3", "key_0"));
+    }
+
+    #[test]
+    fn what_another_instance_tells_holds_even_where_it_cannot_be_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = keys(directory.path());
+        let (key, token) = source.create(grant(&[]), &UserId::new("ada"), None, NOW).unwrap();
+        let nowhere = Keys::default();
+        assert!(nowhere.merge(&source.entries()).is_err());
+        assert_eq!(ask(&nowhere, &token, "192.0.2.1", 0), Ok(key.id().to_owned()));
+        assert_eq!(nowhere.merge(&source.entries()), Ok(()), "nothing new is not written");
+        // Of two that say something else with one number the one that is here stays.
+        let mut other = source.entries();
+        other[0].text = other[0].text.replace("a team", "a tram");
+        nowhere.merge(&other).unwrap();
+        assert_eq!(nowhere.list()[0].grant().name, "a team");
+    }
+
+    #[test]
+    fn times_of_a_key_are_kept_and_a_rotation_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let keys = keys(directory.path());
+        let at = |seconds| NOW + Duration::from_secs(seconds);
+        let (key, token) = keys.create(grant(&[]), &UserId::new("ada"), Some(Duration::from_secs(9)), at(5)).unwrap();
+        assert_eq!((key.created_at(), key.rotated_at(), key.expires_at()), (at(5), None, Some(at(14))));
+        assert_eq!((key.id().len(), token.expose().len()), (4 + 16, TOKEN_PREFIX.len() + 64));
+        let (rotated, _) = keys.rotate(key.id(), at(7)).unwrap();
+        assert_eq!(
+            (rotated.created_at(), rotated.rotated_at(), rotated.expires_at()),
+            (at(5), Some(at(7)), Some(at(14)))
+        );
+        assert_eq!(keys.entries()[0].generation, 1);
+        assert!(matches!(keys.rotate("key_0", at(8)), Err(KeyError::Unknown)));
+        let user = key.user();
+        assert!(user.enabled && !user.admin && user.limits.is_none());
+    }
+
+    #[test]
+    fn a_file_of_another_version_is_not_used() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join(FILE), r#"{"version":2,"keys":[]}"#).unwrap();
+        assert!(Keys::default().open(directory.path()).is_err_and(|error| error.contains("version 2")));
+    }
+
+    #[test]
     fn a_broken_file_is_left_as_it_is() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
@@ -811,9 +922,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let keys = keys(directory.path());
         let (key, _) = keys.create(grant(&[]), &UserId::new("ada"), None, NOW).unwrap();
+        keys.put_back(&keys.entries());
+        assert!(!keys.has_untold());
         assert_eq!(keys.take_untold(), [], "nobody is to be told");
         keys.share();
+        assert!(!keys.has_untold());
         keys.revoke(key.id()).unwrap();
+        keys.share();
+        assert!(keys.has_untold());
         let told = keys.take_untold();
         assert_eq!(told, [Entry { id: key.id().to_owned(), generation: REVOKED, text: String::new() }]);
         assert_eq!(keys.take_untold(), []);

@@ -831,13 +831,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let size = big(0).len() as u64;
         let journal_max = 2 * MAGIC.len() as u64 + 2 * size;
-        let journal = Journal::open(folder.path(), Bounds { journal_max, segment: size, memory_max: 0 }, 1).unwrap();
+        let bounds = Bounds { journal_max, segment: size, memory_max: 0 };
+        let journal = Journal::open(folder.path(), bounds, 1).unwrap();
         let small = frame(&9u32.to_le_bytes());
         assert_eq!([0, 1].map(|number| journal.append_frame(&big(number))), [Appended::Written; 2]);
         assert_eq!((journal.level().bytes, bytes_of_segments(folder.path())), (journal_max, journal_max));
         assert!(!journal.level().losing);
         assert_eq!(journal.append_frame(&small), Appended::Dropped, "tails take none either");
-        assert!(journal.level().losing);
+        journal.collect().unwrap();
+        assert!(journal.level().losing, "it is full still");
         journal.delete_before(Position { segment: 1, offset: 0 });
         assert!(journal.level().losing && !journal.has_before(Position { segment: 1, offset: 0 }));
         let second = Position { segment: 2, offset: 0 };
@@ -848,6 +850,10 @@ mod tests {
         journal.collect().unwrap();
         assert_eq!(read_all(&journal), [1, 9]);
         assert_eq!(journal.level().bytes, bytes_of_segments(folder.path()));
+        drop(journal);
+        let full = Bounds { journal_max: bytes_of_segments(folder.path()), ..bounds };
+        let journal = Journal::open(folder.path(), full, 1).unwrap();
+        assert_eq!(journal.append_frame(&small), Appended::Dropped, "one that is full when it is opened takes none");
     }
 
     #[test]

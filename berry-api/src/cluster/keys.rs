@@ -113,3 +113,31 @@ fn missing(keys: &Keys, all: &[Entry]) -> Vec<Entry> {
     entries.retain(|entry| there.get(entry.id.as_str()).is_none_or(|generation| *generation < entry.generation));
     entries
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use berry_core::id::UserId;
+
+    use super::*;
+    use crate::keys::Grant;
+
+    #[test]
+    fn a_store_is_told_what_it_lacks_and_what_is_later_here_and_nothing_else() {
+        let (directory, keys) = (tempfile::tempdir().unwrap(), Keys::default());
+        keys.open(directory.path()).unwrap();
+        let grant = Grant { name: "a team".to_owned(), ..Grant::default() };
+        let [same, later, earlier, lacking] = std::array::from_fn(|_| {
+            let (key, _) = keys.create(grant.clone(), &UserId::new("ada"), None, UNIX_EPOCH).unwrap();
+            key.id().to_owned()
+        });
+        for id in [&same, &later, &earlier] {
+            keys.rotate(id, UNIX_EPOCH).unwrap();
+        }
+        let entry = |id: &String, generation| Entry { id: id.clone(), generation, text: String::new() };
+        let all = [entry(&same, 1), entry(&later, 0), entry(&earlier, 2)];
+        let told = missing(&keys, &all).into_iter().map(|entry| entry.id);
+        assert_eq!(told.collect::<Vec<_>>(), [later, lacking]);
+    }
+}

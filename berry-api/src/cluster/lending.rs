@@ -373,6 +373,38 @@ mod tests {
     }
 
     #[test]
+    fn names_in_the_store_are_kept_apart_whatever_characters_users_tags_and_models_have() {
+        let limit = |user: &str, model: Option<&str>, part| {
+            LimitKey { user: UserId::new(user), model: model.map(ModelName::new), part }.name()
+        };
+        let budget = |holder: Holder, kind, starts| BudgetKey { holder, kind, starts }.name();
+        let user = |name: &str| Holder::User(UserId::new(name));
+        let names = [
+            limit("a", None, Part::Requests),
+            limit("a", None, Part::Tokens),
+            limit("a", None, Part::Places),
+            limit("a", Some("b"), Part::Requests),
+            limit("a:b", None, Part::Requests),
+            limit("a:", Some("b"), Part::Requests),
+            limit("a", Some(":b"), Part::Requests),
+            budget(user("a"), PeriodKind::Day, 1),
+            budget(user("a"), PeriodKind::Day, 2),
+            budget(user("a"), PeriodKind::Month, 1),
+            budget(user("a:day"), PeriodKind::Day, 1),
+            budget(Holder::Tag("a".into()), PeriodKind::Day, 1),
+        ];
+        assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len(), "{names:?}");
+    }
+
+    #[test]
+    fn the_store_keeps_what_was_spent_for_longer_than_its_period_lasts() {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        assert!(keep(PeriodKind::Day).is_some_and(|kept| kept > 2 * DAY));
+        assert!(keep(PeriodKind::Month).is_some_and(|kept| kept > 32 * DAY));
+        assert_eq!(keep(PeriodKind::Total), None);
+    }
+
+    #[test]
     fn who_was_cut_off_itself_takes_nobody_for_gone_yet() {
         assert_eq!(let_go(Duration::ZERO), LET_GO_LATE);
         assert_eq!(let_go(LET_GO - Duration::from_millis(1)), LET_GO_LATE);

@@ -393,6 +393,37 @@ fn evicts(info: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
+    fn link() -> Link {
+        Link::new(Err("not a store".to_owned()), "berry", 0)
+    }
+
+    #[test]
+    fn news_of_circuits_wait_up_to_a_bound_and_news_of_keys_only_move_the_version() {
+        let link = link();
+        (0..HEARD_MAX + 9).for_each(|number| link.hear(number.to_string().as_bytes()));
+        link.hear(b"keys");
+        assert_eq!(link.keys_version(), Version { epoch: String::new(), number: 1 });
+        let heard = link.take_circuit_news();
+        assert_eq!((heard.len(), &*heard[0], &*heard[HEARD_MAX - 1]), (HEARD_MAX, &b"0"[..], &b"255"[..]));
+        assert!(link.take_circuit_news().is_empty());
+    }
+
+    #[test]
+    fn a_store_is_away_until_it_is_reached_and_slow_until_it_answers_in_time() {
+        let link = link();
+        assert_eq!((link.condition(), link.instances()), (Condition::Away("not reached yet".to_owned()), 1));
+        assert_eq!(link.reached_for(), Duration::ZERO);
+        link.note_reached(2);
+        assert_eq!(link.condition(), Condition::Slow);
+        link.prompt.store(true, Ordering::Relaxed);
+        assert_eq!(link.condition(), Condition::Reached);
+        link.was_slow();
+        assert_eq!(link.condition(), Condition::Slow);
+        link.tell_away(&"x".repeat(REASON_CHARS_MAX + 1));
+        assert_eq!(link.condition(), Condition::Away("x".repeat(REASON_CHARS_MAX)));
+        assert_eq!(link.reached_for(), Duration::ZERO);
+    }
+
     #[test]
     fn a_store_evicts_where_it_has_a_bound_and_may() {
         let info = |max: &str, policy: &str| format!("# Memory\r\nmaxmemory:{max}\r\nmaxmemory_policy:{policy}\r\n");

@@ -279,6 +279,14 @@ mod tests {
             Denied { limit: LimitKind::RequestsPerHour, passes_at: Some(Instant::START + HOUR), reason: Reason::Spent };
         assert_eq!(meter.check(&limits, 0, None, Instant::START), Err(denied));
         assert_eq!(meter.check(&limits, 0, None, Instant::START + HOUR), Ok(()));
+        // The hour lets one through in half a minute, the minute only in a whole one.
+        let limits = RateLimit { requests_per_hour: Some(2), ..limits };
+        let (mut meter, late) = (Meter::default(), Instant::START + (HOUR - MINUTE / 2));
+        meter.begin(&limits, 0, Instant::START);
+        meter.begin(&limits, 0, late);
+        let denied =
+            Denied { limit: LimitKind::RequestsPerMinute, passes_at: Some(late + MINUTE), reason: Reason::Spent };
+        assert_eq!(meter.check(&limits, 0, None, late), Err(denied));
     }
 
     #[test]
