@@ -856,6 +856,43 @@ mod tests {
         assert_eq!(journal.append_frame(&small), Appended::Dropped, "one that is full when it is opened takes none");
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_sync_passes_over_what_is_deleted_and_fails_where_the_last_segment_is_not_to_be_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let bounds = Bounds { journal_max: 1 << 20, segment: 100, memory_max: 0 };
+        let journal = Journal::open(folder.path(), bounds, 1).unwrap();
+        assert_eq!([0, 1].map(|number| journal.append_frame(&big(number))), [Appended::Written; 2]);
+        journal.delete_before(Position { segment: 2, offset: 0 });
+        journal.sync().unwrap();
+        assert_eq!((journal.active.lock().unsynced, *journal.synced.lock()), (2, 1), "the next begins there");
+        // A name that leads to itself opens for nobody.
+        let last = path(folder.path(), 2);
+        std::fs::remove_file(&last).unwrap();
+        std::os::unix::fs::symlink(&last, &last).unwrap();
+        assert!(journal.sync().is_err());
+        assert_eq!(*journal.synced.lock(), 1, "whoever waits has to try it");
+    }
+
+    #[test]
+    fn nothing_is_read_across_the_end_that_is_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let bounds = Bounds { journal_max: 1 << 20, segment: 1 << 20, memory_max: 0 };
+        let journal = Journal::open(folder.path(), bounds, 1).unwrap();
+        for number in 0..2 {
+            assert_eq!(journal.append_frame(&big(number)), Appended::Written);
+        }
+        let after_first = Position { segment: 1, offset: (MAGIC.len() + big(0).len()) as u64 };
+        let mut buffer = Vec::new();
+        let read = |until, buffer: &mut Vec<u8>| {
+            let chunk = journal.read(Position::default(), until, buffer).unwrap();
+            (chunk.next, numbers(buffer))
+        };
+        assert_eq!(read(Some(after_first), &mut buffer), (after_first, vec![0]));
+        let of_another_segment = Position { segment: 2, offset: 9 };
+        assert_eq!(read(Some(of_another_segment), &mut buffer), (journal.end(), vec![0, 1]));
+    }
+
     #[test]
     fn a_row_of_any_length_that_is_taken_can_be_read() {
         let folder = tempfile::tempdir().unwrap();
