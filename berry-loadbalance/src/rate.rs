@@ -99,6 +99,17 @@ mod tests {
     }
 
     #[test]
+    fn another_limit_holds_for_what_was_given_out_before() {
+        let mut rate = Rate::default();
+        for ms in [0, 1_000, 2_000] {
+            rate.record_request(&limits(3, u64::MAX), at(ms));
+        }
+        assert_eq!(rate.free_at(&limits(3, u64::MAX), at(3_000)), Some(at(60_000)));
+        assert_eq!(rate.free_at(&limits(4, u64::MAX), at(3_000)), None);
+        assert_eq!(rate.free_at(&limits(1, u64::MAX), at(3_000)), Some(at(62_000)));
+    }
+
+    #[test]
     fn tokens_are_limited_as_requests_are() {
         let mut rate = Rate::default();
         rate.record_tokens(&limits(100, 501), 500, at(0));

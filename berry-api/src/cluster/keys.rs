@@ -135,8 +135,9 @@ mod tests {
         for id in [&same, &later, &earlier] {
             keys.rotate(id, UNIX_EPOCH).unwrap();
         }
+        let here = |id: &String| keys.entries().into_iter().find(|entry| entry.id == *id).unwrap().generation;
         let entry = |id: &String, generation| Entry { id: id.clone(), generation, text: String::new() };
-        let all = [entry(&same, 1), entry(&later, 0), entry(&earlier, 2)];
+        let all = [entry(&same, here(&same)), entry(&later, here(&later) - 1), entry(&earlier, here(&earlier) + 1)];
         let told = missing(&keys, &all).into_iter().map(|entry| entry.id);
         assert_eq!(told.collect::<Vec<_>>(), [later, lacking]);
     }
