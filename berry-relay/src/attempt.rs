@@ -248,6 +248,12 @@ impl Head {
         self.headers = headers::translated(std::mem::take(&mut self.headers), content_type);
     }
 
+    /// Makes it the head of an error that came with another status, or as an event: its body is JSON.
+    fn fail(&mut self, status: StatusCode) {
+        self.status = status;
+        self.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+
     /// Whether the content type begins with `kind`; parameters and case do not count.
     fn is(&self, kind: &str) -> bool {
         self.headers

@@ -37,7 +37,7 @@ const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 const TERMINAL_GRACE: Duration = Duration::from_secs(2);
 
 /// Why a whole answer is no stream, where it cannot be said as one.
-const NO_STREAM: &str = "a plain answer where a stream was asked for";
+pub(crate) const NO_STREAM: &str = "a plain answer where a stream was asked for";
 
 /// How a stream is treated.
 pub(crate) struct Treatment {

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use berry_core::config::snapshot::Commit;
 use berry_core::usage::Usage;
 use bytes::Bytes;
-use http::HeaderValue;
-use http::header::CONTENT_TYPE;
 
 use crate::answer::JsonArray;
 use crate::body::Chunks;
@@ -16,7 +14,7 @@ use crate::exchange::{Exchange, Facts};
 use crate::meter::told::Told;
 use crate::pool::PooledBody;
 use crate::prepare::{self, PublicModel};
-use crate::stream::{EventStream, Treatment};
+use crate::stream::{self, EventStream, Treatment};
 
 use super::reply::Check;
 use super::{Attempt, Head, Reply};
@@ -56,8 +54,7 @@ impl Attempt<'_> {
                 return self.instead_of_a_stream(head, document, hide_usage, exchange);
             }
             let Told { status, body } = events.take_told().ok_or(error)?;
-            head.status = status;
-            head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            head.fail(status);
             return Ok(Reply::Held(Chunks::from(body), self.relay.shared.buffers.permit()));
         }
         let mut events = opening.events.take().expect("taken here only");
@@ -94,7 +91,7 @@ impl Attempt<'_> {
         hide_usage: bool,
         exchange: &mut Exchange,
     ) -> Result<Reply, ForwardError> {
-        let no_stream = || self.bad("a plain answer where a stream was asked for".to_owned());
+        let no_stream = || self.bad(stream::NO_STREAM.to_owned());
         let mut permit = self.relay.shared.buffers.permit();
         permit.grow(body.len()).map_err(|_| ForwardError::Overloaded)?;
         let chunks = Chunks::from(body);
@@ -106,8 +103,7 @@ impl Attempt<'_> {
                 .map(|Told { status, body }| (status, Chunks::from(body))),
         };
         if let Some((status, body)) = told {
-            head.status = status;
-            head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            head.fail(status);
             return Ok(Reply::Held(body, permit));
         }
         let body = chunks.into_bytes();

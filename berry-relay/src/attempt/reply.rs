@@ -179,8 +179,7 @@ impl Attempt<'_> {
             if tap.see(&event) == EventClass::Error {
                 let told = event.data.as_deref().and_then(meter::told::of_event);
                 let Told { status, body } = told.ok_or_else(no_json)?;
-                head.status = status;
-                head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                head.fail(status);
                 return Ok(Reply::Held(Chunks::from(body), permit));
             }
         }
